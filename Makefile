@@ -1,0 +1,68 @@
+# Each target says after ## what it does; `make help` prints that. Needs python3 (>= 3.11), make and git, nothing else.
+# The first run of a target makes the environment that it needs; later runs see by the stamps that nothing has changed.
+
+VENV   ?= .venv
+ARGS   ?=
+PYTHON ?= $(shell .ci/find-python python3.13 python3.12 python3.11 python3)
+TESTED := 3.11 3.12 3.13
+
+BIN    := $(VENV)/bin
+PIP    := -m pip --disable-pip-version-check -qq install -c constraints.txt
+CODE   := src tests $(wildcard plans benchmarks)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test check bench test-all
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@echo '  ARGS="…" is handed on: make serve ARGS="--port 0", make test ARGS="-k yaml"'
+
+setup: $(VENV)/.stamp-test ## Make .venv with Aura and all its tools in it
+
+serve: $(VENV)/.stamp-serve ## Run Aura on plans/ (http://127.0.0.1:8700)
+	@exec $(BIN)/aura serve $(ARGS)
+
+test: $(VENV)/.stamp-test ## Run the whole test suite
+	@$(BIN)/pytest -n auto $(ARGS)
+
+check: $(VENV)/.stamp-test ## Lint, format check, types, layer test
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/mypy
+	@$(BIN)/pytest -q tests/meta/test_layers.py
+
+bench: $(VENV)/.stamp-bench ## Run the benchmarks
+	@for file in benchmarks/bench_*.py; do $(BIN)/python "$$file" $(ARGS) || exit 1; done
+
+test-all: $(TESTED:%=test-on-%) ## Run the suite on each supported Python that is here
+	@echo "the suite has run on each of $(TESTED) that is here"
+
+# -- environments: a stamp is as old as what was installed, so a change of either file installs again ------------------
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || exit 1
+	@echo "making $(VENV) with $(PYTHON)" >&2
+	@$(PYTHON) -m venv $(VENV)
+
+# $(call install,extras): the build backend comes from the constraints too, so two set-ups a month apart are the same
+install = $(BIN)/python $(PIP) hatchling editables && $(BIN)/python $(PIP) --no-build-isolation -e '.$(1)'
+
+$(VENV)/.stamp-serve: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing Aura into $(VENV)" >&2
+	@$(call install,)
+	@touch $@
+
+$(VENV)/.stamp-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing Aura and its test tools into $(VENV)" >&2
+	@$(call install,[test])
+	@touch $@ $(VENV)/.stamp-serve
+
+$(VENV)/.stamp-bench: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing Aura and its benchmark tools into $(VENV)" >&2
+	@$(call install,[test,bench])
+	@touch $@ $(VENV)/.stamp-test $(VENV)/.stamp-serve
+
+test-on-%:
+	@python=$$(.ci/find-python --pyenv python$* 2>/dev/null) || { echo "Python $* is not here: skipped" >&2; exit 0; }; \
+	echo "== Python $*: $$python" >&2; \
+	$(MAKE) --no-print-directory test VENV=.venv-$* PYTHON="$$python"

@@ -1,0 +1,321 @@
+"""Actions: what a step does, as a Python function with checked parameters, and ``Context``, what it is handed.
+
+``@action`` marks a function; ``Action.of`` reads its signature once. Parameters and result are checked against the
+annotations by msgspec and appear as JSON Schema. An ``async def`` runs on the event loop and is stopped by a
+cancellation at an await; a ``def`` runs in a worker thread and cannot be stopped, only waited for.
+
+Nothing here starts anything: the attempt (``attempt.py``) owns the scopes and calls ``Action.function``.
+"""
+
+import inspect
+import math
+import typing
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, overload
+
+import anyio
+import anyio.from_thread
+import msgspec
+
+from aura import duration
+from aura.errors import BadOutput, ContextClosed, ParamsInvalid
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+#: The largest result of an action, and so of a step's output, in bytes of JSON.
+MAX_OUTPUT = 1024 * 1024
+MAX_OUTPUT_DEPTH = 64
+_MARK = "__aura_action__"
+
+
+class Log(Protocol):
+    """What ``ctx.log`` offers: one line of text, and fields beside it."""
+
+    def debug(self, event: str, **fields: Any) -> Any: ...
+    def info(self, event: str, **fields: Any) -> Any: ...
+    def warning(self, event: str, **fields: Any) -> Any: ...
+    def error(self, event: str, **fields: Any) -> Any: ...
+    def exception(self, event: str, **fields: Any) -> Any: ...
+
+
+class ContextHost(Protocol):
+    """What stands behind a ``Context``: the attempt that made it. ``live`` is false once the attempt is over."""
+
+    @property
+    def live(self) -> bool: ...
+    @property
+    def log(self) -> Log: ...
+    @property
+    def stopping_because(self) -> str | None: ...
+    @property
+    def workdir(self) -> Path: ...
+    @property
+    def process_environment(self) -> Mapping[str, str]: ...
+    def grace_left(self) -> float: ...
+    def progress(self, done: float, total: float | None, message: str) -> None: ...
+
+
+class Context:
+    """What an action may know and do besides its parameters.
+
+    It belongs to one start of one step. Once that has ended, or has been given up as stuck, every use of it raises
+    ``ContextClosed``, so that a forgotten thread cannot act for a run that has gone on without it.
+    """
+
+    __slots__ = ("_host", "attempt", "cid", "secrets", "step", "vars")
+
+    def __init__(
+        self,
+        host: ContextHost,
+        *,
+        cid: str,
+        step: str,
+        attempt: int,
+        variables: Mapping[str, Any],
+        secrets: Mapping[str, str],
+    ) -> None:
+        self._host = host
+        self.cid = cid
+        self.step = step
+        self.attempt = attempt
+        self.vars = variables
+        self.secrets = secrets
+
+    def _open(self) -> ContextHost:
+        if not self._host.live:
+            raise ContextClosed(f"ctx of step {self.step} of run {self.cid} was used after that attempt was over")
+        return self._host
+
+    @property
+    def log(self) -> Log:
+        """The run's log; every line carries the run, the step and the attempt. May be used from any thread."""
+        return self._open().log
+
+    @property
+    def stopping_because(self) -> str | None:
+        """Why this attempt is being stopped: ``interrupt shutdown timeout cancel``; None while it is not."""
+        return self._open().stopping_because
+
+    @property
+    def workdir(self) -> Path:
+        """The run's own folder, made at first use; relative paths of the shipped actions are below it."""
+        return self._open().workdir
+
+    @property
+    def process_environment(self) -> Mapping[str, str]:
+        """What a child process of this attempt must have in its environment, so that it can be found and ended."""
+        return self._open().process_environment
+
+    def progress(self, done: float, total: float | None = None, message: str = "") -> None:
+        """Say how far this step is: ``done`` of ``total``, in any unit. Cheap; may be called as often as one likes."""
+        self._open().progress(done, total, message)
+
+    def grace_left(self) -> float:
+        """Seconds that remain for clean-up once a stop has come; infinite while none has."""
+        return self._open().grace_left()
+
+    @contextmanager
+    def cleanup(self, timeout: float = 5.0) -> Iterator[None]:
+        """Shield what must not be cut off half-way, for ``timeout`` seconds at most.
+
+        The shield cannot hang: when the time is over, what is inside is cancelled.
+        """
+        with anyio.move_on_after(timeout, shield=True):
+            yield
+
+    def from_thread(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """Run an async function on the event loop, from an action that is a plain ``def``, and wait for its result."""
+        self._open()
+        return anyio.from_thread.run(function, *args)
+
+
+class _Mark(msgspec.Struct, frozen=True):
+    name: str | None
+
+
+@overload
+def action(function: F, /) -> F: ...
+@overload
+def action(*, name: str | None = None) -> Callable[[F], F]: ...
+
+
+def action(function: Any = None, /, *, name: str | None = None) -> Any:
+    """Mark a function as an action. Its name is the function's, unless ``name`` gives another.
+
+    The function stays what it was, so that Python code may call it as ever.
+    """
+
+    def mark(marked: F) -> F:
+        setattr(marked, _MARK, _Mark(name))
+        return marked
+
+    return mark(function) if function is not None else mark
+
+
+def is_action(candidate: object) -> bool:
+    """Say whether ``@action`` marked this object."""
+    return isinstance(getattr(candidate, _MARK, None), _Mark)
+
+
+class Action(msgspec.Struct, frozen=True):
+    """One action, with what is known of its signature.
+
+    ``plan_name`` is None for a shipped one. ``params`` is a msgspec struct type with a field for each parameter;
+    ``result`` is the annotation of the result (``Any`` if there is none).
+    """
+
+    name: str
+    plan_name: str | None
+    function: Callable[..., Any]
+    is_async: bool
+    wants_context: bool
+    params: type[msgspec.Struct]
+    result: Any
+    description: str
+    file: str
+    line: int
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], plan_name: str | None = None) -> "Action":
+        """Read an action from a function that ``@action`` marked.
+
+        Raises:
+            TypeError: the signature cannot be an action's; the message says why and what to change.
+        """
+        mark: _Mark = getattr(function, _MARK)
+        name = mark.name or function.__name__
+        wants_context, fields, result = _read_signature(name, function)
+        code = inspect.unwrap(function).__code__
+        return cls(
+            name=f"{plan_name}.{name}" if plan_name else name,
+            plan_name=plan_name,
+            function=function,
+            is_async=inspect.iscoroutinefunction(function),
+            wants_context=wants_context,
+            params=msgspec.defstruct("Params", fields, kw_only=True, forbid_unknown_fields=True),
+            result=result,
+            description=_first_line(function.__doc__),
+            file=code.co_filename,
+            line=code.co_firstlineno,
+        )
+
+    def bind(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Check plain data against the signature and give the keyword arguments.
+
+        Raises:
+            ParamsInvalid: a parameter is missing, unknown, or of another type.
+        """
+        if not params and not self.params.__struct_fields__:
+            return {}
+        try:
+            made = msgspec.convert(params, self.params, dec_hook=duration.decode_hook)
+        except msgspec.ValidationError as error:
+            raise ParamsInvalid(f"{self.name}: {error}; see `aura actions` for its parameters") from None
+        return {field: getattr(made, field) for field in self.params.__struct_fields__}
+
+    def check_result(self, value: Any) -> Any:
+        """Give the result as plain JSON data.
+
+        Raises:
+            BadOutput: it is not JSON, nests too deeply, or is not what the annotation says.
+        """
+        data = plain_json(value)
+        if self.result is Any or data is None:
+            return data
+        try:
+            msgspec.convert(data, self.result, dec_hook=duration.decode_hook)
+        except msgspec.ValidationError as error:
+            raise BadOutput(f"{self.name} returned what its annotation does not allow: {error}") from None
+        return data
+
+    def params_schema(self) -> dict[str, Any]:
+        """JSON Schema of the parameters."""
+        return _schema(self.params)
+
+    def result_schema(self) -> dict[str, Any]:
+        """JSON Schema of the result."""
+        return {} if self.result is Any else _schema(self.result)
+
+
+def plain_json(value: Any, depth: int = 0) -> Any:
+    """Turn a value into plain JSON data: None, bool, int, finite float, str, list, dict with text keys.
+
+    Structs, dataclasses, dates, UUIDs, enums and paths become what msgspec makes of them.
+
+    Raises:
+        BadOutput: the value has no exact JSON form (NaN, a set, an object), or nests deeper than 64.
+    """
+    match value:
+        case None | bool() | str():
+            return value if type(value) in (type(None), bool, str) else str(value)
+        case int():
+            return int(value)
+        case float() if math.isfinite(value):
+            return float(value)
+        case float() | set() | frozenset() | bytes() | bytearray() | memoryview():
+            raise BadOutput(f"{value!r:.80} is not JSON; return text, numbers, lists and mappings")
+        case _ if depth >= MAX_OUTPUT_DEPTH:
+            raise BadOutput(f"the value nests deeper than {MAX_OUTPUT_DEPTH} levels")
+        case list() | tuple():
+            return [plain_json(item, depth + 1) for item in value]
+        case dict():
+            return {_text_key(key): plain_json(item, depth + 1) for key, item in value.items()}
+        case Path():
+            return str(value)
+    try:
+        return plain_json(msgspec.to_builtins(value), depth + 1)
+    except (TypeError, RecursionError):
+        raise BadOutput(f"{type(value).__name__} is not JSON; return text, numbers, lists and mappings") from None
+
+
+def _text_key(key: Any) -> str:
+    if not isinstance(key, str):
+        raise BadOutput(f"the key {key!r:.80} is not text; JSON has no other keys")
+    return str(key)
+
+
+def _first_line(doc: str | None) -> str:
+    return inspect.cleandoc(doc).partition("\n")[0] if doc else ""
+
+
+def _read_signature(name: str, function: Callable[..., Any]) -> tuple[bool, list[tuple[str, Any, Any]], Any]:
+    hints = typing.get_type_hints(function, include_extras=True)
+    parameters = list(inspect.signature(function).parameters.values())
+    wants_context = bool(parameters) and (parameters[0].name == "ctx" or hints.get(parameters[0].name) is Context)
+    fields = [_field(name, p, hints) for p in parameters[1 if wants_context else 0 :]]
+    result = hints.get("return", Any)
+    return wants_context, fields, Any if result in (None, type(None)) else result
+
+
+def _field(name: str, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+        raise TypeError(f"action {name}: parameter {parameter.name} must be an ordinary named one, not * or **")
+    annotation = hints.get(parameter.name, Any)
+    try:
+        msgspec.json.schema(annotation, schema_hook=duration.schema_hook)
+    except TypeError:
+        message = f"action {name}: parameter {parameter.name}: {annotation!r} is not a type that JSON can become"
+        raise TypeError(message) from None
+    if parameter.default is parameter.empty:
+        return parameter.name, annotation, msgspec.NODEFAULT
+    default = parameter.default
+    if isinstance(default, list | dict | set):
+        return parameter.name, annotation, msgspec.field(default_factory=lambda: type(default)(default))
+    if isinstance(default, duration.Duration):  # a schema can show only plain JSON as a default
+        return parameter.name, annotation, msgspec.field(default_factory=lambda: default)
+    return parameter.name, annotation, default
+
+
+def _schema(kind: Any) -> dict[str, Any]:
+    """The schema of a type, its own definition first, without the reference that msgspec puts round it."""
+    schema = msgspec.json.schema(kind, schema_hook=duration.schema_hook)
+    definitions = schema.pop("$defs", {})
+    if "$ref" in schema:
+        schema = definitions.pop(schema["$ref"].rsplit("/", 1)[1])
+        schema.pop("title", None)
+    if definitions:
+        schema["$defs"] = definitions
+    return schema

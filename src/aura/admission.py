@@ -1,0 +1,212 @@
+"""Admission: the synchronous decision that a request is accepted, and the undoing of one that could not be stored.
+
+Theory of operation. A request is decided in memory and handed to the store as one unit, without an await in between:
+nothing can change between the check and the reservation. The run enters its lane at once, so that its start may ride
+in the same batch; its first step waits for that commit anyway. Nobody is shown the run before its own commit.
+
+If the unit fails, the reservation is undone: the run leaves its lane, a start behind it fails its compare-and-set, and
+the run ends quietly, its place returned, without a fault. What is refused is a ``RequestError`` and nothing is stored.
+
+Admission works while the engine is stopped. What a crash does: a run is a row or was never accepted.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from aura.dispatcher import Dispatcher
+from aura.errors import FieldError, RequestError, StoreReadOnly
+from aura.events import EventEntry
+from aura.inputs import check_inputs
+from aura.liverun import LiveRun
+from aura.plan import Task
+from aura.records import Accepted, accept_run, encode
+from aura.run import Cause, Request
+from aura.runtime import Runtime, history_row
+from aura.stops import Stops
+from aura.store import Ticket
+
+#: How long a client is asked to wait when a queue is full or the storage cannot be written, in seconds.
+RETRY_AFTER = 5.0
+PRIORITIES = range(-1000, 1001)
+#: Lanes that a request may ask for; handlers of interrupt rules alone run in the third.
+OPEN_LANES = frozenset({"main", "event"})
+#: The longest delay that can be asked for, in seconds.
+MAX_DELAY = 366 * 24 * 3600.0
+MAX_LABELS = 64
+MAX_TEXT = 1024
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """An accepted run and the promise that it is stored."""
+
+    run: LiveRun
+    ticket: Ticket
+
+
+class Admission:
+    """Accepts requests or says why not. ``closed`` is set when the server is going."""
+
+    def __init__(self, runtime: Runtime, dispatcher: Dispatcher, stops: Stops) -> None:
+        self._runtime = runtime
+        self._dispatcher = dispatcher
+        self._stops = stops
+        self.closed = False
+
+    def request(self, request: Request, cause: Cause) -> Admitted:
+        """Accept a request and hand it to the store. Does not wait: the run is not on record before the ticket says so.
+
+        Raises:
+            RequestError: it is refused; nothing was stored.
+        """
+        accepted, task = self._check(request, cause)
+        run = self._make(accepted)
+        journal = self._runtime.journal
+        entry = self._announce(run)
+        ticket = self._runtime.store.put(
+            accept_run(accepted, history_row(run.seq, entry)),
+            lambda: journal.settle([entry], True),
+            lambda _: self._undo(run, entry),
+            refusable=True,
+        )
+        if ticket.done:  # the store's intake is closed
+            raise RequestError("shutting_down", "the server is shutting down; ask again when it is back")
+        self._runtime.open[run.cid] = run
+        self.enter(run, task)
+        return Admitted(run, ticket)
+
+    def request_all(self, requests: Sequence[Request], cause: Cause) -> list[Admitted]:
+        """Accept all of them, or none.
+
+        Raises:
+            RequestError: one of them is refused; its ``errors`` point to it. Nothing was stored.
+        """
+        for index, request in enumerate(requests):
+            try:
+                self._check(request, cause)
+            except RequestError as refused:
+                raise _within_batch(refused, index) from None
+        self._check_room(requests)
+        return [self.request(request, cause) for request in requests]
+
+    def enter(self, run: LiveRun, task: Task | None = None) -> None:
+        """Put a run into its lane, with the timer of its task's ``queue_timeout``."""
+        self._dispatcher.enter(run)
+        if task is not None and task.queue_timeout is not None:
+            self._stops.start_queue_timeout(run, task.queue_timeout)
+
+    # -- deciding
+
+    def _check(self, request: Request, cause: Cause) -> tuple[Accepted, Task]:
+        self._check_open()
+        generation, task = self._runtime.generations.task(request.plan_name, request.task_name)
+        inputs = check_inputs(task, request.inputs)
+        errors = _field_errors(request)
+        if errors:
+            raise RequestError("invalid", "the request is not valid", errors=errors)
+        lane = request.lane or task.lane
+        self._check_lane(lane, 1)
+        now = self._runtime.clock.wall()
+        cid = self._runtime.cids.next()
+        accepted = Accepted(
+            seq=self._runtime.seq + 1,
+            cid=cid,
+            plan_name=request.plan_name,
+            task_name=request.task_name,
+            generation=generation.hash,
+            lane=lane,
+            priority=task.priority if request.priority is None else request.priority,
+            labels={**task.labels, **request.labels},
+            recovery=task.recovery.value,
+            due=now,
+            not_before=now + request.delay_s if request.delay_s > 0 else None,
+            accepted_at=now,
+            cause=cause,
+            parent_cid=None,
+            root_cid=cid,
+            depth=0,
+            boot=self._runtime.boot,
+            inputs=encode(inputs),
+        )
+        return accepted, task
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise RequestError(
+                "shutting_down", "the server is shutting down; ask again when it is back", retry_after=RETRY_AFTER
+            )
+        unavailable = self._runtime.store.unavailable
+        if unavailable is not None:
+            raise RequestError("storage_unavailable", str(unavailable), retry_after=RETRY_AFTER)
+
+    def _check_lane(self, name: str, wanted: int) -> None:
+        if name not in OPEN_LANES:
+            known = " or ".join(sorted(OPEN_LANES))
+            raise RequestError("invalid", f"there is no lane {name!r}", errors=[FieldError("/lane", f"say {known}")])
+        lane = self._dispatcher.lanes[name]
+        if lane.waiting + wanted > lane.queue_limit:
+            raise RequestError(
+                "queue_full",
+                f"{lane.waiting} runs wait in lane {name}, and it takes {lane.queue_limit}; ask again later",
+                retry_after=RETRY_AFTER,
+            )
+
+    def _check_room(self, requests: Sequence[Request]) -> None:
+        wanted: dict[str, int] = {}
+        for request in requests:
+            _, task = self._runtime.generations.task(request.plan_name, request.task_name)
+            lane = request.lane or task.lane
+            wanted[lane] = wanted.get(lane, 0) + 1
+        for lane, count in wanted.items():
+            self._check_lane(lane, count)
+
+    # -- making and undoing
+
+    def _make(self, accepted: Accepted) -> LiveRun:
+        self._runtime.seq = accepted.seq
+        return self._runtime.live_run(accepted, msgspec.json.decode(accepted.inputs))
+
+    def _announce(self, run: LiveRun) -> EventEntry:
+        return self._runtime.stage_event(run, "run.accepted")
+
+    def _undo(self, run: LiveRun, entry: EventEntry) -> None:
+        """The acceptance was not stored: the run never was."""
+        self._runtime.journal.settle([entry], False)
+        run.refused = run.sealed = True
+        self._runtime.open.pop(run.cid, None)
+        self._dispatcher.leave(run)
+        run.end()
+
+
+def refusal(error: Exception) -> RequestError:
+    """What a client is told when the unit of its request failed."""
+    if isinstance(error, StoreReadOnly):
+        return RequestError("storage_unavailable", str(error), retry_after=RETRY_AFTER)
+    return RequestError("internal", "the request could not be stored; nothing of it was kept")
+
+
+def _field_errors(request: Request) -> list[FieldError]:
+    errors = []
+    if request.priority is not None and request.priority not in PRIORITIES:
+        errors.append(FieldError("/priority", f"{request.priority} is not between -1000 and 1000"))
+    if not 0 <= request.delay_s <= MAX_DELAY:
+        errors.append(FieldError("/delay_s", f"{request.delay_s:g} is not between 0 and {MAX_DELAY:g} seconds"))
+    if len(request.labels) > MAX_LABELS:
+        errors.append(FieldError("/labels", f"there may be {MAX_LABELS} labels at most"))
+    errors += _long_labels(request.labels)
+    return errors
+
+
+def _long_labels(labels: Mapping[str, str]) -> list[FieldError]:
+    return [
+        FieldError(f"/labels/{name[:40]}", f"a label's name and value may have {MAX_TEXT} characters at most")
+        for name, value in labels.items()
+        if len(name) > MAX_TEXT or len(value) > MAX_TEXT
+    ]
+
+
+def _within_batch(refused: RequestError, index: int) -> RequestError:
+    errors = [FieldError(f"/tasks/{index}{e.path}", e.message) for e in refused.errors]
+    errors = errors or [FieldError(f"/tasks/{index}", refused.detail)]
+    detail = f"task {index} of the batch is refused, so none was stored: {refused.detail}"
+    return RequestError("invalid", detail, errors=errors, retry_after=refused.retry_after)

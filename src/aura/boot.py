@@ -1,0 +1,193 @@
+"""The boot: counts this start, and settles what an older one left, before anybody is told that the server is ready.
+
+Only one process owns the data folder (the lock), so whatever an older boot left as running is an orphan by proof: there
+are no heartbeats and no leases. Each orphan is moved by the boot table of ``lifecycle`` with compare-and-set, all of
+them in one transaction with their history. A crash in the middle of it changes nothing.
+"""
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from aura.clock import Clock
+from aura.errors import InternalError
+from aura.events import EventEntry
+from aura.lifecycle import FINAL, PLACED, STEP_FINAL, Recovery, RunState, StepState, Stop, boot_move
+from aura.records import Accepted, OpenRun, RunColumns, StepRow, change_run, encode, encoded, read_open_runs
+from aura.run import Failure
+from aura.runtime import Runtime, history_row
+from aura.store import Execute
+
+#: After so many crashes in a row under the same run it is not started again (reason ``parked``).
+PARK_AFTER = 3
+
+
+class Orphan(msgspec.Struct, frozen=True):
+    """A run that an older boot left open, and what becomes of it."""
+
+    found: OpenRun
+    to: RunState
+    reason: str | None
+    error: Failure | None
+    cleanup_error: Failure | None
+    crashes: int
+
+
+def in_one_transaction(execute: Execute, work: Callable[[], None]) -> None:
+    """Run ``work`` between BEGIN and COMMIT; roll back if it raises."""
+    execute("BEGIN IMMEDIATE")
+    try:
+        work()
+    except BaseException:
+        execute("ROLLBACK")
+        raise
+    execute("COMMIT")
+
+
+def settle_orphans(execute: Execute, runtime: Runtime, clock: Clock) -> list[OpenRun]:
+    """Move every orphan, and give the runs that are queued now, in the order of their acceptance.
+
+    Runs on the writing connection, before the store's flusher does.
+    """
+    orphans = [decide(found) for found in read_open_runs(execute)]
+    staged = []
+
+    def settle() -> None:
+        for orphan in orphans:
+            if orphan.to != orphan.found.record.state:
+                staged.append(_move(execute, runtime, orphan, clock.wall()))
+
+    in_one_transaction(execute, settle)
+    runtime.journal.settle(staged, True)
+    for orphan in orphans:
+        if orphan.error is not None:
+            record = orphan.found.record
+            log = runtime.logs.logger_for(record.cid, record.plan_name, record.task_name)
+            log.warning(f"run {record.cid} is {orphan.to}: {orphan.error.message}")
+    return [_as_moved(o) for o in orphans if o.to is RunState.QUEUED]
+
+
+def decide(found: OpenRun) -> Orphan:
+    """Say what becomes of one orphan: its computed outcome if its steps had all ended, else by the boot table."""
+    record = found.record
+    state, recovery = RunState(record.state), Recovery(record.recovery)
+    stop = Stop[record.stop.upper()] if record.stop else None
+    ran = state in PLACED
+    crashes = found.crashes + 1 if ran else found.crashes
+    if ran and found.ending is not None:
+        unknown = Failure("cleanup_unknown", "the server ended during its clean-up; how far it came is unknown")
+        return Orphan(found, RunState(found.ending), record.reason, _error_of(found), unknown, crashes)
+    to = boot_move(state, stop, recovery)
+    if to is RunState.QUEUED and crashes >= PARK_AFTER:
+        return Orphan(found, RunState.CRASHED, "parked", _unknown(found), _not_run(ran), crashes)
+    if to is RunState.PREEMPTED:  # nothing can be resumed from an older boot yet: its plan's code is not kept
+        to = RunState.CRASHED
+    match to:
+        case RunState.QUEUED:
+            return Orphan(found, to, record.reason, None, None, crashes)
+        case RunState.CRASHED:
+            return Orphan(found, to, "crash", _unknown(found), _not_run(ran), crashes)
+        case RunState.CANCELLED | RunState.TIMED_OUT:
+            return Orphan(found, to, record.reason, None, _not_run(ran), crashes)
+        case _:
+            raise InternalError(f"the boot table moved run {record.cid} from {state} to {to}")
+
+
+def _error_of(found: OpenRun) -> Failure | None:
+    error = found.record.error
+    return Failure(**error) if error else None
+
+
+def _unknown(found: OpenRun) -> Failure:
+    """Name the steps that were caught in the middle."""
+    caught = _caught(found.steps)
+    if not caught:
+        return Failure("crashed", "the server ended under it, between two steps")
+    names = ", ".join(caught)
+    text = f"the server ended while step {names} was running; what it did is unknown"
+    return Failure("crashed", text, caught[0])
+
+
+def _not_run(ran: bool) -> Failure | None:
+    return Failure("not_run", "the server had ended: its clean-up steps did not run") if ran else None
+
+
+def _caught(steps: Iterable[StepRow]) -> list[str]:
+    return [row[1] for row in steps if row[2] not in STEP_FINAL and row[2] != StepState.PENDING]
+
+
+def _move(execute: Execute, runtime: Runtime, orphan: Orphan, now: float) -> EventEntry:
+    record = orphan.found.record
+    ended = orphan.to in FINAL
+    columns = RunColumns(
+        state=orphan.to.value,
+        stop=record.stop if ended else None,
+        reason=orphan.reason if ended else None,
+        generation=record.generation,
+        ending=None,
+        stuck=record.stuck,
+        attempt=record.attempt,
+        crashes=orphan.crashes,
+        started_at=record.started_at,
+        finished_at=now if ended else None,
+        active_s=record.active_s,
+        boot=runtime.boot,
+        result=encoded(record.result),
+        error=encoded(orphan.error.shown()) if orphan.error else None,
+        cleanup_error=encoded(orphan.cleanup_error.shown()) if orphan.cleanup_error else None,
+    )
+    entry = runtime.journal.stage(
+        f"run.{orphan.to.value}" if ended else "run.accepted",
+        cid=record.cid,
+        plan_name=record.plan_name,
+        task_name=record.task_name,
+        payload={"reason": orphan.reason, "boot": runtime.boot},
+        root=record.root_cid,
+        depth=record.depth,
+    )
+    steps = [_step_row(row, ended, now) for row in orphan.found.steps if row[2] not in STEP_FINAL or not ended]
+    change_run(record.seq, steps, [history_row(record.seq, entry)], record.state, columns)(execute)
+    return entry
+
+
+_UNKNOWN_STEP = encode(Failure("outcome_unknown", "the server ended while it was running").shown())
+
+
+def _step_row(row: StepRow, ended: bool, now: float) -> StepRow:
+    """A step of an orphan: for good if the run has ended, else as if it had never begun, but for how often it did."""
+    seq, name, state, attempt, starts, started_at, *_ = row
+    if not ended:
+        return (seq, name, StepState.PENDING.value, 0, starts, None, None, None, None, None, None)
+    if state == StepState.PENDING:
+        return (seq, name, StepState.CANCELLED.value, attempt, starts, started_at, now, None, None, None, None)
+    return (seq, name, StepState.FAILED.value, attempt, starts, started_at, now, None, None, _UNKNOWN_STEP, None)
+
+
+def _as_moved(orphan: Orphan) -> OpenRun:
+    steps = [_step_row(row, ended=False, now=0.0) for row in orphan.found.steps]
+    return OpenRun(orphan.found.record, None, orphan.crashes, steps)
+
+
+def accepted_of(found: OpenRun) -> Accepted:
+    """The acceptance of a run, read back from its record."""
+    r = found.record
+    return Accepted(
+        seq=r.seq,
+        cid=r.cid,
+        plan_name=r.plan_name,
+        task_name=r.task_name,
+        generation=r.generation or "",
+        lane=r.lane,
+        priority=r.priority,
+        labels=r.labels,
+        recovery=r.recovery,
+        due=r.due,
+        not_before=r.not_before,
+        accepted_at=r.accepted_at,
+        cause=r.cause,
+        parent_cid=r.parent_cid,
+        root_cid=r.root_cid,
+        depth=r.depth,
+        boot=r.boot,
+        inputs=encode(r.inputs),
+    )

@@ -1,0 +1,74 @@
+"""What many commands share: the options that say which server, and the client that comes of them.
+
+``--server`` and ``--config`` may stand before the command or after it; they are kept in click's ``meta``.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from aura.config import Settings, load_settings
+
+if TYPE_CHECKING:
+    from aura.client import Client
+
+F = TypeVar("F", bound=Callable[..., Any])
+_SERVER, _CONFIG = "aura.server", "aura.config"
+
+
+def _keep(key: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    def keep(context: click.Context, _: click.Parameter, value: Any) -> Any:
+        if value is not None:
+            context.meta[key] = value
+        return value
+
+    return keep
+
+
+def config_option(command: F) -> F:
+    """``--config FILE``."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        expose_value=False,
+        callback=_keep(_CONFIG),
+        help="Read this file instead of ./aura.toml.",
+    )(command)
+
+
+def server_options(command: F) -> F:
+    """``--server URL`` and ``--config FILE``."""
+    return click.option(
+        "--server",
+        metavar="URL",
+        expose_value=False,
+        callback=_keep(_SERVER),
+        help="The server's address, or unix:PATH; else AURA_SERVER, else the settings.",
+    )(config_option(command))
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the server's JSON.")
+
+
+def settings_of(flags: Mapping[str, Any] | None = None) -> Settings:
+    """The settings, with the flags of this command.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    config = click.get_current_context().meta.get(_CONFIG)
+    return load_settings(flags or {}, os.environ, config)
+
+
+@contextmanager
+def open_client() -> Iterator["Client"]:
+    """A client of the server that the options, the environment or the settings name; closed at the end."""
+    from aura.client import Client, find_target
+
+    server = click.get_current_context().meta.get(_SERVER)
+    with Client(find_target(settings_of(), os.environ, server), agent="aura-cli") as client:
+        yield client

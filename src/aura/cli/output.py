@@ -1,0 +1,134 @@
+"""What the commands print and how: results to stdout, everything else to stderr, and nothing that steers a terminal.
+
+Whatever comes from a server, a plan or a file passes ``shown`` before it is printed as text, or ``print_json``, which
+escapes what JSON itself would let through. Tables are plain aligned columns, so that they can be cut and grepped.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+
+from aura.events import printable
+
+#: Colours and other graphic sequences, as commands write them when they believe to be on a terminal: noise here.
+_COLOURS = re.compile(r"\x1b\[[0-9;:]*m")
+_UNSAFE_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_STATE_COLOURS = {
+    "succeeded": "green",
+    "failed": "red",
+    "crashed": "red",
+    "timed_out": "red",
+    "broken": "red",
+    "cancelled": "yellow",
+    "stopping": "yellow",
+    "stale": "yellow",
+    "warning": "yellow",
+    "error": "red",
+    "running": "cyan",
+}
+SHORT_CID = 12
+
+
+def shown(value: Any) -> str:
+    """Text for a terminal: no colours of others, control characters as escapes, lists and mappings as JSON."""
+    text = value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+    return printable(_COLOURS.sub("", text))
+
+
+def one_line(value: Any) -> str:
+    """As ``shown``, with line ends made visible."""
+    return shown(value).replace("\n", "\\n").replace("\t", " ")
+
+
+def coloured(word: str) -> str:
+    """A state or a level in its colour; click leaves the colour out where it cannot be seen."""
+    return click.style(word, fg=_STATE_COLOURS.get(word.strip()))
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    click.echo(_UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def say(message: str) -> None:
+    """A line for the user on stderr."""
+    click.echo(message, err=True)
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Aligned columns under a head; the last one is as long as it likes. States are in colour."""
+    cells = [list(head), *([one_line(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head) - 1)]
+    for number, row in enumerate(cells):
+        padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)] + row[-1:]
+        click.echo("  ".join(padded if number == 0 else map(coloured, padded)).rstrip())
+
+
+def print_facts(facts: Iterable[tuple[str, Any]]) -> None:
+    """Names and values, one a line; those without a value are left out."""
+    for name, value in facts:
+        if value not in (None, "", {}, []):
+            click.echo(f"{name:<11} {coloured(one_line(value))}")
+
+
+def short_cid(cid: Any) -> str:
+    """The part of an id that tells runs apart: its end is random, its beginning the time."""
+    return str(cid)[-SHORT_CID:]
+
+
+def short_hash(generation: str | None) -> str:
+    """As much of a generation's hash as tells two apart."""
+    return (generation or "")[:SHORT_CID]
+
+
+def local_time(stamp: str | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """A time of the server's in this machine's zone; as it came if it is none."""
+    if not stamp:
+        return ""
+    try:
+        return datetime.fromisoformat(stamp).astimezone().strftime(form)
+    except ValueError:
+        return stamp
+
+
+def took(begin: str | None, end: str | None) -> str:
+    """How long it took, from two times of the server's; empty if one is missing."""
+    if not (begin and end):
+        return ""
+    return seconds((datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds())
+
+
+def seconds(number: float) -> str:
+    """A duration for people: ``0.05 s``, ``12.3 s``, ``2 h 05 min``."""
+    if number < 60:
+        return f"{number:.2f} s" if number < 1 else f"{number:.1f} s"
+    minutes, hours = int(number) // 60, int(number) // 3600
+    return f"{hours} h {minutes % 60:02} min" if hours else f"{minutes} min {int(number) % 60:02} s"
+
+
+def log_line(record: Mapping[str, Any], where: str) -> str:
+    """A log record as a line, with its fields; those of several lines, such as a traceback, stand below it."""
+    fields = {key: shown(value).strip("\n") for key, value in (record.get("fields") or {}).items()}
+    if fields.get("stream") == "stdout":  # what a command says is said in the ordinary way
+        del fields["stream"]
+    blocks = [value for value in fields.values() if "\n" in value]
+    short = [f"{one_line(key)}={value}" for key, value in fields.items() if "\n" not in value]
+    said = [shown(record.get("message")), *short]
+    level = coloured(f"{record.get('level', 'info'):<7}")
+    begin = f"{local_time(record.get('time'), '%H:%M:%S')} {level}"
+    line = " ".join([begin, *([f"{one_line(where)}:"] if where else []), *said])
+    return "\n".join([line, *blocks])
+
+
+def failure_text(error: Mapping[str, Any] | None, of_step: bool = False) -> str:
+    """A failure in one line: ``step archive: FileNotFoundError: … (actions.py:12)``; of a step, without its name."""
+    if not error:
+        return ""
+    place = f" ({error['file']}:{error['line']})" if error.get("file") else ""
+    step = f"step {error['step']}: " if error.get("step") and not of_step else ""
+    return one_line(f"{step}{error.get('type')}: {error.get('message')}{place}")

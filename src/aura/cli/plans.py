@@ -1,0 +1,62 @@
+"""``aura plans``, ``aura tasks``: what there is to run."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aura.cli.options import json_option, open_client, server_options
+from aura.cli.output import print_json, print_table, short_hash
+from aura.cli.system import say_problems
+from aura.errors import ExitCode
+
+if TYPE_CHECKING:
+    from aura.client import Client
+
+
+@click.command
+@server_options
+@json_option
+def plans(as_json: bool) -> int:
+    """List the plans and what is wrong with them; exit 1 if one is broken or stale."""
+    with open_client() as client:
+        found = client.plans()
+    if as_json:
+        print_json({"items": found})
+    else:
+        rows = [
+            (p["name"], p["status"], p["task_count"], short_hash(p.get("generation")), p.get("title")) for p in found
+        ]
+        print_table(("PLAN", "STATUS", "TASKS", "GENERATION", "TITLE"), rows)
+        for plan in found:
+            say_problems(plan["errors"])
+    return ExitCode.OK if all(plan["status"] == "ready" for plan in found) else ExitCode.FAILED
+
+
+@click.command
+@click.argument("plan", required=False)
+@server_options
+@json_option
+def tasks(plan: str | None, as_json: bool) -> None:
+    """List the tasks, of one plan or of all, with their inputs."""
+    with open_client() as client:
+        found = list(_tasks(client, plan))
+    if as_json:
+        print_json({"items": [task | {"plan_name": name} for name, task in found]})
+        return
+    rows = [(f"{name}/{t['name']}", t["lane"], _inputs(t["inputs"]), t.get("title")) for name, t in found]
+    print_table(("TASK", "LANE", "INPUTS", "TITLE"), rows)
+
+
+def _tasks(client: "Client", plan: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A broken plan has no tasks to show."""
+    names = [plan] if plan else [p["name"] for p in client.plans() if p["status"] != "broken"]
+    for name in names:
+        for task in client.tasks(name):
+            yield name, task
+
+
+def _inputs(schema: dict[str, Any]) -> str:
+    """The inputs by name; those that may be left out in brackets."""
+    required = schema.get("required", [])
+    return " ".join(name if name in required else f"[{name}]" for name in schema.get("properties", {}))

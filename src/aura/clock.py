@@ -1,0 +1,46 @@
+"""The one source of time: wall time for people and calendars, monotonic time for durations.
+
+Nothing else in the engine asks for either, so that a test may own both. Monotonic time is the event loop's own, so
+that timers and the clock can never disagree.
+"""
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+import anyio
+
+
+class Clock(Protocol):
+    """Wall and monotonic time, both in seconds."""
+
+    def wall(self) -> float:
+        """Seconds since the Unix epoch; may jump both ways."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back and do not count a suspend; only differences mean anything."""
+        ...
+
+
+class SystemClock:
+    """The machine's wall clock and the running event loop's time."""
+
+    def wall(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return anyio.current_time()
+
+
+#: The last second that RFC 3339 can write.
+_LAST_SECOND = 253402300799.0
+
+
+def rfc3339(seconds: float) -> str:
+    """Write Unix seconds in UTC with microseconds: ``2026-11-22T02:30:00.000000Z``.
+
+    A time outside the years 1970 to 9999, as a broken clock may give, becomes the nearest one inside.
+    """
+    inside = min(max(seconds, 0.0), _LAST_SECOND)
+    return datetime.fromtimestamp(inside, UTC).isoformat(timespec="microseconds")[:-6] + "Z"

@@ -1,0 +1,192 @@
+"""The dispatcher: the one consumer of what admission accepted; it owns a heap per lane and the places.
+
+Theory of operation. Accepted runs arrive on a memory object stream. A stream cannot be re-ordered, so the dispatcher
+moves what has arrived into the lanes' heaps and starts from there, as long as a lane has a place. All changes of lanes
+happen on the event loop without an await in between: there is no lock, and no moment in which a run is in two places.
+Other parts wake it by ``kick``; kicks coalesce.
+
+It is stopped by a message and not by a cancellation, so that nothing is lost between the stream and a heap. While it is
+stopped, runs are accepted and wait; ``take_in`` moves them to their heaps for whoever wants to look.
+
+A delayed run (``not_before``) waits in a heap of its own by time; one timer wakes the dispatcher for the earliest.
+
+What a crash does: nothing here is stored. Queued runs are rows; the boot puts them into their lanes again.
+"""
+
+import asyncio
+import heapq
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from enum import Enum, auto
+from typing import Any
+
+import anyio
+
+from aura.config import LaneSettings
+from aura.lanes import Lane
+from aura.lifecycle import STARTABLE, RunState
+from aura.liverun import LiveRun
+from aura.runtime import Runtime
+
+
+class _Signal(Enum):
+    KICK = auto()
+
+
+class Dispatcher:
+    """Gives runs their places, in order. ``execute`` is what a started run's child runs."""
+
+    def __init__(self, runtime: Runtime, lanes: Mapping[str, LaneSettings]) -> None:
+        self._runtime = runtime
+        self.lanes = {name: Lane(name, settings) for name, settings in lanes.items()}
+        self.execute: Callable[[LiveRun], Coroutine[Any, Any, None]]
+        # Unbounded as a stream, bounded by admission: it refuses what would make a lane's queue longer than its limit.
+        self._send, self._receive = anyio.create_memory_object_stream[LiveRun | _Signal](float("inf"))
+        self._kicked = False
+        self._stopping = False
+        self._delayed: list[tuple[float, int, LiveRun]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = anyio.Event()
+
+    # -- intake
+
+    def enter(self, run: LiveRun) -> None:
+        """Take a run that may start: accepted, or to run again at its old position."""
+        self.lanes[run.lane].waiting += 1
+        run.waits = True
+        self._send.send_nowait(run)
+
+    def leave(self, run: LiveRun) -> None:
+        """Forget a run that waits: it is not to start."""
+        if run.waits:
+            run.waits = False
+            run.entry = None
+            self.lanes[run.lane].waiting -= 1
+
+    def take_in(self) -> None:
+        """Move what has arrived into the heaps."""
+        try:
+            while True:
+                self._take(self._receive.receive_nowait())
+        except anyio.WouldBlock:
+            return
+
+    def _take(self, message: LiveRun | _Signal) -> None:
+        if isinstance(message, _Signal):
+            self._kicked = False
+        elif message.waits:
+            self._place_in_heap(message)
+
+    def _place_in_heap(self, run: LiveRun) -> None:
+        now = self._runtime.clock.wall()
+        if run.not_before is not None and run.not_before > now:
+            heapq.heappush(self._delayed, (run.not_before, run.seq, run))
+            self._arm()
+        else:
+            self.lanes[run.lane].push(run)
+
+    def _arm(self) -> None:
+        """Set the timer for the earliest delayed run; looks at the wall again at least every 5 s, in case it jumps."""
+        if self._timer:
+            self._timer.cancel()
+        wait = min(5.0, max(0.0, self._delayed[0][0] - self._runtime.clock.wall()))
+        self._timer = asyncio.get_running_loop().call_later(wait, self.kick)
+
+    def _take_due(self) -> None:
+        now = self._runtime.clock.wall()
+        while self._delayed and (self._delayed[0][0] <= now or not self._delayed[0][2].waits):
+            run = heapq.heappop(self._delayed)[2]
+            if run.waits:
+                self.lanes[run.lane].push(run)
+        if self._delayed:
+            self._arm()
+
+    # -- serving
+
+    async def serve(self) -> None:
+        """Start runs as places come free, until ``request_stop``."""
+        self._stopping = False
+        self.kick()
+        async with self._receive.clone() as stream:
+            async for message in stream:
+                self._take(message)
+                self.take_in()
+                if self._stopping:
+                    return
+                self._take_due()
+                self._fill()
+
+    def kick(self) -> None:
+        """Wake the dispatcher: a place came free, or an order changed."""
+        if not self._kicked:
+            self._kicked = True
+            self._send.send_nowait(_Signal.KICK)
+
+    def request_stop(self) -> None:
+        """Let ``serve`` return; nothing starts after it has."""
+        self._stopping = True
+        self.kick()
+
+    def _fill(self) -> None:
+        for lane in self.lanes.values():
+            while lane.has_place and (run := lane.pop()) is not None:
+                self._start(lane, run)
+
+    def _start(self, lane: Lane, run: LiveRun) -> None:
+        run.waits = False
+        lane.waiting -= 1
+        if run.state not in STARTABLE:
+            return
+        run.state = RunState.RUNNING
+        lane.place(run)
+        # in ``runs``: the run's own child; it ends by its seal and is never cancelled from outside
+        self._runtime.runs.start_soon(self.execute, run, name=run.cid)
+
+    # -- places
+
+    def release(self, run: LiveRun) -> None:
+        """Take a run's place back and let the next one start."""
+        self.leave(run)
+        lane = self.lanes[run.lane]
+        if run.placed or run in lane.stuck:
+            lane.release(run)
+            self._freed()
+
+    def release_stuck(self, run: LiveRun) -> None:
+        """Take the place of a run that hangs."""
+        self.lanes[run.lane].release_stuck(run)
+        self._freed()
+
+    def _freed(self) -> None:
+        self.kick()
+        if not any(self.placed()):
+            self._idle.set()
+
+    def placed(self) -> Iterable[LiveRun]:
+        """All runs that hold a place."""
+        return (run for lane in self.lanes.values() for run in lane.placed)
+
+    def stuck(self) -> list[LiveRun]:
+        """All runs that were given up as stuck and have not ended."""
+        return [run for lane in self.lanes.values() for run in lane.stuck]
+
+    async def wait_idle(self) -> None:
+        """Return once no run holds a place."""
+        while any(self.placed()):
+            self._idle = anyio.Event()
+            await self._idle.wait()
+
+    def queued(self, lane: str | None = None) -> list[LiveRun]:
+        """What waits, lane by lane, in the order in which it would start; delayed ones last."""
+        self.take_in()
+        self.kick()  # a kick may have been among what was taken in
+        wanted = [found for name, found in self.lanes.items() if lane in (None, name)]
+        ready = [run for found in wanted for run in found.in_order()]
+        delayed = [run for _, _, run in sorted(self._delayed, key=lambda d: d[:2]) if run.waits]
+        return ready + [run for run in delayed if lane in (None, run.lane)]
+
+    def close(self) -> None:
+        """End the stream and the timer, when the server ends."""
+        if self._timer:
+            self._timer.cancel()
+        self._send.close()
+        self._receive.close()

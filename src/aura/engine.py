@@ -1,0 +1,455 @@
+"""The engine: the work layer as one thing that can be started and stopped, and what the doors may ask of it.
+
+It wires admission, dispatcher, executor, stops and seal together over one ``Runtime``. It can be stopped and started
+inside a running server any number of times; accepting goes on while it is stopped, and runs that hang are counted, not
+waited for. Doors call nothing of the work layer but this.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup
+
+import aura
+from aura.admission import Admission, Admitted, refusal
+from aura.boot import accepted_of
+from aura.dispatcher import Dispatcher
+from aura.errors import RequestError
+from aura.events import Entry
+from aura.executor import Executor
+from aura.generations import PlanStatus
+from aura.lifecycle import RunState, Stop
+from aura.liverun import LiveRun
+from aura.records import (
+    OpenRun,
+    RunFilter,
+    get_run,
+    get_steps,
+    list_runs,
+    read_logs,
+    read_run_stream,
+)
+from aura.run import Cause, Request, RunRecord, StepRecord
+from aura.runtime import Runtime
+from aura.seal import Seal
+from aura.stops import Answer, Stops
+
+State = Literal["running", "stopping", "stopped"]
+#: Seconds that a stop waits beyond the graces for what is being marked as stuck.
+SLACK = 0.3
+#: Pauses between restarts of a service child that failed, in seconds: the first, and the longest.
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+ACTIVE_LIMIT = 1000
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """What a client is told of an accepted run."""
+
+    cid: str
+    state: str
+    plan_name: str
+    task_name: str
+
+
+class RunDetail(msgspec.Struct, frozen=True):
+    """One run, whole: its record, its steps, and the live progress of those that run, by step."""
+
+    record: RunRecord
+    steps: list[StepRecord]
+    progress: Mapping[str, Mapping[str, Any]]
+
+
+class Engine:
+    """Runs what is asked for. ``children`` is the group of the engine's own children, opened by the server."""
+
+    def __init__(self, runtime: Runtime, flush_logs: Callable[[], Awaitable[object]]) -> None:
+        self.runtime = runtime
+        #: Returns once every log line written so far is stored.
+        self.flush_logs = flush_logs
+        #: Set by the server once all that an older boot left is settled.
+        self.ready = False
+        self.settings = runtime.settings
+        self.clock = runtime.clock
+        self.journal = runtime.journal
+        self.generations = runtime.generations
+        self.boot = runtime.boot
+        self.started_at = runtime.clock.wall()
+        self._mono_started = runtime.clock.monotonic()
+        self.dispatcher = Dispatcher(runtime, runtime.settings.lanes)
+        self.seal = Seal(runtime, self.dispatcher.release, self.dispatcher.enter)
+        self.stops = Stops(runtime, self.seal.seal)
+        self.admission = Admission(runtime, self.dispatcher, self.stops)
+        executor = Executor(runtime, self.stops, self.seal, self.dispatcher.release_stuck)
+        self.dispatcher.execute = executor.execute
+        self.children: TaskGroup
+        self._state: State = "stopped"
+        self._dispatching = False
+        #: Set to end the waiting of a stop that drains.
+        self._hurry = anyio.Event()
+
+    # -- starting and stopping
+
+    @property
+    def state(self) -> str:
+        """``running stopping stopped``, or ``degraded`` while it runs with faults."""
+        return "degraded" if self._state == "running" and self.reasons else self._state
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it is degraded, or does not take or start work."""
+        unavailable = self.runtime.store.unavailable
+        return [*self.runtime.faults, *([str(unavailable)] if unavailable else [])]
+
+    async def start(self) -> str:
+        """Begin to start runs. Harmless if it does already.
+
+        Raises:
+            RequestError: it is just being stopped.
+        """
+        if self._state == "stopping":
+            raise RequestError(
+                "conflict", "the engine is being stopped; start it when it is", extra={"state": self.state}
+            )
+        if self._state == "stopped":
+            self._state = "running"
+            # in the engine's group: ends by ``request_stop`` of the dispatcher
+            self.children.start_soon(self.supervise, "dispatcher", self.dispatcher.serve, name="dispatcher")
+        return self.state
+
+    async def stop(self, mode: Literal["drain", "cancel"], grace: float) -> str:
+        """Start nothing more, let what runs end (``drain``) or stop it at once (``cancel``), and return when it has.
+
+        ``grace`` is in seconds: of a drain how long it waits, of a cancel how long clean-up may take. Runs that hang
+        are counted in the status and not waited for.
+        """
+        self._state = "stopping"
+        self.dispatcher.request_stop()
+        self._hurry.set()  # a stop that is draining does so no longer: this one takes its place
+        self._hurry = anyio.Event()
+        if mode == "drain":
+            await self._wait_idle(grace)
+            grace = self.settings.server.grace
+        for run in list(self.dispatcher.placed()):
+            self.stops.request_stop(run, Stop.SHUTDOWN, "shutdown", grace)
+        with anyio.move_on_after(grace + SLACK):
+            await self.dispatcher.wait_idle()
+        self._state = "stopped"
+        return self.state
+
+    def request_stop(self, mode: Literal["drain", "cancel"], grace: float | None = None) -> str:
+        """Ask for a stop and do not wait. A ``cancel`` while it drains ends the draining."""
+        if self._state == "stopping" and mode == "cancel":
+            self._hurry.set()
+        elif self._state == "running":
+            self._state = "stopping"
+            seconds = self.settings.server.grace if grace is None else grace
+            # in the engine's group: ends by itself, every wait in it has a bound
+            self.children.start_soon(self.stop, mode, seconds, name="engine stop")
+        return self.state
+
+    def hurry(self, grace: float) -> None:
+        """Bring the end of every stop that is under way to ``grace`` seconds from now."""
+        self._hurry.set()
+        for run in list(self.dispatcher.placed()):
+            self.stops.request_stop(run, Stop.SHUTDOWN, "shutdown", grace)
+
+    async def _wait_idle(self, seconds: float) -> None:
+        """Return once nothing runs, after ``seconds``, or when told to hurry."""
+        # two children: each ends the group when what it waits for has come; the scope bounds both
+        with anyio.move_on_after(seconds):
+            async with anyio.create_task_group() as race:
+
+                async def first(wait: Callable[[], Awaitable[object]]) -> None:
+                    await wait()
+                    race.cancel_scope.cancel("one of them came")
+
+                race.start_soon(first, self.dispatcher.wait_idle, name="wait until idle")
+                race.start_soon(first, self._hurry.wait, name="wait for a hurry")
+
+    async def supervise(self, name: str, serve: Callable[[], Awaitable[None]]) -> None:
+        """Run a service child; if it fails, say so and run it again after a pause that grows."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                await serve()
+            except Exception as error:
+                self.runtime.fault(f"{name} failed and is started again in {pause:g} s", error)
+                await anyio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                return
+
+    def take_over(self, found: Sequence[OpenRun]) -> None:
+        """Put the queued runs of an older boot into their lanes, at their old positions."""
+        for orphan in found:
+            run = self.runtime.live_run(accepted_of(orphan), orphan.record.inputs or {})
+            run.attempt, run.crashes = orphan.record.attempt, orphan.crashes
+            run.started_at, run.active_s = None, 0.0
+            run.starts = {row[1]: row[4] for row in orphan.steps if row[4]}
+            self.runtime.open[run.cid] = run
+            self.admission.enter(run, self._task_of(run))
+
+    def _task_of(self, run: LiveRun) -> Any:
+        try:
+            return self.generations.task(run.plan_name, run.task_name)[1]
+        except RequestError:  # the run says so itself when it is to start
+            return None
+
+    def record_stuck(self) -> int:
+        """Give every run that hangs its record, at the server's end, and count them."""
+        stuck = self.dispatcher.stuck()
+        for run in stuck:
+            self.seal.seal(run)
+        return len(stuck)
+
+    async def reload(self) -> list[PlanStatus]:
+        """Load the plans folder again; a plan that cannot be served keeps its last good generation."""
+        return await self.generations.reload()
+
+    # -- requests
+
+    async def submit(self, request: Request, cause: Cause) -> Accepted:
+        """Accept a request; returns once it is stored.
+
+        Raises:
+            RequestError: it is refused, and nothing of it is stored.
+        """
+        admitted = self.admission.request(request, cause)
+        await _stored(admitted)
+        return _accepted(admitted.run)
+
+    async def submit_batch(
+        self, requests: Sequence[Request | RequestError], cause: Cause, atomic: bool
+    ) -> list[Accepted | RequestError]:
+        """Accept many at once, in one commit; each that is refused says why, or, ``atomic``, all are refused.
+
+        Raises:
+            RequestError: ``atomic``, and one of them is refused; nothing of them is stored.
+        """
+        if atomic:
+            for bad in requests:
+                if isinstance(bad, RequestError):
+                    raise bad
+            wanted = [r for r in requests if isinstance(r, Request)]
+            admitted: list[Admitted | RequestError] = [*self.admission.request_all(wanted, cause)]
+        else:
+            admitted = [self._try(request, cause) for request in requests]
+        return [await _outcome(one) for one in admitted]
+
+    def _try(self, request: Request | RequestError, cause: Cause) -> Admitted | RequestError:
+        if isinstance(request, RequestError):
+            return request
+        try:
+            return self.admission.request(request, cause)
+        except RequestError as refused:
+            return refused
+
+    # -- cancelling
+
+    async def cancel(self, cid: str, reason: str | None = None) -> str:
+        """Cancel a run, wherever it is; returns its state once the cancel is on record.
+
+        Raises:
+            RequestError: ``unknown_run``, or ``ended`` with its state.
+        """
+        run = self.runtime.open.get(cid)
+        if run is None:
+            record = await self._record(cid)
+            raise _ended(record.cid, record.state)
+        answer, ticket = self.stops.request_stop(run, Stop.CANCEL, reason)
+        if answer is Answer.STOPPING:
+            if ticket is not None:
+                await ticket.wait()
+            return RunState.STOPPING.value
+        await run.wait_end()  # nobody is told of an outcome before it is committed
+        if answer is Answer.ENDED:
+            raise _ended(cid, run.state.value)
+        return run.state.value
+
+    async def cancel_where(
+        self,
+        *,
+        state: str | None = None,
+        plan_name: str | None = None,
+        task_name: str | None = None,
+        lane: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> list[str]:
+        """Cancel every open run that fits all that is given, and name those that were told."""
+        fits = [
+            run
+            for run in list(self.runtime.open.values())
+            if not run.sealed
+            and state in (None, run.state)
+            and plan_name in (None, run.plan_name)
+            and task_name in (None, run.task_name)
+            and lane in (None, run.lane)
+            and (labels or {}).items() <= run.accepted.labels.items()
+        ]
+        cancelled = []
+        for run in fits:
+            try:
+                await self.cancel(run.cid)
+            except RequestError:  # it ended in between
+                continue
+            cancelled.append(run.cid)
+        return cancelled
+
+    # -- looking
+
+    def status(self) -> dict[str, Any]:
+        """What ``GET /api/system/status`` answers."""
+        lanes = {
+            name: {
+                "limit": lane.limit,
+                "running": len(lane.placed),
+                "queued": lane.waiting,
+                "stuck": len(lane.stuck),
+            }
+            for name, lane in self.dispatcher.lanes.items()
+        }
+        plans = {"ready": 0, "stale": 0, "broken": 0}
+        for plan in self.generations.statuses():
+            plans[plan.status] += 1
+        store = self.runtime.store
+        return {
+            "state": self.state,
+            "version": aura.__version__,
+            "boot": self.boot,
+            "started_at": self.started_at,
+            "uptime_s": round(self.clock.monotonic() - self._mono_started, 3),
+            "lanes": lanes,
+            "plans": plans,
+            "store": {"writable": store.unavailable is None, "pending": store.pending, "commits": store.commits},
+            "reasons": self.reasons,
+        }
+
+    def queue_list(self, lane: str | None = None) -> list[dict[str, Any]]:
+        """The queued runs, in the order in which they would start. Times are Unix seconds."""
+        return [
+            {
+                "cid": run.cid,
+                "plan_name": run.plan_name,
+                "task_name": run.task_name,
+                "lane": run.lane,
+                "priority": run.priority,
+                "accepted_at": run.accepted.accepted_at,
+                "not_before": run.not_before,
+            }
+            for run in self.dispatcher.queued(lane)
+        ]
+
+    async def list_runs(self, wanted: RunFilter, limit: int, before: int | None = None) -> list[RunRecord]:
+        """The newest runs first, accepted before the sequence ``before``."""
+        return [self._as_it_is(r) for r in await self.runtime.store.read(lambda x: list_runs(x, wanted, limit, before))]
+
+    async def active_runs(self) -> list[RunRecord]:
+        """The runs that hold a place now, or hang."""
+        runs = [*self.dispatcher.placed(), *self.dispatcher.stuck()]
+        cids = tuple(run.cid for run in runs[:ACTIVE_LIMIT])
+        return await self.list_runs(RunFilter(cids=cids), ACTIVE_LIMIT) if cids else []
+
+    async def get_run(self, cid: str) -> RunDetail:
+        """One run, whole.
+
+        Raises:
+            RequestError: ``unknown_run``.
+        """
+
+        def query(execute: Any) -> tuple[RunRecord, list[StepRecord]] | None:
+            record = get_run(execute, cid)
+            return (record, get_steps(execute, record.seq)) if record else None
+
+        found = await self.runtime.store.read(query)
+        if found is None:
+            raise _unknown(cid)
+        live = self.runtime.open.get(cid)
+        return RunDetail(self._as_it_is(found[0]), found[1], dict(live.progress) if live else {})
+
+    async def wait_run(self, cid: str) -> RunRecord:
+        """One run once it has ended and that is committed.
+
+        Raises:
+            RequestError: ``unknown_run``.
+        """
+        live = self.runtime.open.get(cid)
+        if live is not None:
+            await live.wait_end()
+        return await self._record(cid)
+
+    async def run_entries(self, cid: str, after: int, limit: int) -> list[Entry]:
+        """The log lines and events of a run with ids above ``after``, by id."""
+        await self.flush_logs()
+        return await self.runtime.store.read(lambda x: read_run_stream(x, cid, after, limit))
+
+    async def log_entries(
+        self,
+        *,
+        after: int = 0,
+        limit: int = 1000,
+        until: int | None = None,
+        level: int | None = None,
+        plan_name: str | None = None,
+        task_name: str | None = None,
+        cid: str | None = None,
+        newest: bool = False,
+    ) -> list[Entry]:
+        """Log lines with ids above ``after`` and below ``until``, by id; the last ones with ``newest``."""
+        await self.flush_logs()
+        return await self.runtime.store.read(
+            lambda x: read_logs(
+                x,
+                after=after,
+                limit=limit,
+                until=until,
+                level=level,
+                plan_name=plan_name,
+                task_name=task_name,
+                cid=cid,
+                newest=newest,
+            )
+        )
+
+    async def _record(self, cid: str) -> RunRecord:
+        record = await self.runtime.store.read(lambda x: get_run(x, cid))
+        if record is None:
+            raise _unknown(cid)
+        return record
+
+    def _as_it_is(self, record: RunRecord) -> RunRecord:
+        """A stored record; a stop that is under way and writes no row of its own is shown all the same."""
+        live = self.runtime.open.get(record.cid)
+        if live and live.state is RunState.STOPPING and record.state == RunState.RUNNING:
+            return msgspec.structs.replace(record, state=live.state.value, reason=live.reason)
+        return record
+
+
+async def _stored(admitted: Admitted) -> None:
+    try:
+        await admitted.ticket.wait()
+    except Exception as error:
+        raise refusal(error) from error
+
+
+async def _outcome(admitted: Admitted | RequestError) -> Accepted | RequestError:
+    if isinstance(admitted, RequestError):
+        return admitted
+    try:
+        await _stored(admitted)
+    except RequestError as refused:
+        return refused
+    return _accepted(admitted.run)
+
+
+def _accepted(run: LiveRun) -> Accepted:
+    return Accepted(run.cid, RunState.QUEUED.value, run.plan_name, run.task_name)
+
+
+def _unknown(cid: str) -> RequestError:
+    return RequestError("unknown_run", f"there is no run {cid[:64]!r}; `aura runs` lists them")
+
+
+def _ended(cid: str, state: str) -> RequestError:
+    return RequestError("ended", f"run {cid} has already ended: it is {state}", extra={"state": state})

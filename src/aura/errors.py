@@ -1,0 +1,334 @@
+"""Every error that Aura defines, split by whose fault it is.
+
+``PlanError`` is the plan author's (it has a file, a line and a column), ``RequestError`` the caller's (it has an HTTP
+status and a stable code), ``RunError`` an outcome of a step, ``StoreError`` the storage's, ``InternalError`` ours. A
+message says what happened, with the value, and what to do about it.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+
+
+class ExitCode:
+    """Exit codes of the ``aura`` command (sysexits.h, where it has one)."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 64
+    CORRUPT = 65
+    UNAVAILABLE = 69
+    INTERNAL = 70
+    CANNOT_CREATE = 73
+    IO = 74
+    REFUSED = 75
+    NEWER_DATA = 76
+    NOT_PERMITTED = 77
+    UNSAFE = 78
+    INTERRUPTED = 130
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """What to add to a message about an unknown word: ``; did you mean retry?``, or nothing if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+class AuraError(Exception):
+    """Base of all errors that Aura raises on purpose."""
+
+
+class InternalError(AuraError):
+    """A broken rule of Aura's own."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"{message} (this is a bug in Aura)")
+
+
+# -- the plan author's ------------------------------------------------------------------------------------------------
+
+
+class Problem(msgspec.Struct, frozen=True, order=True):
+    """One thing that is wrong in a plan; ``file`` is relative to the plans folder, line and column count from 1."""
+
+    file: str
+    line: int
+    column: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.message}"
+
+
+class PlanError(AuraError):
+    """A plan that cannot be served, with everything that was found wrong in it."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(sorted(problems))
+        super().__init__("\n".join(str(p) for p in self.problems))
+
+
+class ConfigError(AuraError):
+    """A setting that cannot be used. ``exit_code`` is 64, or 78 where it would be unsafe."""
+
+    def __init__(self, message: str, exit_code: int = ExitCode.USAGE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+# -- the caller's -----------------------------------------------------------------------------------------------------
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """One bad field of a request; ``path`` is a JSON pointer (RFC 6901) into its body."""
+
+    path: str
+    message: str
+
+
+#: code → (HTTP status, title). The stable codes that clients may rely on; docs/reference/errors.md lists them.
+CODES: dict[str, tuple[int, str]] = {
+    "bad_json": (400, "The body is not valid JSON"),
+    "body_required": (400, "A JSON body is required"),
+    "bad_header": (400, "A header is missing or malformed"),
+    "bad_cursor": (400, "The cursor is not one that this server gave out"),
+    "unauthorized": (401, "A valid token is required"),
+    "forbidden": (403, "The token may not do this"),
+    "foreign_origin": (403, "Requests from this origin are refused"),
+    "not_found": (404, "There is nothing here"),
+    "unknown_plan": (404, "There is no such plan"),
+    "unknown_task": (404, "There is no such task"),
+    "unknown_run": (404, "There is no such run"),
+    "method_not_allowed": (405, "This route does not answer to that method"),
+    "body_timeout": (408, "The body did not arrive in time"),
+    "ended": (409, "The run has already ended"),
+    "conflict": (409, "This is not possible in the present state"),
+    "body_too_large": (413, "The body is too large"),
+    "uri_too_long": (414, "The URL is too long"),
+    "bad_content_type": (415, "The body must say Content-Type: application/json"),
+    "foreign_host": (421, "This server does not answer for that host"),
+    "invalid": (422, "The request is not valid"),
+    "inputs_invalid": (422, "The inputs are not valid"),
+    "queue_full": (429, "The lane's queue is full"),
+    "headers_too_large": (431, "The headers are too large"),
+    "internal": (500, "An error in Aura"),
+    "plan_broken": (503, "The plan cannot be served at present"),
+    "shutting_down": (503, "The server is shutting down"),
+    "storage_unavailable": (503, "The storage does not accept writes at present"),
+    "too_many_streams": (503, "Too many streams are open"),
+    "too_many_connections": (503, "Too many connections are open"),
+    "bad_http_version": (505, "This server speaks HTTP/1.1 only"),
+}
+
+
+class RequestError(AuraError):
+    """A request that is refused.
+
+    ``code`` is a key of ``CODES`` and gives the HTTP status; ``errors`` lists every bad field at once; ``retry_after``
+    is in seconds; ``extra`` holds further members of the problem document (RFC 9457), such as ``state``.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        retry_after: float | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.status, self.title = CODES[code]
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.retry_after = retry_after
+        self.extra = extra or {}
+
+
+# -- outcomes of steps ------------------------------------------------------------------------------------------------
+
+
+class RunError(AuraError):
+    """A step that failed in a way that Aura itself names. ``type`` is what plans and clients see as ``error.type``."""
+
+    type: ClassVar[str] = "RunError"
+
+
+class EndRun(RunError):
+    """Raised by the action ``stop``: the run ends here, succeeded, with ``result``."""
+
+    type = "EndRun"
+
+    def __init__(self, result: Any = None) -> None:
+        super().__init__("the run was ended by a step")
+        self.result = result
+
+
+class StrayCancellation(RunError):
+    """A ``CancelledError`` that nobody of ours sent: the action cancelled itself, or something it awaited was."""
+
+    type = "stray_cancellation"
+
+
+class BadOutput(RunError):
+    """An action returned something that is not JSON, or too much of it."""
+
+    type = "bad_output"
+
+
+class ParamsInvalid(RunError):
+    """The rendered parameters do not fit the action's signature."""
+
+    type = "params_invalid"
+
+
+class ExpressionError(RunError):
+    """An expression that could not be evaluated; the message names the file and line."""
+
+    type = "expression_error"
+
+
+class ContextClosed(RunError):
+    """``ctx`` was used after its attempt had ended or was given up as stuck."""
+
+    type = "context_closed"
+
+
+class ActionFailed(RunError):
+    """What the action ``fail`` raises."""
+
+    type = "ActionFailed"
+
+
+class AssertionFailed(RunError):
+    """What the action ``assert`` raises."""
+
+    type = "AssertionFailed"
+
+
+class ShellFailed(RunError):
+    """A command of ``shell.run`` that could not be run, or ended with an exit code that is not ok."""
+
+    type = "ShellFailed"
+
+
+class ProcessNotEnded(RunError):
+    """A child process that is still there after KILL; it hangs in the kernel."""
+
+    type = "process_not_ended"
+
+
+# -- the storage's ----------------------------------------------------------------------------------------------------
+
+
+class StoreError(AuraError):
+    """The storage cannot go on. ``exit_code`` is what the process ends with."""
+
+    exit_code: ClassVar[int] = ExitCode.IO
+
+
+class Lost(StoreError):
+    """A compare-and-set found another state than the one it was to change; its unit was rolled back alone."""
+
+
+class StoreClosed(StoreError):
+    """A unit was handed over after the store's intake had been closed."""
+
+
+class StoreReadOnly(StoreError):
+    """The disk is full: the store takes no new work until there is room again."""
+
+
+class StoreIOError(StoreError):
+    """The disk failed; what was being written is of unknown fate and nobody is told otherwise."""
+
+
+class StoreCorrupt(StoreError):
+    """The database is damaged. Nothing is started on it, and it is never replaced by an empty one."""
+
+    exit_code = ExitCode.CORRUPT
+
+
+class StoreNewer(StoreError):
+    """The database was written by a newer Aura; it is left untouched."""
+
+    exit_code = ExitCode.NEWER_DATA
+
+
+class StoreInUse(StoreError):
+    """Another process owns the data folder."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class StoreCannotCreate(StoreError):
+    """The data folder or a file in it cannot be made."""
+
+    exit_code = ExitCode.CANNOT_CREATE
+
+
+# -- a client's -------------------------------------------------------------------------------------------------------
+
+
+class ClientError(AuraError):
+    """What a client of a server meets. ``exit_code`` is what a command ends with."""
+
+    exit_code: int = ExitCode.UNAVAILABLE
+
+
+class Unreachable(ClientError):
+    """No server answers at that address, or it stopped answering."""
+
+
+class NotPermitted(ClientError):
+    """The token's file is there and cannot be read."""
+
+    exit_code = ExitCode.NOT_PERMITTED
+
+
+class UnknownRun(ClientError):
+    """A run's id, as a user shortened it, fits no run or more than one."""
+
+    exit_code = ExitCode.USAGE
+
+
+_EXIT_OF_STATUS = {
+    401: ExitCode.NOT_PERMITTED,
+    403: ExitCode.NOT_PERMITTED,
+    409: ExitCode.REFUSED,
+    429: ExitCode.REFUSED,
+    503: ExitCode.REFUSED,
+}
+
+
+class Refused(ClientError):
+    """The server's answer was a problem document (RFC 9457), or no answer of Aura's at all (code ``unknown``).
+
+    ``errors`` lists every bad field; ``extra`` holds the document's further members, such as ``state``.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        errors: Sequence[FieldError] = (),
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.extra = extra or {}
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]  # of a class it is a constant, of a refusal it depends
+        """77 for a bad token, 75 for what may succeed later, 64 for what will not, 70 for the server's own errors."""
+        if self.code == "ended":
+            return ExitCode.FAILED
+        fallback = ExitCode.INTERNAL if self.status >= 500 else ExitCode.USAGE
+        return _EXIT_OF_STATUS.get(self.status, fallback)

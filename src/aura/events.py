@@ -1,0 +1,203 @@
+"""Events and log lines as plain records: Aura's own event names, the public shapes, and how one becomes an SSE frame.
+
+Both kinds share one sequence of ids (``boot << 40 | n``), so that a stream that mixes them can be resumed by one
+number. Nothing is published here: ``journal`` holds the records and hands them to readers; ``records`` stores them.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import msgspec
+
+from aura.clock import rfc3339
+from aura.lifecycle import FINAL, STEP_FINAL, RunState, StepState
+
+#: First parts of names that belong to Aura: no plan may emit them, and no wildcard in the first part matches them.
+RESERVED = frozenset(
+    {"run", "step", "plan", "schedule", "interrupt", "engine", "state", "approval", "file", "webhook", "poll", "aura"}
+)
+#: final state of a run → the event that says so. After it nothing more comes from that run.
+RUN_ENDED: Mapping[RunState, str] = {state: f"run.{state}" for state in RunState if state in FINAL}
+#: final state of a step → the event that says so.
+STEP_ENDED: Mapping[StepState, str] = {state: f"step.{state}" for state in StepState if state in STEP_FINAL}
+#: The events after which the stream of a run ends.
+RUN_ENDS = frozenset(RUN_ENDED.values())
+#: Every event that Aura itself may stage.
+NAMES = frozenset(
+    {"run.accepted", "run.started", "step.started", "step.retrying", "plan.reloaded", "plan.broken"}
+    | {"engine.started", "engine.stopping", "engine.stopped", "engine.degraded"}
+    | {*RUN_ENDED.values(), *STEP_ENDED.values()}
+)
+
+LEVELS: Mapping[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+LEVEL_NAMES: Mapping[int, str] = {number: name for name, number in LEVELS.items()}
+#: The longest message of a log line, in bytes of UTF-8.
+MAX_LINE = 64 * 1024
+MAX_FIELD_DEPTH = 8
+MAX_FIELD_ITEMS = 256
+#: How far a boot number is shifted in an id.
+BOOT_SHIFT = 40
+#: Most bytes of an entry that are not its text: the object, its frame's names and times.
+_OVERHEAD = 512
+
+#: An entry is staged until the commit of its unit is known; then it is shown, or dropped and never seen by anyone.
+STAGED, SHOWN, DROPPED = 0, 1, 2
+
+
+class _Held(msgspec.Struct, eq=False, kw_only=True):
+    """What the journal needs beside the record itself. ``size`` is an upper estimate in bytes, frame included."""
+
+    state: int = SHOWN
+    size: int = _OVERHEAD
+    kept_frame: bytes | None = None
+
+
+class Entry(_Held, eq=False):
+    """One record of the journal. ``time`` is in Unix seconds."""
+
+    kind: ClassVar[str] = ""
+    id: int
+    time: float
+    cid: str | None
+    plan_name: str | None
+    task_name: str | None
+    step: str | None
+
+    def record(self) -> dict[str, Any]:
+        """The public JSON shape; ``id`` is decimal text there, since JSON readers lose digits of large numbers."""
+        raise NotImplementedError
+
+    @property
+    def frame(self) -> bytes:
+        """The record as one SSE frame, encoded at first need and then kept."""
+        if self.kept_frame is None:
+            self.kept_frame = b"id: %d\ndata: %b\n\n" % (self.id, encode(self.record()))
+        return self.kept_frame
+
+
+class LogEntry(Entry, eq=False):
+    """One log line. ``level`` is one of ``LEVELS``' numbers; ``fields`` is plain JSON data."""
+
+    kind: ClassVar[str] = "log"
+    level: int
+    message: str
+    attempt: int | None
+    fields: dict[str, Any]
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "kind": "log",
+            "id": str(self.id),
+            "time": rfc3339(self.time),
+            "level": LEVEL_NAMES.get(self.level, "info"),
+            "message": self.message,
+            "plan_name": self.plan_name,
+            "task_name": self.task_name,
+            "cid": self.cid,
+            "step": self.step,
+            "attempt": self.attempt,
+            "fields": self.fields,
+        }
+
+
+class EventEntry(Entry, eq=False):
+    """One event. ``cause`` is the id of the event that led to it, ``root`` the first of that chain."""
+
+    kind: ClassVar[str] = "event"
+    name: str
+    payload: Any
+    cause: str | None
+    root: str | None
+    depth: int
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "kind": "event",
+            "id": str(self.id),
+            "name": self.name,
+            "time": rfc3339(self.time),
+            "payload": self.payload,
+            "plan_name": self.plan_name,
+            "task_name": self.task_name,
+            "cid": self.cid,
+            "step": self.step,
+            "cause": self.cause,
+            "root": self.root,
+            "depth": self.depth,
+        }
+
+    @property
+    def ends_run(self) -> bool:
+        """Say whether nothing more comes from this run."""
+        return self.name in RUN_ENDS
+
+
+def encode(record: Any) -> bytes:
+    """Encode a record as one line of JSON; text that is not Unicode and values that are not JSON become their like."""
+    try:
+        return _encoder.encode(record)
+    except (UnicodeEncodeError, TypeError, RecursionError, OverflowError):
+        return _encoder.encode(plain(record))
+
+
+def clean_text(text: str, limit: int = MAX_LINE) -> str:
+    """Give text that every sink can write: lone surrogates replaced, cut to ``limit`` bytes with a marker."""
+    if text.isascii() and len(text) <= limit:
+        return text
+    raw = text.encode("utf-8", "replace")
+    if len(raw) <= limit:
+        return raw.decode()
+    return f"{raw[:limit].decode('utf-8', 'ignore')} … {len(raw) - limit} bytes dropped"
+
+
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Give text that cannot steer a terminal: control characters, ESC and bidirectional marks become escapes."""
+    return _STEERING.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """Turn anything into JSON data of bounded depth and width; what is not JSON becomes its ``repr``."""
+    match value:
+        case None | bool():
+            return value
+        case int() if value.bit_length() <= 64:
+            return int(value)
+        case float() if math.isfinite(value):
+            return float(value)
+        case str():
+            return clean_text(str(value))
+        case Mapping() if depth < MAX_FIELD_DEPTH:
+            pairs = list(value.items())[:MAX_FIELD_ITEMS]
+            return {_text(key): plain(item, depth + 1) for key, item in pairs}
+        case list() | tuple() if depth < MAX_FIELD_DEPTH:
+            return [plain(item, depth + 1) for item in value[:MAX_FIELD_ITEMS]]
+    return _text(value)
+
+
+def size_of(value: Any) -> int:
+    """Estimate the bytes that plain data takes as JSON."""
+    match value:
+        case str():
+            return len(value) + 8
+        case dict():
+            return sum(len(key) + 8 + size_of(item) for key, item in value.items()) + 8
+        case list():
+            return sum(size_of(item) for item in value) + 8
+    return 16
+
+
+def _text(value: Any) -> str:
+    if type(value) is str:
+        return clean_text(value)
+    try:
+        return clean_text(value if isinstance(value, str) else repr(value), 4096)
+    except Exception as broken:
+        return f"<{type(value).__name__}, whose repr raised {type(broken).__name__}>"
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_text)

@@ -1,0 +1,162 @@
+"""Specifications of inputs in a task file, from their short words to JSON Schema (2020-12)."""
+
+from collections.abc import Callable
+from typing import Any
+
+from aura.fields import Fields, Path, Reader, kind_of
+from aura.inputs import Check, Schema
+from aura.patterns import compile_pattern
+from aura.plan import Input
+from aura.sandbox import near
+
+TYPES = ("string", "integer", "number", "boolean", "array", "object")
+
+_OF_TYPE: dict[str, tuple[str, ...]] = {
+    "string": ("min_length", "max_length", "pattern"),
+    "array": ("min_length", "max_length", "items"),
+    "object": ("properties",),
+    "integer": ("minimum", "maximum"),
+    "number": ("minimum", "maximum"),
+    "boolean": (),
+}
+_KEYS = ("type", "enum", "default", "description", *dict.fromkeys(key for keys in _OF_TYPE.values() for key in keys))
+
+
+def read_inputs(reader: Reader, path: Path, value: Any) -> dict[str, Input]:
+    """Read the ``inputs`` of a task file."""
+    mapping = reader.mapping(path, value, "inputs")
+    return {
+        name: _read_input(reader, at, name, spec) for at, name, spec in reader.identifiers(path, mapping, "an input")
+    }
+
+
+def _read_input(reader: Reader, path: Path, name: str, spec: Any) -> Input:
+    schema = _read_schema(reader, path, spec, (*_KEYS, "secret"))
+    given = spec if isinstance(spec, dict) else {}
+    secret = given.get("secret", False)
+    if not isinstance(secret, bool):
+        reader.problem((*path, "secret"), "secret: true or false is needed")
+    return Input(name, schema, "default" in given, given.get("default"), secret is True)
+
+
+def _read_schema(reader: Reader, path: Path, spec: Any, keys: tuple[str, ...] = _KEYS) -> dict[str, Any]:
+    if isinstance(spec, str):
+        spec = {"type": spec}
+    if not isinstance(spec, dict):
+        reader.problem(path, f"an input is a mapping or the name of a type, not {kind_of(spec)}")
+        return {}
+    fields = Fields(reader, path, spec, "an input", keys)
+    kind = fields.get("type")
+    if kind not in TYPES:
+        _report_type(reader, path, fields)
+        return {}
+    schema: dict[str, Any] = {"type": kind}
+    if "description" in fields:
+        schema["description"] = fields.text("description")
+    for key in _OF_TYPE[kind]:
+        if key in fields:
+            _READERS[key](fields, schema)
+    for key in fields.value:
+        if key in _KEYS[4:] and key not in _OF_TYPE[kind]:
+            reader.key_problem((*path, key), f"{key} means nothing for type {kind}")
+    return _read_values(fields, schema)
+
+
+def _report_type(reader: Reader, path: Path, fields: Fields) -> None:
+    kind = fields.get("type")
+    hint = near(kind, TYPES) if isinstance(kind, str) else ""
+    at = (*path, "type") if "type" in fields else path
+    reader.problem(at, f"an input needs a type: {', '.join(TYPES)}{hint}")
+
+
+def _read_values(fields: Fields, schema: dict[str, Any]) -> dict[str, Any]:
+    """Read ``enum`` and ``default``, whose values must fit the rest; a default of null lets null be given as well."""
+    if "enum" in fields:
+        enum = fields.get("enum")
+        if isinstance(enum, list) and enum:
+            for index, value in enumerate(enum):
+                _report_misfit(fields, ("enum", index), schema, value)
+            schema["enum"] = enum
+        else:
+            fields.wrong("enum", "a list of the allowed values is needed")
+    if "default" not in fields:
+        return schema
+    default = fields.get("default")
+    if default is None:
+        schema["type"] = [schema["type"], "null"]
+        if "enum" in schema:
+            schema["enum"] = [*schema["enum"], None]
+    else:
+        _report_misfit(fields, ("default",), schema, default)
+    if _has_expression(default):
+        fields.wrong("default", "a default is plain data; no {{ … }} is evaluated in it")
+    schema["default"] = default
+    return schema
+
+
+def _report_misfit(fields: Fields, key: Path, schema: Schema, value: Any) -> None:
+    check = Check()
+    check.value("", schema, value)
+    for error in check.errors:
+        fields.reader.problem((*fields.path, *key), f"{key[0]}: {error.path} {error.message}".replace(":  ", ": "))
+
+
+def _has_expression(value: Any) -> bool:
+    match value:
+        case str():
+            return "{{" in value
+        case list():
+            return any(map(_has_expression, value))
+        case dict():
+            return any(map(_has_expression, value.values()))
+    return False
+
+
+def _read_bound(key: str, name: str) -> Callable[[Fields, dict[str, Any]], None]:
+    def read(fields: Fields, schema: dict[str, Any]) -> None:
+        value = fields.get(key)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            schema[name] = value
+        else:
+            fields.wrong(key, f"a number is needed, not {kind_of(value)}")
+
+    return read
+
+
+def _read_length(key: str, of_text: str, of_array: str) -> Callable[[Fields, dict[str, Any]], None]:
+    def read(fields: Fields, schema: dict[str, Any]) -> None:
+        name = of_text if schema["type"] == "string" else of_array
+        schema[name] = fields.integer(key, 0, 0, 10_000_000)
+
+    return read
+
+
+def _read_pattern(fields: Fields, schema: dict[str, Any]) -> None:
+    try:
+        compile_pattern(fields.text("pattern"))
+        schema["pattern"] = fields.text("pattern")
+    except ValueError as error:
+        fields.wrong("pattern", str(error))
+
+
+def _read_items(fields: Fields, schema: dict[str, Any]) -> None:
+    schema["items"] = _read_schema(fields.reader, fields.at("items"), fields.get("items"))
+
+
+def _read_properties(fields: Fields, schema: dict[str, Any]) -> None:
+    path = fields.at("properties")
+    mapping = fields.reader.mapping(path, fields.get("properties"), "properties")
+    schema["properties"] = {key: _read_schema(fields.reader, (*path, key), spec) for key, spec in mapping.items()}
+    schema["required"] = [key for key, spec in schema["properties"].items() if "default" not in spec]
+    schema["additionalProperties"] = False
+
+
+_READERS: dict[str, Callable[[Fields, dict[str, Any]], None]] = {
+    "minimum": _read_bound("minimum", "minimum"),
+    "maximum": _read_bound("maximum", "maximum"),
+    "min_length": _read_length("min_length", "minLength", "minItems"),
+    "max_length": _read_length("max_length", "maxLength", "maxItems"),
+    "pattern": _read_pattern,
+    "items": _read_items,
+    "properties": _read_properties,
+}

@@ -1,0 +1,356 @@
+"""The journal: the newest log lines and events in one bounded ring, read by any number of readers at their own pace.
+
+Theory of operation. Every record passes ``Journal._admit`` once and gets the next id. The ring holds the newest
+``ring`` of them; a reader is a position in it and nothing else, so a reader that has stopped costs nothing and
+publishing never waits for anyone. Who falls behind the ring's tail is told so by one gap, and goes on.
+
+An event is *staged* when it is handed to the store, and shown to readers once its commit is known (``settle``): nobody
+is told what may still be undone. To keep the order of ids, what stands behind a staged entry waits with it. If the ring
+overflows in that time, the staged entry is evicted like any other and blocks nothing more; it stays hidden.
+
+A reader of one run gets a ring of that run's own, made with its first reader and gone with its last, so that nobody
+scans the big one. A reader's ``start`` divides the world: what is below that id is in the store (once ``flush`` has
+returned), what is at or above it comes from the reader. So a stream subscribes first, reads the store up to
+``start``, and goes on with the reader, with no record lost and none twice.
+
+A crash loses what is here; the store keeps all events, and all logs but those of the last second.
+
+Everything here is called on the event loop's thread only; ``logs`` brings lines of other threads over.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import anyio
+
+from aura.clock import Clock
+from aura.events import (
+    BOOT_SHIFT,
+    DROPPED,
+    LEVELS,
+    SHOWN,
+    STAGED,
+    Entry,
+    EventEntry,
+    LogEntry,
+    clean_text,
+    plain,
+    size_of,
+)
+
+Match = Callable[[Entry], bool]
+
+#: Entries that the ring of a single run holds.
+RUN_RING = 4096
+RUN_RING_BYTES = 8 * 1024 * 1024
+#: Most entries, and about the most bytes, of one batch: what one reader may keep in memory at a time.
+BATCH = 1000
+BATCH_BYTES = 1024 * 1024
+
+
+class Gap(NamedTuple):
+    """The ids of records that a reader missed: from the first one to the last one, both included."""
+
+    first: int
+    last: int
+
+
+class Batch(NamedTuple):
+    """What a reader takes at a time: first the gap, if there is one, then the entries that follow it."""
+
+    gap: Gap | None
+    entries: list[Entry]
+
+    def frames(self) -> bytes:
+        """All entries as one chunk of SSE frames."""
+        return b"".join([entry.kept_frame or entry.frame for entry in self.entries])
+
+
+class _Ring:
+    """A bounded window over an endless sequence: position ``n`` lives in slot ``n % size``.
+
+    Invariant: ``first <= visible <= next``; readers may see ``[first, visible)``, and the entry at ``visible`` is
+    staged or not there yet.
+    """
+
+    __slots__ = ("_bytes", "_max_bytes", "_size", "_slots", "_wake", "evicted", "first", "next", "readers", "visible")
+
+    def __init__(self, size: int, max_bytes: int, first: int = 0) -> None:
+        self._slots: list[Entry | None] = [None] * size
+        self._size = size
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._wake: anyio.Event | None = None
+        self.first = self.visible = self.next = first
+        self.evicted = 0
+        self.readers = 0
+
+    def append(self, entry: Entry) -> None:
+        if self.next - self.first == self._size:
+            self._evict()
+        self._slots[self.next % self._size] = entry
+        self.next += 1
+        self._bytes += entry.size
+        while self._bytes > self._max_bytes and self.next - self.first > 1:
+            self._evict()
+        if self.visible == self.next - 1 and entry.state != STAGED:
+            self.visible = self.next
+            if self._wake is not None:
+                self.wake()
+
+    def advance(self) -> None:
+        """Show what is no longer held back by a staged entry."""
+        before = self.visible
+        while self.visible < self.next and self.at(self.visible).state != STAGED:
+            self.visible += 1
+        if self.visible > before and self._wake is not None:
+            self.wake()
+
+    def _evict(self) -> None:
+        slot = self.first % self._size
+        oldest = self.at(self.first)
+        self._slots[slot] = None
+        self._bytes -= oldest.size
+        self.evicted = oldest.id
+        self.first += 1
+        if self.visible < self.first:
+            self.visible = self.first
+            self.advance()
+
+    def position_of(self, id: int) -> int:
+        """The position of the oldest entry whose id is at least ``id``, looked for from the newest backwards."""
+        position = self.next
+        while position > self.first and self.at(position - 1).id >= id:
+            position -= 1
+        return position
+
+    def at(self, position: int) -> Entry:
+        entry = self._slots[position % self._size]
+        assert entry is not None
+        return entry
+
+    def slice(self, start: int, stop: int) -> list[Any]:
+        """The entries of ``[start, stop)``, which must be inside the ring."""
+        low, high = start % self._size, stop % self._size
+        if start == stop:
+            return []
+        return self._slots[low:high] if low < high else self._slots[low:] + self._slots[:high]
+
+    def wake(self) -> None:
+        """Let every waiting reader look again. The event is replaced before it is tested again, so none is missed."""
+        woken, self._wake = self._wake, None
+        if woken is not None:
+            woken.set()
+
+    async def wait(self) -> None:
+        if self._wake is None:
+            self._wake = anyio.Event()
+        await self._wake.wait()
+
+
+class Reader:
+    """One reader's place in a ring. ``start`` is the id from which on it gives everything (see the module's text)."""
+
+    __slots__ = ("_close", "_last", "_match", "_position", "_ring", "closed", "start")
+
+    def __init__(
+        self, ring: _Ring, position: int, start: int, match: Match | None, close: Callable[[], None] | None = None
+    ) -> None:
+        self._ring = ring
+        self._position = position
+        self._last = start - 1
+        self._match = match
+        self._close = close
+        self.start = start
+        self.closed = False
+        ring.readers += 1
+
+    async def wait(self) -> None:
+        """Return once ``take`` has something to look at, or the reader is closed. **Cancellation**: loses nothing."""
+        while not self.closed and self._position >= self._ring.visible:
+            await self._ring.wait()
+
+    def take(self, limit: int = BATCH) -> Batch:
+        """Take what has come, without waiting. The batch may be empty: what came did not match, or was dropped."""
+        gap = self._skip_missed()
+        stop = min(self._ring.visible, self._position + limit)
+        entries = []
+        size = 0
+        for entry in self._ring.slice(self._position, stop):
+            if size > BATCH_BYTES:
+                break
+            self._position += 1
+            self._last = entry.id
+            if entry.state == SHOWN and (self._match is None or self._match(entry)):
+                entries.append(entry)
+                size += entry.size
+        return Batch(gap, entries)
+
+    def _skip_missed(self) -> Gap | None:
+        if self._position >= self._ring.first:
+            return None
+        gap = Gap(self._last + 1, self._ring.evicted)
+        self._position, self._last = self._ring.first, gap.last
+        return gap
+
+    def close(self) -> None:
+        """Give the place back and end a ``wait`` that is under way. Closing twice is harmless."""
+        if self.closed:
+            return
+        self.closed = True
+        self._ring.readers -= 1
+        self._ring.wake()
+        if self._close is not None:
+            self._close()
+
+
+class Journal:
+    """Takes every log line and event of one boot, in order, and shows them to readers."""
+
+    def __init__(self, boot: int, clock: Clock, ring: int = 10_000, ring_bytes: int = 32 * 1024 * 1024) -> None:
+        self._base = boot << BOOT_SHIFT
+        self._clock = clock
+        self._ring = _Ring(ring, ring_bytes, first=1)
+        self._runs: dict[str, _Ring] = {}
+        self._sinks: list[Callable[[LogEntry], None]] = []
+        self._flushes: list[Callable[[], Awaitable[None]]] = []
+
+    @property
+    def head(self) -> int:
+        """The id that the next record will get: an id from here on has not been given out."""
+        return self._base + self._ring.next
+
+    @property
+    def tail(self) -> int:
+        """The id of the oldest record that is still in the ring (``head`` if there is none)."""
+        return self._base + self._ring.first
+
+    @property
+    def readers(self) -> int:
+        """How many readers are open."""
+        return self._ring.readers + sum(ring.readers for ring in self._runs.values())
+
+    def add_sink(self, sink: Callable[[LogEntry], None]) -> None:
+        """Have ``sink`` called with every log line, in order, as it is published. It must not wait and not raise."""
+        self._sinks.append(sink)
+
+    def add_flush(self, flush: Callable[[], Awaitable[None]]) -> None:
+        """Have ``flush`` asked to bring to the store what it holds back, before somebody reads there."""
+        self._flushes.append(flush)
+
+    async def flush(self) -> None:
+        """Return once every log line published so far is in the store, or was dropped."""
+        for flush in self._flushes:
+            await flush()
+
+    # -- publishing ----------------------------------------------------------------------------------------------------
+
+    def stage(
+        self,
+        name: str,
+        *,
+        cid: str | None = None,
+        plan_name: str | None = None,
+        task_name: str | None = None,
+        step: str | None = None,
+        payload: Any = None,
+        root: str | None = None,
+        depth: int = 0,
+        cause: str | None = None,
+    ) -> EventEntry:
+        """Give an event its id and place while it is on its way to the store. ``settle`` must follow.
+
+        ``payload`` is plain JSON data that nobody changes any more.
+        """
+        entry = EventEntry(
+            self.head, self._clock.wall(), cid, plan_name, task_name, step, name, payload, cause, root, depth,
+            state=STAGED,
+        )  # fmt: skip
+        if payload is not None:
+            entry.size += 2 * size_of(payload)
+        self._admit(entry)
+        return entry
+
+    def settle(self, entries: Sequence[Entry], committed: bool) -> None:
+        """Show staged entries whose unit was committed, or drop them for good if it failed."""
+        for entry in entries:
+            entry.state = SHOWN if committed else DROPPED
+        self._ring.advance()
+        if self._runs:
+            for cid in {entry.cid for entry in entries}:
+                if cid in self._runs:
+                    self._runs[cid].advance()
+
+    def log(
+        self,
+        level: str,
+        message: str,
+        *,
+        cid: str | None = None,
+        plan_name: str | None = None,
+        task_name: str | None = None,
+        step: str | None = None,
+        attempt: int | None = None,
+        fields: Mapping[str, Any] | None = None,
+        at: float | None = None,
+    ) -> LogEntry:
+        """Publish one log line. ``at`` is when it was written, in Unix seconds, if that is not now."""
+        message = clean_text(message)
+        data: dict[str, Any] = plain(fields) if fields else {}
+        entry = LogEntry(
+            self.head, self._clock.wall() if at is None else at, cid, plan_name, task_name, step,
+            LEVELS.get(level, 20), message, attempt, data,
+        )  # fmt: skip
+        entry.size += 2 * len(message)
+        if data:
+            entry.size += 2 * size_of(data)
+        self._admit(entry)
+        for sink in self._sinks:
+            sink(entry)
+        return entry
+
+    def _admit(self, entry: Entry) -> None:
+        """The one place that every record passes before anybody can see it: what has to be hidden is hidden here."""
+        self._ring.append(entry)
+        if self._runs and entry.cid in self._runs:
+            self._runs[entry.cid].append(entry)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def subscribe(self, kinds: Collection[str], match: Match | None = None, after: int | None = None) -> Reader:
+        """Open a reader of records of these kinds (``log``, ``event``) for which ``match`` is true.
+
+        It begins behind the id ``after`` if the ring still has what follows it, else at the ring's oldest record;
+        without ``after`` at what comes next.
+        """
+        position = self._ring.visible
+        if after is not None and after < self.head:
+            position = max(after + 1 - self._base, self._ring.first)
+        return Reader(self._ring, position, self._base + position, _matcher(frozenset(kinds), match))
+
+    def watch_run(self, cid: str) -> Reader:
+        """Open a reader of all records of one run, from now on."""
+        boundary = self._ring.visible
+        ring = self._runs.get(cid) or self._new_run_ring(cid, boundary)
+        start = self._base + boundary
+        return Reader(ring, ring.position_of(start), start, None, lambda: self._forget_run(cid, ring))
+
+    def _new_run_ring(self, cid: str, boundary: int) -> _Ring:
+        """Begin with what nobody can read from the store yet: the few entries that are still held back."""
+        ring = self._runs[cid] = _Ring(RUN_RING, RUN_RING_BYTES)
+        for entry in self._ring.slice(boundary, self._ring.next):
+            if entry.cid == cid:
+                ring.append(entry)
+        return ring
+
+    def _forget_run(self, cid: str, ring: _Ring) -> None:
+        if not ring.readers and self._runs.get(cid) is ring:
+            del self._runs[cid]
+
+
+def _matcher(kinds: frozenset[str], match: Match | None) -> Match | None:
+    if {LogEntry.kind, EventEntry.kind} <= kinds:
+        return match
+    if match is None:
+        return lambda entry: entry.kind in kinds
+    return lambda entry: entry.kind in kinds and match(entry)

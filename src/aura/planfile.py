@@ -1,0 +1,76 @@
+"""``plan.yaml``: what a plan says about itself as a whole."""
+
+import zoneinfo
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from aura.fields import Fields, Reader, kind_of
+
+_KEYS = ("title", "description", "timezone", "vars", "secrets")
+_LATER = ("uses", "resources", "defaults", "reload")
+
+
+class PlanHead(msgspec.Struct, frozen=True):
+    """What ``plan.yaml`` says; all of it has a default. ``timezone`` is None where the file does not say one."""
+
+    title: str = ""
+    description: str = ""
+    timezone: str | None = None
+    vars: dict[str, Any] = {}
+    secrets: frozenset[str] = frozenset()
+
+
+def read_plan_head(reader: Reader) -> PlanHead:
+    """Read ``plan.yaml``; problems go to the reader."""
+    fields = Fields(reader, (), reader.document.value, "plan.yaml", _KEYS, _LATER)
+    return PlanHead(
+        title=fields.text("title"),
+        description=fields.text("description"),
+        timezone=_read_timezone(fields),
+        vars=_read_vars(fields),
+        secrets=_read_secrets(fields),
+    )
+
+
+def _read_timezone(fields: Fields) -> str | None:
+    if "timezone" not in fields:
+        return None
+    name = fields.text("timezone", "UTC")
+    if is_timezone(name):
+        return name
+    fields.wrong("timezone", f"there is no time zone {name!r}; an IANA name is needed, such as Europe/Berlin")
+    return None
+
+
+@lru_cache(maxsize=256)
+def is_timezone(name: str) -> bool:
+    """Say whether this is the name of a time zone that this machine knows."""
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True
+
+
+def _read_vars(fields: Fields) -> dict[str, Any]:
+    path = fields.at("vars")
+    given = fields.reader.mapping(path, fields.get("vars"), "vars") if "vars" in fields else {}
+    for at, name, value in fields.reader.identifiers(path, given, "a variable"):
+        if isinstance(value, str) and "{{" in value:
+            fields.reader.problem(at, f"{name}: a variable is plain data; no {{{{ … }}}} is evaluated in it")
+    return given
+
+
+def _read_secrets(fields: Fields) -> frozenset[str]:
+    names = fields.get("secrets") if "secrets" in fields else []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        fields.wrong("secrets", f"a list of names is needed, not {kind_of(names)}")
+        return frozenset()
+    path = fields.at("secrets")
+    for index, name in enumerate(names):
+        for _ in fields.reader.identifiers(path, {name: None}, "a secret"):
+            if name in names[:index]:
+                fields.reader.problem((*path, index), f"{name} is named twice")
+    return frozenset(names)

@@ -1,0 +1,175 @@
+"""What a run is on record: requests, causes, failures, and the shapes that doors show. Plain data, nothing runs here.
+
+The live, changing side of a run is ``graph.RunGraph`` (how far its steps are) and ``executor.LiveRun`` (who runs it).
+"""
+
+import traceback
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import msgspec
+import uuid_utils
+
+from aura.errors import RunError
+
+CauseKind = Literal["api", "cli", "schedule", "event", "webhook", "file", "poll", "task", "interrupt", "rerun"]
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """What asked for a run."""
+
+    kind: CauseKind = "api"
+    item: str | None = None
+    rule: str | None = None
+    event_id: str | None = None
+    cid: str | None = None
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A wish for a run, as it comes from outside. ``delay_s`` is in seconds."""
+
+    plan_name: str
+    task_name: str
+    inputs: dict[str, Any] = {}
+    priority: int | None = None
+    lane: str | None = None
+    delay_s: float = 0.0
+    labels: dict[str, str] = {}
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a step or a run failed, as plans and clients see it (``error``).
+
+    ``type`` is the exception's class name, or Aura's own word. ``file`` and ``line`` are of the innermost line of plan
+    code, if there is one. ``bases`` are the names that ``retry.errors`` may name; they and ``trace`` are not shown.
+    """
+
+    type: str
+    message: str
+    step: str | None = None
+    item: int | None = None
+    file: str | None = None
+    line: int | None = None
+    bases: tuple[str, ...] = ()
+    trace: str = ""
+
+    def shown(self) -> dict[str, Any]:
+        """The public form: ``{type, message, step, item, file, line}``."""
+        return {
+            "type": self.type,
+            "message": self.message,
+            "step": self.step,
+            "item": self.item,
+            "file": self.file,
+            "line": self.line,
+        }
+
+
+MAX_MESSAGE = 4096
+
+
+def failure_of(error: BaseException, step: str | None = None, plan_files: str | None = None) -> Failure:
+    """Make a record of an exception; of a group, of its first leaf, with the others counted.
+
+    ``plan_files`` is what the file names of the plan's own code begin with. An exception whose ``__str__`` raises is
+    recorded all the same.
+    """
+    leaves = list(leaves_of(error))
+    first = leaves[0]
+    message = _message_of(first)
+    if len(leaves) > 1:
+        message += f" (and {len(leaves) - 1} more errors)"
+    file, line = _innermost(first, plan_files)
+    kind = first.type if isinstance(first, RunError) else type(first).__name__
+    bases = tuple(base.__name__ for leaf in leaves for base in type(leaf).__mro__ if base is not object)
+    return Failure(kind, message, step, None, file, line, bases, _trace_of(error))
+
+
+def leaves_of(error: BaseException) -> Iterable[BaseException]:
+    """Flatten groups in groups to the errors that were really raised, in order."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves_of(inner)
+    else:
+        yield error
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        return str(error)[:MAX_MESSAGE]
+    except Exception as broken:
+        return f"<{type(error).__name__}, whose text cannot be had: {type(broken).__name__}>"
+
+
+def _trace_of(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))[-16 * MAX_MESSAGE :]
+    except Exception:
+        return "".join(traceback.format_tb(error.__traceback__))
+
+
+def _innermost(error: BaseException, plan_files: str | None) -> tuple[str | None, int | None]:
+    found: tuple[str | None, int | None] = (None, None)
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        name = frame.f_code.co_filename
+        if plan_files and name.startswith(plan_files):
+            found = (name, line)
+    return found
+
+
+class CidSource:
+    """Gives run ids: UUIDv7 (RFC 9562) as text, each greater than all before, whatever the clock does."""
+
+    def __init__(self, last: str | None = None) -> None:
+        self._last = uuid_utils.UUID(last).int if last else 0
+
+    def next(self) -> str:
+        self._last = max(uuid_utils.uuid7().int, self._last + 1)
+        return str(uuid_utils.UUID(int=self._last))
+
+
+class StepRecord(msgspec.Struct, frozen=True):
+    """One step of a run as doors show it. Times are Unix seconds, durations seconds."""
+
+    name: str
+    state: str
+    attempt: int = 0
+    started_at: float | None = None
+    finished_at: float | None = None
+    output: Any = None
+    error: Mapping[str, Any] | None = None
+    skipped_because: str | None = None
+
+
+class RunRecord(msgspec.Struct, frozen=True):
+    """One run as it stands in the store. Times are Unix seconds; ``seq`` counts acceptances, for ever."""
+
+    seq: int
+    cid: str
+    plan_name: str
+    task_name: str
+    generation: str | None
+    lane: str
+    priority: int
+    labels: Mapping[str, str]
+    state: str
+    stop: str | None
+    reason: str | None
+    stuck: bool
+    recovery: str
+    attempt: int
+    due: float
+    not_before: float | None
+    accepted_at: float
+    started_at: float | None
+    finished_at: float | None
+    active_s: float
+    cause: Mapping[str, Any]
+    parent_cid: str | None
+    root_cid: str
+    depth: int
+    boot: int
+    inputs: Mapping[str, Any] | None = None
+    result: Any = None
+    error: Mapping[str, Any] | None = None
+    cleanup_error: Mapping[str, Any] | None = None

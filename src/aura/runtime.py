@@ -1,0 +1,135 @@
+"""What every part of the work layer shares: the store, the journal, the clock, this boot's identity, the group of runs.
+
+``hand_over`` is the one way in which a change of a run gets to the store: its rows, at most one move, and the events
+that tell of it, in one unit. Readers see the events when the unit is committed, never before.
+"""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from anyio import CapacityLimiter
+from anyio.abc import TaskGroup
+
+from aura.clock import Clock
+from aura.config import Settings
+from aura.events import EventEntry
+from aura.generations import Generations
+from aura.journal import Journal
+from aura.lifecycle import RunState, check_move
+from aura.liverun import LiveRun
+from aura.logs import Logs
+from aura.records import Accepted, HistoryRow, change_run, encoded
+from aura.run import CidSource
+from aura.store import Store, Ticket
+
+#: How many ``def`` actions may be in worker threads at once; further ones wait for a thread.
+ACTION_THREADS = 64
+#: How many of the latest faults the status names.
+FAULTS_SHOWN = 10
+
+
+class Runtime:
+    """The shared ground of the work layer. ``runs`` is set by whoever opens the group (``server``)."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        clock: Clock,
+        store: Store,
+        journal: Journal,
+        logs: Logs,
+        generations: Generations,
+        boot: int,
+        store_id: str,
+        last_seq: int = 0,
+        last_cid: str | None = None,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.store = store
+        self.journal = journal
+        self.logs = logs
+        self.log = logs.logger_for()
+        self.generations = generations
+        self.boot = boot
+        self.boot_tag = f"{store_id}.{boot}"
+        self.workdirs: Path = settings.data / "work"
+        self.seq = last_seq
+        self.cids = CidSource(last_cid)
+        #: All runs in memory: those that have not ended, or whose end is not committed yet.
+        self.open: dict[str, LiveRun] = {}
+        #: Where run bodies live; no lane, handler or engine owns them, so that each of these can stop without them.
+        self.runs: TaskGroup
+        self.threads = CapacityLimiter(ACTION_THREADS)
+        self.faults: deque[str] = deque(maxlen=FAULTS_SHOWN)
+
+    def fault(self, what: str, error: BaseException) -> None:
+        """Record a broken rule or a lost write of Aura's own; it shows as ``degraded`` until the next start."""
+        self.faults.append(f"{what}: {error!r:.200}")
+        self.log.error(f"engine fault: {what}", exc_info=error)
+
+    def hand_over(self, run: LiveRun, to: RunState | None = None, after: Callable[[], object] | None = None) -> Ticket:
+        """Hand the store what has changed of a run, and at most one move to ``to``. Does not wait.
+
+        ``after`` runs once it is committed. ``to`` may be the state that the run is in: its other columns are written.
+        """
+        former = run.row
+        if to is not None:
+            if to is not former:
+                check_move(former, to)
+            run.row = to
+        entries = self._stage(run)
+        history = [history_row(run.seq, entry) for entry in entries]
+        columns = run.columns(self.boot) if to is not None else None
+        unit = change_run(run.seq, run.take_step_rows(), history, former.value, columns)
+        return self.store.put(
+            unit,
+            partial(self._committed, entries, after),
+            partial(self._lost, run, entries),
+        )
+
+    def _stage(self, run: LiveRun) -> Sequence[EventEntry]:
+        happened, run.happened = run.happened, []
+        return [self.stage_event(run, name, step, payload) for name, step, payload in happened]
+
+    def stage_event(self, run: LiveRun, name: str, step: str | None = None, payload: Any = None) -> EventEntry:
+        """Give an event of a run its id and its place on the streams; it must be settled after its commit."""
+        return self.journal.stage(
+            name,
+            cid=run.cid,
+            plan_name=run.plan_name,
+            task_name=run.task_name,
+            step=step,
+            payload=payload,
+            root=run.accepted.root_cid,
+            depth=run.accepted.depth,
+        )
+
+    def live_run(self, accepted: Accepted, inputs: Mapping[str, Any]) -> LiveRun:
+        """Make the live side of a run."""
+        return LiveRun(
+            accepted,
+            inputs,
+            boot_tag=self.boot_tag,
+            workdirs=self.workdirs,
+            logger_for=self.logs.logger_for,
+        )
+
+    def _committed(self, entries: Sequence[EventEntry], after: Callable[[], object] | None) -> None:
+        self.journal.settle(entries, True)
+        if after:
+            after()
+
+    def _lost(self, run: LiveRun, entries: Sequence[EventEntry], error: Exception) -> None:
+        self.journal.settle(entries, False)
+        if not run.refused:  # the start of a run whose acceptance failed loses its compare-and-set: no fault
+            self.fault(f"a change of run {run.cid} was not stored", error)
+
+
+def history_row(seq: int, entry: EventEntry) -> HistoryRow:
+    """An event of a run as the store keeps it."""
+    return (entry.id, seq, entry.name, entry.step, entry.time, encoded(entry.payload))

@@ -1,0 +1,147 @@
+"""The seal: the synchronous instant in which a run's outcome is decided and handed to the store.
+
+Theory of operation. The outcome comes from the graph, never from a scope: a run has finished if every step ended by
+itself and none was withheld because of a stop; otherwise it ends as its stop says. The stop's kind is read here, once,
+and there is no await between deciding and handing over; afterwards a stop answers ``ended``.
+
+Sealing cannot raise: from every state there is a move for every outcome that can be decided there
+(``tests/unit/test_seal.py`` goes through all of them). A run that reaches the seal with neither an outcome nor a stop
+is an engine fault and ``crashed``; it never stays without an end.
+
+Nobody is told of an outcome before it is committed; the place does not wait for that. What a crash does: the outcome
+rides in one unit with the last finish, so a boot finds both or neither.
+"""
+
+from collections.abc import Callable
+
+from aura.errors import InternalError
+from aura.graph import StepProgress
+from aura.lifecycle import FINAL, RunState, StepState, end_of_stop
+from aura.liverun import LiveRun, Phase
+from aura.run import failure_of
+from aura.runtime import Runtime
+
+P = StepState
+_CUT_OFF = frozenset({P.PENDING, P.RUNNING, P.RETRYING, P.WAITING, P.STOPPING})
+
+
+class Seal:
+    """Ends runs. ``release`` gives a run's place back, ``enter`` puts one that is to run again into its lane."""
+
+    def __init__(
+        self, runtime: Runtime, release: Callable[[LiveRun], object], enter: Callable[[LiveRun], object]
+    ) -> None:
+        self._runtime = runtime
+        self._release = release
+        self._enter = enter
+
+    def seal(self, run: LiveRun) -> None:
+        """Decide the outcome, hand it over, and give the place back. Does nothing to a run that is sealed already."""
+        if run.sealed:  # stuck at the server's end, so that its record came first; or its acceptance was undone
+            self._release(run)
+            return
+        outcome = decide(run)
+        self._stop_timers(run)
+        run.state = outcome
+        if outcome in FINAL:
+            self._end(run, outcome)
+        else:
+            self._come_back(run, outcome)
+        self._release(run)
+        if outcome is RunState.QUEUED:
+            self._enter(run)
+
+    def _stop_timers(self, run: LiveRun) -> None:
+        run.count_active(self._runtime.clock.monotonic())
+        run.active_since = None
+        for timer in (run.timer, *run.backoffs.values()):
+            if timer:
+                timer.cancel()
+        run.timer = None
+        run.backoffs.clear()
+
+    def _end(self, run: LiveRun, outcome: RunState) -> None:
+        run.sealed = True
+        now = self._runtime.clock.wall()
+        run.finished_at = now
+        if outcome is not RunState.SUCCEEDED:
+            run.result = None
+        for graph in run.graphs.values():
+            for progress in graph:
+                if progress.state in _CUT_OFF:
+                    _cancel_step(run, progress, now)
+        run.happened.append((f"run.{outcome.value}", None, _payload(run, outcome)))
+        self._runtime.hand_over(run, outcome, partial_end(self._runtime, run))
+
+    def _come_back(self, run: LiveRun, outcome: RunState) -> None:
+        """Make ready for the next start: what had begun and not ended is pending again."""
+        if outcome is RunState.QUEUED:
+            if run.row is RunState.QUEUED or not run.begun:  # nothing began: this start does not count
+                run.attempt = max(0, run.attempt - 1)
+            _forget_steps(run)
+        else:
+            for graph in run.graphs.values():
+                for progress in graph:
+                    if progress.state in _CUT_OFF:
+                        graph.give_back(progress)
+                        run.mark(progress)
+            run.happened.append(("run.preempted", None, {"reason": run.reason}))
+        run.stop = run.reason = run.ending = None
+        run.cleanup_deadline = float("inf")
+        if outcome is not run.row or run.dirty:
+            self._runtime.hand_over(run, outcome if outcome is not run.row else None)
+
+
+def partial_end(runtime: Runtime, run: LiveRun) -> Callable[[], None]:
+    """What follows the commit of an outcome: the run leaves the memory and whoever waits is told."""
+
+    def end() -> None:
+        runtime.open.pop(run.cid, None)
+        run.end()
+
+    return end
+
+
+def decide(run: LiveRun) -> RunState:
+    """The outcome of a run that does nothing any more. Sets ``reason`` and ``error`` where the outcome brings them."""
+    if run.fault is not None:
+        run.reason, run.error = "fault", failure_of(run.fault)
+        return RunState.CRASHED
+    if run.ending in (RunState.SUCCEEDED, RunState.FAILED):  # its graph ended; a stop that came later changes nothing
+        return run.ending
+    if run.stop is not None:
+        if run.stuck:
+            run.reason = "stuck"
+        begun = run.begun and run.row is not RunState.QUEUED
+        return end_of_stop(run.stop, run.recovery, stuck=run.stuck, begun=begun)
+    run.reason = "fault"
+    run.error = failure_of(InternalError("the run ended without an outcome"))
+    return RunState.CRASHED
+
+
+def _cancel_step(run: LiveRun, progress: StepProgress, now: float) -> None:
+    begun = progress.state is not P.PENDING
+    progress.finished_at = now
+    progress.state = P.CANCELLED  # not by the table: whatever it was, its run has ended
+    run.mark(progress, "step.cancelled" if begun else None)
+
+
+def _forget_steps(run: LiveRun) -> None:
+    """A run that is to start over keeps how often each step began, and nothing else."""
+    for graph in run.graphs.values():
+        for progress in graph:
+            if progress.starts or progress.state is not P.PENDING:
+                fresh = StepProgress(progress.step)
+                fresh.starts = progress.starts
+                run.mark(fresh)
+    run.generation = run.task = None  # it takes the plan's current generation when it starts again
+    run.graphs.clear()
+    run.progress.clear()
+    run.phase = Phase.MAIN
+    run.scope = None
+
+
+def _payload(run: LiveRun, outcome: RunState) -> dict[str, object] | None:
+    if outcome is RunState.SUCCEEDED:
+        return None
+    return {"reason": run.reason, "error": run.error.shown() if run.error else None}

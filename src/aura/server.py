@@ -1,0 +1,331 @@
+"""The whole server as one tree of scopes, and the sequence by which it stops.
+
+Theory of operation. The root group's body hears a host's cancel and turns it into a stop; everything below it stands in
+one shield and ends by the sequence alone, so that nothing is cancelled out of order:
+
+    store ─ runs ─ services (log writer, reaper) ─ engine ─ http, signals
+
+1. admission answers 503   2. the engine stops: runs get their stop, and the grace   3. logs are written
+4. streams and connections end   5. runs that hang get their record   6. the store's intake is closed and its end
+awaited, before the group ``runs`` is left (that group would wait for a hanging body for ever)   7. the lock goes back.
+
+All of it has one deadline, of which every wait inside is a part; a watchdog thread ends the process if the loop itself
+hangs. If runs still hang at the end, the process leaves hard, with an exit code that says so.
+"""
+
+import os
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import anyio
+from anyio import CancelScope, Event, create_task_group
+from anyio.abc import TaskGroup, TaskStatus
+
+import aura
+from aura.boot import in_one_transaction, settle_orphans
+from aura.builtin import shipped
+from aura.clock import Clock, SystemClock
+from aura.config import Settings
+from aura.engine import Engine
+from aura.errors import AuraError, ExitCode, StoreError
+from aura.events import LogEntry
+from aura.generations import Generations
+from aura.journal import Journal
+from aura.leftovers import become_subreaper, end_leftovers, reap_adopted
+from aura.logs import Console, Logs, LogWriter
+from aura.records import begin_boot, end_boot, insert_logs, last_accepted, log_row
+from aura.run import leaves_of
+from aura.runtime import Runtime
+from aura.snapshot import check_folder_safe
+from aura.store import Store, StoreBackend
+from aura.stores.folder import DataFolder
+from aura.stores.sqlite import SqliteBackend
+
+#: Seconds beyond the grace within which a stop is over, whatever hangs.
+STOP_SLACK = 1.8
+#: How long open connections may take to end, in seconds.
+CONNECTION_GRACE = 0.5
+#: How long the last log lines may take to be stored, in seconds.
+FLUSH_TIMEOUT = 0.5
+#: The grace that a second signal leaves, in seconds.
+HURRIED_GRACE = 0.2
+#: How often adopted children that have ended are looked for, in seconds.
+REAP_EVERY = 5.0
+#: How long a busy worker thread keeps the interpreter before it must offer it: commits stay quick beside one.
+SWITCH_INTERVAL = 0.0005
+
+
+class Server:
+    """One server, from its start to its end. ``serve`` runs it; ``request_stop`` ends it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        leave: Callable[[int], None] | None = None,
+        console: bool = False,
+        http: bool = True,
+        backend: StoreBackend | None = None,
+        generations: Generations | None = None,
+    ) -> None:
+        """``backend`` given: nothing is locked and the data folder holds workdirs alone."""
+        self.settings = settings
+        self._http = http
+        self._backend = backend
+        self._generations = generations or Generations(settings.plans, shipped(), settings.vars)
+        self._clock = clock or SystemClock()
+        self._leave = leave or leave_hard
+        self._console = console
+        self._stop_asked = Event()
+        self._ended = threading.Event()
+        self.engine: Engine
+        self.address = ""
+        #: What the process should end with: 0, or 70 if work had to be left behind.
+        self.exit_code = ExitCode.OK
+
+    def request_stop(self) -> None:
+        """Begin the stop sequence; a second call leaves less grace. Does not wait."""
+        if self._stop_asked.is_set():
+            self.engine.hurry(HURRIED_GRACE)
+        self._stop_asked.set()
+
+    async def serve(self, *, task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Run until ``request_stop`` or until the host cancels; ``started`` gives the address.
+
+        Raises:
+            StoreError, ConfigError: it could not start; nothing is left behind.
+        """
+        # root: the one child below; its body only waits, so that a host's cancel becomes a stop
+        async with create_task_group() as root:
+            task_status.started(await root.start(self._tree, name="server"))
+            try:
+                await self._stop_asked.wait()
+            finally:
+                self._stop_asked.set()
+
+    async def _tree(self, *, task_status: TaskStatus[str]) -> None:
+        # The shield keeps a host's cancel from ending children out of order. It cannot hang: the stop sequence bounds
+        # every wait in it, and the watchdog ends the process otherwise.
+        with CancelScope(shield=True):
+            try:
+                if self._backend is not None:
+                    await self._with_store(self._backend, task_status)
+                else:
+                    await self._with_folder(task_status)
+            finally:
+                self._ended.set()
+        if self.exit_code:
+            self._leave(self.exit_code)
+
+    async def _with_folder(self, task_status: TaskStatus[str]) -> None:
+        check_folder_safe(self.settings.plans)
+        folder = DataFolder.open(self.settings.data)
+        try:
+            await self._with_store(SqliteBackend(folder.database), task_status)
+        finally:
+            folder.release()
+
+    async def _with_store(self, backend: StoreBackend, task_status: TaskStatus[str]) -> None:
+        runtime = self._boot(backend)
+        # store: its flusher alone; ends when its intake is closed and all is written
+        async with create_task_group() as keeping:
+            keeping.start_soon(runtime.store.serve, name="store")
+            try:
+                await self._with_runs(runtime, backend, task_status)
+            finally:
+                runtime.store.put(end_boot(runtime.boot, self._clock.wall()))
+                runtime.store.close()
+
+    def _boot(self, backend: StoreBackend) -> Runtime:
+        """Count this start and make what everything else shares."""
+        clock = self._clock
+        store_id, boot = _count_boot(backend, clock)
+        journal = Journal(boot, clock, self.settings.logs.ring)
+        logs = Logs(journal, clock, self.settings.logs.level)
+        last_seq, last_cid = last_accepted(backend.execute)
+        store = Store(
+            backend,
+            on_fault=lambda error: runtime.fault("a change was not stored", error),
+            on_fatal=self._die,
+        )
+        runtime = Runtime(
+            settings=self.settings,
+            clock=clock,
+            store=store,
+            journal=journal,
+            logs=logs,
+            generations=self._generations,
+            boot=boot,
+            store_id=store_id,
+            last_seq=last_seq,
+            last_cid=last_cid,
+        )
+        return runtime
+
+    def _die(self, error: StoreError) -> None:
+        """The storage is lost: what is in memory can no longer be made true, so nothing more may be said of it."""
+        print(f"aura: {error}", file=sys.stderr)
+        self._leave(error.exit_code)
+
+    async def _with_runs(self, runtime: Runtime, backend: StoreBackend, task_status: TaskStatus[str]) -> None:
+        # runs: every run and every attempt beside it; each ends by its seal. The group is left last, when none hangs.
+        async with create_task_group() as runs:
+            runtime.runs = runs
+            writer = LogWriter(runtime.journal, lambda lines: _store_lines(runtime, lines))
+            runtime.journal.add_sink(writer.put)
+            engine = self.engine = Engine(runtime, writer.flush)
+            # services: log writer, console, reaper; cancelled below when everything that they serve has ended
+            async with create_task_group() as services:
+                services.start_soon(engine.supervise, "log writer", writer.serve, name="log writer")
+                await self._start_services(services, runtime)
+                await self._take_over(engine, backend)
+                with runtime.logs.capture_stdlib():
+                    await self._with_engine(engine, writer, task_status)
+                services.cancel_scope.cancel("the server has ended")
+            if self.exit_code:  # work hangs: its bodies stay in ``runs``, so the process leaves from here
+                await _close_store(runtime)
+                self._ended.set()
+                self._leave(self.exit_code)
+
+    async def _start_services(self, services: TaskGroup, runtime: Runtime) -> None:
+        if self._console:
+            console = Console()
+            runtime.journal.add_sink(console.put)
+            services.start_soon(console.serve, name="console")
+        if become_subreaper():
+            services.start_soon(_reap, name="reaper")
+
+    async def _take_over(self, engine: Engine, backend: StoreBackend) -> None:
+        """Settle what an older boot left: its processes, its runs. Then load the plans and take its queue."""
+        runtime = engine.runtime
+        for pid in await end_leftovers(runtime.boot_tag.rpartition(".")[0], runtime.boot):
+            runtime.log.warning(f"process {pid} of an older start was still there and has been ended")
+        queued = settle_orphans(backend.execute, runtime, self._clock)
+        await engine.reload()
+        engine.take_over(queued)
+
+    async def _with_engine(self, engine: Engine, writer: LogWriter, task_status: TaskStatus[str]) -> None:
+        # engine: its dispatcher and stops; they end by themselves once the engine has been stopped
+        async with create_task_group() as engine.children:
+            await engine.start()
+            # doors: the HTTP server; ends by its stop event, within its grace
+            async with create_task_group() as doors:
+                closing = Event()
+                if self._http:
+                    self.address = await self._open_http(doors, engine, closing)
+                engine.ready = True
+                task_status.started(self.address)
+                await self._stop_asked.wait()
+                self._start_watchdog()
+                engine.admission.closed = True
+                await engine.stop("cancel", self.settings.server.grace)
+                writer.close()
+                with anyio.move_on_after(FLUSH_TIMEOUT):
+                    await writer.flush()
+                closing.set()
+            if engine.record_stuck():
+                self.exit_code = ExitCode.INTERNAL
+        engine.dispatcher.close()
+
+    async def _open_http(self, doors: TaskGroup, engine: Engine, closing: Event) -> str:
+        # imported here: only a server with doors pays for them
+        from aura.web.app import create_app
+        from aura.web.auth import Auth
+        from aura.web.server import open_sockets, serve_http
+
+        sockets, address = open_sockets(self.settings)
+        auth = Auth.open(self.settings)
+        app = create_app(engine, auth, self.settings, closing)
+        serve = partial(serve_http, app, sockets, stop=closing, grace=CONNECTION_GRACE)
+        await doors.start(serve, name="http")
+        return address
+
+    def _start_watchdog(self) -> None:
+        """End the process if the stop takes longer than it may. A thread, since it is the loop that may hang."""
+        seconds = self.settings.server.grace + STOP_SLACK
+
+        def watch() -> None:
+            if not self._ended.wait(seconds):
+                print(f"aura: the server did not stop within {seconds:g} s and is left as it is", file=sys.stderr)
+                self._leave(ExitCode.INTERNAL)
+
+        threading.Thread(target=watch, name="aura stop watchdog", daemon=True).start()
+
+
+def leave_hard(code: int) -> None:
+    """End the process now, without waiting for anything in it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _count_boot(backend: StoreBackend, clock: Clock) -> tuple[str, int]:
+    counted: list[tuple[str, int]] = []
+
+    def count() -> None:
+        counted.append(begin_boot(backend.execute, clock.wall(), aura.__version__, lambda: uuid.uuid4().hex))
+
+    in_one_transaction(backend.execute, count)
+    return counted[0]
+
+
+async def _store_lines(runtime: Runtime, lines: Sequence[LogEntry]) -> None:
+    await runtime.store.put(insert_logs([log_row(line) for line in lines]), refusable=True).wait()
+
+
+async def _close_store(runtime: Runtime) -> None:
+    runtime.store.put(end_boot(runtime.boot, runtime.clock.wall()))
+    runtime.store.close()
+    await runtime.store.ended.wait()
+
+
+async def _reap() -> None:
+    """Let go of adopted children that have ended; ends with the group of services."""
+    while True:
+        await anyio.sleep(REAP_EVERY)
+        reap_adopted()
+
+
+async def _listen_for_signals(server: Server) -> None:
+    """Turn SIGINT and SIGTERM into a stop, a second one into a quicker one, a third into an end at once."""
+    count = 0
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            count += 1
+            if count > 2:
+                leave_hard(ExitCode.INTERNAL)
+            server.request_stop()
+
+
+async def _run(settings: Settings) -> int:
+    server = Server(settings, console=True)
+    # the server and the signals that stop it; the listener is cancelled when the server has ended
+    async with create_task_group() as group:
+        group.start_soon(_listen_for_signals, server, name="signals")
+        async with create_task_group() as serving:
+            address = await serving.start(server.serve, name="serve")
+            print(f"aura: ready on {address}", flush=True)
+        group.cancel_scope.cancel("the server has ended")
+    return server.exit_code
+
+
+def run_server(settings: Settings) -> int:
+    """Run a server in this process until a signal stops it, and give its exit code.
+
+    Raises:
+        ConfigError, StoreError: it could not start.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    os.umask(0o077)
+    try:
+        return anyio.run(_run, settings)
+    except BaseExceptionGroup as group:
+        for error in leaves_of(group):
+            if isinstance(error, AuraError):
+                raise error from None
+        raise

@@ -1,0 +1,243 @@
+"""Steps in a task file: their keys, their order, and the steps of handlers, which have the same grammar.
+
+``taskfile`` reads what stands around them.
+"""
+
+import graphlib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import msgspec
+
+from aura.expressions import Template
+from aura.fields import Fields, Path, Reader, kind_of
+from aura.lifecycle import StepState
+from aura.names import Names, after_each
+from aura.plan import Dependency, Retry, Step
+from aura.sandbox import near
+
+_KEYS = (
+    *("action", "params", "depends_on", "when", "outputs", "retry", "timeout"),
+    *("continue_on_failure", "idempotent"),
+)
+_LATER = ("loop", "preempt", "resources")
+_RETRY_KEYS = ("attempts", "delay")
+_RETRY_LATER = ("backoff", "max_delay", "jitter", "errors", "when")
+MAX_ATTEMPTS = 1000
+
+_SUCCEEDED = frozenset({StepState.SUCCEEDED})
+_ENDED = frozenset({StepState.SUCCEEDED, StepState.FAILED, StepState.SKIPPED, StepState.CANCELLED, StepState.TIMED_OUT})
+#: What ``depends_on`` may say → the states that are meant.
+_STATES: dict[str, frozenset[StepState]] = {
+    **{state.value: frozenset({state}) for state in _ENDED},
+    "failed": frozenset({StepState.FAILED, StepState.TIMED_OUT}),
+    "ended": _ENDED,
+}
+
+
+class ActionUse(msgspec.Struct, frozen=True):
+    """A step and where it stands, for the check of its action and parameters, which may come after an import."""
+
+    step: Step
+    reader: Reader
+    path: Path
+
+
+class Block(msgspec.Struct, frozen=True):
+    """The steps of a task or of one handler, not yet checked against each other's names.
+
+    ``paths`` has the path of each step in its document.
+    """
+
+    what: str
+    steps: Mapping[str, Step]
+    paths: Mapping[str, Path]
+
+
+def read_block(reader: Reader, path: Path, value: Any, what: str, qualify: Callable[[str], str]) -> Block:
+    """Read steps: a mapping is a graph, a list a sequence in which each waits for the one before.
+
+    ``qualify`` gives the full name of an action.
+    """
+    if isinstance(value, list):
+        entries = _sequence(reader, path, value)
+    else:
+        mapping = reader.mapping(path, value, what)
+        entries = [(at, name, step) for at, name, step in reader.identifiers(path, mapping, "a step")]
+    steps: dict[str, Step] = {}
+    paths: dict[str, Path] = {}
+    for index, (at, name, step) in enumerate(entries):
+        if name in steps:
+            reader.problem((*at, "name"), f"the step {name!r} is here a second time")
+            continue
+        before = entries[index - 1][1] if isinstance(value, list) and index else None
+        steps[name] = _read_step(reader, at, name, step, before, qualify)
+        paths[name] = at
+    return Block(what, _in_order(reader, steps, paths, what), paths)
+
+
+def _sequence(reader: Reader, path: Path, value: list[Any]) -> list[tuple[Path, str, Any]]:
+    entries = []
+    for index, step in enumerate(value):
+        at = (*path, index)
+        name = step.get("name") if isinstance(step, dict) else None
+        if not isinstance(name, str):
+            reader.problem(at, "an element of a list of steps is a mapping that begins with `name: …`")
+            continue
+        for _ in reader.identifiers((*at, "name"), {name: step}, "a step"):
+            entries.append((at, name, {key: part for key, part in step.items() if key != "name"}))
+    return entries
+
+
+def _read_step(
+    reader: Reader, path: Path, name: str, value: Any, before: str | None, qualify: Callable[[str], str]
+) -> Step:
+    fields = Fields(reader, path, value, f"step {name}", _KEYS, _LATER)
+    if name == "any":
+        reader.key_problem(path, "a step cannot be called any: depends_on uses that word")
+    if "action" not in fields and isinstance(value, dict):
+        reader.key_problem(path, f"step {name} says no action")
+    depends_on, any_of = _read_dependencies(fields, before)
+    return Step(
+        name=name,
+        action=qualify(fields.text("action")),
+        source=reader.source(path),
+        params=_read_templates(fields, "params"),
+        depends_on=depends_on,
+        any_of=any_of,
+        when=reader.condition(fields.at("when"), fields.get("when")) if "when" in fields else None,
+        outputs=_read_templates(fields, "outputs"),
+        retry=_read_retry(fields),
+        timeout=fields.duration("timeout", None),
+        continue_on_failure=fields.boolean("continue_on_failure"),
+        idempotent=fields.boolean("idempotent"),
+    )
+
+
+def _read_templates(fields: Fields, key: str) -> dict[str, Template]:
+    if key not in fields:
+        return {}
+    reader, path = fields.reader, fields.at(key)
+    mapping = reader.mapping(path, fields.get(key), key)
+    if key == "outputs":
+        list(reader.identifiers(path, mapping, "an output"))
+    return {name: reader.template((*path, name), value) for name, value in mapping.items()}
+
+
+def _read_retry(fields: Fields) -> Retry:
+    if "retry" not in fields:
+        return Retry()
+    retry = Fields(fields.reader, fields.at("retry"), fields.get("retry"), "retry", _RETRY_KEYS, _RETRY_LATER)
+    return Retry(retry.integer("attempts", 1, 1, MAX_ATTEMPTS), retry.duration("delay", 0.0, zero=True))
+
+
+# -- what comes before what -------------------------------------------------------------------------------------------
+
+
+def _read_dependencies(fields: Fields, before: str | None) -> tuple[tuple[Dependency, ...], bool]:
+    """Read ``depends_on``; without it a step of a sequence depends on the one before."""
+    if "depends_on" not in fields:
+        return ((Dependency(before, _SUCCEEDED),) if before else ()), False
+    path, value = fields.at("depends_on"), fields.get("depends_on")
+    match value:
+        case str():
+            return (Dependency(value, _SUCCEEDED),), False
+        case list():
+            return _read_names(fields.reader, path, value), False
+        case {"any": list(names), **others}:
+            if others:
+                fields.wrong("depends_on", "beside `any` nothing else can stand")
+            return _read_names(fields.reader, (*path, "any"), names), True
+        case dict() if "any" not in value:
+            return tuple(_read_states(fields.reader, (*path, key), key, item) for key, item in value.items()), False
+    fields.wrong("depends_on", "a step's name, a list of names, {any: [names]} or {name: states} is needed")
+    return (), False
+
+
+def _read_names(reader: Reader, path: Path, names: list[Any]) -> tuple[Dependency, ...]:
+    found = []
+    for index, name in enumerate(names):
+        if not isinstance(name, str):
+            reader.problem((*path, index), f"the name of a step is needed, not {kind_of(name)}")
+        elif name in names[:index]:
+            reader.problem((*path, index), f"{name} is named twice")
+        else:
+            found.append(Dependency(name, _SUCCEEDED))
+    return tuple(found)
+
+
+def _read_states(reader: Reader, path: Path, step: str, value: Any) -> Dependency:
+    states: frozenset[StepState] = frozenset()
+    for word in value if isinstance(value, list) and value else [value]:
+        if isinstance(word, str) and word in _STATES:
+            states |= _STATES[word]
+        else:
+            hint = near(word, _STATES) if isinstance(word, str) else ""
+            reader.problem(path, f"{', '.join(sorted(_STATES))} are the states to wait for, not {word!r}{hint}")
+    return Dependency(step, states or _ENDED)
+
+
+def _in_order(reader: Reader, steps: dict[str, Step], paths: Mapping[str, Path], what: str) -> dict[str, Step]:
+    """Give the steps so that each stands behind those that it depends on; among equals, in the file's order."""
+    sorter: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter()
+    for name, step in steps.items():
+        sorter.add(name, *_known_needs(reader, step, steps, paths[name], what))
+    try:
+        sorter.prepare()
+    except graphlib.CycleError as error:
+        circle: list[str] = error.args[1]
+        first = min(circle, key=list(steps).index)
+        start = circle.index(first)
+        around = [*circle[start:-1], *circle[:start], first]
+        reader.problem((*paths[first], "depends_on"), f"the steps wait for each other: {' → '.join(around[::-1])}")
+        return steps
+    rank = {name: number for number, name in enumerate(steps)}
+    ordered: dict[str, Step] = {}
+    while sorter.is_active():
+        ready = sorted(sorter.get_ready(), key=rank.__getitem__)
+        ordered.update((name, steps[name]) for name in ready)
+        sorter.done(*ready)
+    return ordered
+
+
+def _known_needs(reader: Reader, step: Step, steps: Collection[str], path: Path, what: str) -> list[str]:
+    needs = []
+    for dependency in step.depends_on:
+        if dependency.step in steps:
+            needs.append(dependency.step)
+        else:
+            hint = near(dependency.step, steps)
+            reader.problem((*path, "depends_on"), f"{what} has no step {dependency.step!r}{hint}")
+    return needs
+
+
+# -- names in expressions ---------------------------------------------------------------------------------------------
+
+
+def check_names(block: Block, names: Names, *, all_steps: bool = False, extra: Collection[str] = ()) -> None:
+    """Check the names that the expressions of a block use.
+
+    ``all_steps`` says that every step of the task may be named (in handlers); else only those that a step comes after.
+    ``extra`` are further root names, such as ``error``.
+    """
+    needs = {name: [d.step for d in step.depends_on if d.step in block.steps] for name, step in block.steps.items()}
+    after = {} if all_steps or not _is_ordered(needs) else after_each(needs)
+    for name, step in block.steps.items():
+        path, before = block.paths[name], after.get(name)
+        for key, value in step.params.items():
+            names.check((*path, "params", key), value, extra, before)
+        if step.when is not None:
+            names.check((*path, "when"), step.when, extra, before)
+        own = None if before is None else before | {name}
+        for key, value in step.outputs.items():
+            names.check((*path, "outputs", key), value, (*extra, "result"), own)
+
+
+def _is_ordered(needs: Mapping[str, Collection[str]]) -> bool:
+    """Say whether each step stands behind those that it needs; after a circle, which was reported, it does not."""
+    seen: set[str] = set()
+    for name, before in needs.items():
+        if not seen.issuperset(before):
+            return False
+        seen.add(name)
+    return True

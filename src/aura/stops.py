@@ -1,0 +1,126 @@
+"""Stopping a run: the only way to do it, whoever asks.
+
+Theory of operation. ``request_stop`` sets the kind in memory and delivers the edges in the same turn; nothing waits
+for a commit. A ``stopping`` row is written for a time-out and a cancel only: the boot table treats the other two as
+``running``. A second stop may raise the rank and bring the deadline nearer; it delivers no second edge. The kind is
+read once, at the seal; after it a stop answers ``ended``.
+
+``finally`` and the other handlers of a run that is ending are never cut by a stop; they have a time of their own, and
+a shutdown only brings its end nearer (``cleanup_left``).
+
+What a crash does: a stop that was told to somebody is a ``stopping`` row, and the boot table ends the run as it says.
+"""
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum, auto
+
+from aura.attempt import Attempt, EdgeCause
+from aura.lifecycle import PLACED, RunState, Stop, outranks
+from aura.liverun import LiveRun, Phase
+from aura.runtime import Runtime
+from aura.store import Ticket
+
+#: How long an attempt of a handler may still clean up after its time is over, in seconds.
+HANDLER_GRACE = 0.5
+
+
+class Answer(Enum):
+    """What a stop found."""
+
+    #: The run has its outcome; nothing was changed.
+    ENDED = auto()
+    #: It holds no place and a stop of this kind means nothing to it; nothing was changed.
+    IDLE = auto()
+    #: It is being stopped.
+    STOPPING = auto()
+    #: It was not running and has its outcome now.
+    STOPPED = auto()
+
+
+class Stops:
+    """Stops runs. ``seal`` ends a run that is not running, at once."""
+
+    def __init__(self, runtime: Runtime, seal: Callable[[LiveRun], object]) -> None:
+        self._runtime = runtime
+        self._seal = seal
+
+    def request_stop(
+        self, run: LiveRun, kind: Stop, reason: str | None = None, grace: float | None = None
+    ) -> tuple[Answer, Ticket | None]:
+        """Ask a run to stop; does not wait. ``grace`` is in seconds (default: its task's ``cleanup_timeout``).
+
+        The ticket is that of the ``stopping`` row, if one was handed over: whoever tells a client waits for it.
+        """
+        if run.sealed:
+            return Answer.ENDED, None
+        if run.state not in PLACED:
+            return self._stop_idle(run, kind, reason)
+        ticket = None
+        if outranks(kind, run.stop):
+            run.stop, run.reason = kind, reason
+            if kind >= Stop.TIMEOUT and run.row in PLACED:
+                ticket = self._runtime.hand_over(run, RunState.STOPPING)
+        run.state = RunState.STOPPING
+        self._deliver(run, kind, reason or kind.label, run.cleanup_timeout if grace is None else grace)
+        run.changed()
+        return Answer.STOPPING, ticket
+
+    def _stop_idle(self, run: LiveRun, kind: Stop, reason: str | None) -> tuple[Answer, Ticket | None]:
+        if kind < Stop.TIMEOUT:
+            return Answer.IDLE, None
+        run.stop, run.reason, run.entry = kind, reason, None
+        self._seal(run)
+        return Answer.STOPPED, None
+
+    def _deliver(self, run: LiveRun, kind: Stop, reason: str, grace: float) -> None:
+        """Give every live attempt its edge, or, in a handler that no stop cuts, a nearer end."""
+        if kind is Stop.SHUTDOWN:
+            end = asyncio.get_running_loop().time() + grace - HANDLER_GRACE
+            run.cleanup_deadline = min(run.cleanup_deadline, end)
+        for attempt in list(run.live.values()):
+            if withheld(run):
+                attempt.request_stop(EdgeCause.RUN, reason, grace)
+            elif kind is Stop.SHUTDOWN:
+                attempt.time_out_after(max(0.0, grace - HANDLER_GRACE))
+
+    def start_timeout(self, run: LiveRun) -> None:
+        """Begin to count active time against the run's own time-out; the timer is cancelled by the seal."""
+        run.active_since = self._runtime.clock.monotonic()
+        if run.timer:
+            run.timer.cancel()
+        if run.task and run.task.timeout is not None:
+            left = max(0.0, run.task.timeout - run.active_s)
+            reason = f"it ran longer than {run.task.timeout:g} s"
+            run.timer = asyncio.get_running_loop().call_later(left, self.request_stop, run, Stop.TIMEOUT, reason)
+
+    def start_queue_timeout(self, run: LiveRun, seconds: float) -> None:
+        """End a run that has not started ``seconds`` from now. The start or the seal cancels the timer."""
+        reason = f"it waited longer than {seconds:g} s for a place"
+        run.timer = asyncio.get_running_loop().call_later(seconds, self._queue_timeout, run, reason)
+
+    def _queue_timeout(self, run: LiveRun, reason: str) -> None:
+        if run.state is RunState.QUEUED:
+            self.request_stop(run, Stop.TIMEOUT, reason)
+
+    def give_up(self, run: LiveRun, attempt: Attempt) -> None:
+        """Mark a run as stuck: the grace of one of its attempts is over and its body is still there."""
+        run.stuck = True
+        where = attempt.hangs_at() or "an unknown place"
+        self._runtime.log.error(
+            f"run {run.cid} is stuck: step {attempt.step.name} did not end when told to; it hangs at {where}",
+            hangs_at=where,
+        )
+        if run.stop is None:  # a step's own time-out: nothing of a run that hangs may go on
+            self.request_stop(run, Stop.CANCEL, "stuck")
+        if run.row in PLACED:
+            self._runtime.hand_over(run, run.row)
+
+
+def withheld(run: LiveRun) -> bool:
+    """Whether nothing more of the run's present graph may start, and what runs of it is to stop."""
+    if run.sealed:
+        return True
+    if run.stop is None:
+        return False
+    return run.phase is Phase.MAIN or (run.phase is Phase.ON_FAILURE and run.ending is RunState.FAILED)

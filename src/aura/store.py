@@ -1,0 +1,303 @@
+"""The store's seam: units, tickets, and the one child that writes what has gathered in one commit.
+
+Theory of operation. A *unit* is a closure over a connection's ``execute`` and nothing else, so that it can run twice.
+``put`` hands one over without awaiting and gives a *ticket*; the flusher (``serve``) lets two turns of the event loop
+pass, takes what has gathered and commits all of it at once (group commit). Turns, never time: what this turn made
+ready joins, and nobody waits for a clock.
+
+A batch runs without savepoints. If one unit fails, the batch is rolled back and replayed with a savepoint each, so that
+the bad unit fails alone (``commit_batch``). After a commit each unit's synchronous side effect runs (``after``), in the
+order of handing over, and then whoever waits is woken.
+
+The ties. A waiter that is cancelled aborts nothing: its unit stays in its batch. A unit that failed and has neither a
+waiter nor a ``failed`` is a fault of the engine and is reported, never silence. When the storage cannot be written for
+now (full, locked by another process) the units that may be refused are refused, all others are kept and tried again:
+the bound acts on starts, never on outcomes.
+
+What a crash does: a commit is there as a whole or not at all, and nobody was told of one that is not. A disk that
+fails (EIO) or a damaged database resolves nobody and ends the process (``on_fatal``).
+"""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Protocol, TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from aura.errors import Lost, StoreClosed, StoreCorrupt, StoreError, StoreIOError, StoreReadOnly
+
+T = TypeVar("T")
+Execute = Callable[..., sqlite3.Cursor]
+Unit = Callable[[Execute], None]
+
+#: How many turns of the loop the flusher lets pass before it takes what has gathered.
+GATHER_TURNS = 2
+#: Seconds between two tries while the storage cannot be written.
+RETRY_EVERY = 0.5
+
+
+class Ticket:
+    """The promise that a unit will be written, or has failed.
+
+    Invariant: ``done`` is set once, by the flusher, after the commit; ``error`` is set before it or never.
+    """
+
+    __slots__ = ("_event", "after", "done", "error", "failed", "refusable", "unit")
+
+    def __init__(
+        self,
+        unit: Unit,
+        after: Callable[[], object] | None,
+        failed: Callable[[Exception], object] | None,
+        refusable: bool,
+    ) -> None:
+        self.unit = unit
+        self.after = after
+        self.failed = failed
+        self.refusable = refusable
+        self.done = False
+        self.error: Exception | None = None
+        self._event: anyio.Event | None = None
+
+    async def wait(self) -> None:
+        """Return once the unit is committed.
+
+        Raises:
+            Exception: what the unit raised; it was rolled back alone.
+
+        **Cancellation**: safe; the unit stays in its batch.
+        """
+        if not self.done:
+            self._event = self._event or anyio.Event()
+            await self._event.wait()
+        if self.error:
+            raise self.error
+
+    def resolve(self) -> Exception | None:
+        """Run the side effects and wake the waiters. Gives the error that nobody took, if there is one."""
+        self.done = True
+        unheard: Exception | None = None
+        try:
+            if self.error is None:
+                if self.after:
+                    self.after()
+            elif self.failed:
+                self.failed(self.error)
+            elif self._event is None:
+                unheard = self.error
+        except Exception as error:
+            unheard = error
+        if self._event:
+            self._event.set()
+        return unheard
+
+
+class Backend(Protocol):
+    """A place where units are kept: ``stores.sqlite`` on a disk, ``stores.memory`` for tests."""
+
+    async def commit(self, batch: Sequence[Ticket]) -> None:
+        """Commit all units that do not fail by themselves; put each failure on its ticket.
+
+        Raises:
+            StoreReadOnly: nothing was written, for now. Any other ``StoreError``: the storage is lost.
+        """
+        ...
+
+    async def read(self, query: Callable[[Execute], T]) -> T:
+        """Run a query that writes nothing, on a connection that is not the writing one."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class StoreBackend(Backend, Protocol):
+    """A backend with its writing connection, for what happens before the flusher runs (the boot)."""
+
+    @property
+    def execute(self) -> Execute: ...
+
+
+class Store:
+    """Gathers units and writes them through a backend. Used from the loop's thread only."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        on_fault: Callable[[Exception], object],
+        on_fatal: Callable[[StoreError], object],
+    ) -> None:
+        self._backend = backend
+        self._on_fault = on_fault
+        self._on_fatal = on_fatal
+        self._pending: list[Ticket] = []
+        self._wake = anyio.Event()
+        self._closed = False
+        self._lost = False
+        self.ended = anyio.Event()
+        self.commits = 0
+        #: Why nothing can be written at present; None while all is well.
+        self.unavailable: StoreError | None = None
+
+    def put(
+        self,
+        unit: Unit,
+        after: Callable[[], object] | None = None,
+        failed: Callable[[Exception], object] | None = None,
+        *,
+        refusable: bool = False,
+    ) -> Ticket:
+        """Hand over a unit. It is written with the next batch, in the order of handing over.
+
+        ``after`` runs once it is committed, before any waiter; ``failed`` if it was rolled back. ``refusable`` units
+        fail while the storage cannot be written; all others wait until it can.
+        """
+        ticket = Ticket(unit, after, failed, refusable)
+        if self._closed:
+            ticket.error = StoreClosed("the store's intake is closed")
+            ticket.resolve()
+            return ticket
+        self._pending.append(ticket)
+        self._wake.set()
+        return ticket
+
+    @property
+    def pending(self) -> int:
+        """How many units wait to be written."""
+        return len(self._pending)
+
+    async def read(self, query: Callable[[Execute], T]) -> T:
+        """Run a query that writes nothing and give its result. It sees what is committed."""
+        return await self._backend.read(query)
+
+    async def written(self) -> None:
+        """Return once everything that has been handed over so far is committed."""
+        await self.put(_nothing).wait()
+
+    async def serve(self) -> None:
+        """Write batches until the intake is closed and nothing is pending.
+
+        The shield cannot hang: it ends by ``close``, each commit is bounded by SQLite's own busy time-out, and the
+        server's watchdog ends the process if the disk itself hangs. It is there so that no stop loses what was decided.
+        """
+        with anyio.CancelScope(shield=True):
+            while not self._lost and (self._pending or not self._closed):
+                if self._pending:
+                    await self._write_batch()
+                else:
+                    self._wake = anyio.Event()
+                    await self._wake.wait()
+            self._backend.close()
+            self.ended.set()
+
+    def close(self) -> None:
+        """End the intake; ``serve`` writes what is pending and returns (``ended``)."""
+        self._closed = True
+        self._wake.set()
+
+    async def _write_batch(self) -> None:
+        for _ in range(GATHER_TURNS):
+            await checkpoint()
+        batch, self._pending = self._pending, []
+        try:
+            await self._backend.commit(batch)
+        except StoreReadOnly as error:
+            await self._hold_back(batch, error)
+        except StoreError as error:
+            self._lost = True
+            self._on_fatal(error)
+        else:
+            self.unavailable = None
+            self.commits += 1
+            self._resolve(batch)
+
+    def _resolve(self, batch: Sequence[Ticket]) -> None:
+        for ticket in batch:
+            unheard = ticket.resolve()
+            if unheard is not None:
+                self._on_fault(unheard)
+
+    async def _hold_back(self, batch: list[Ticket], error: StoreReadOnly) -> None:
+        """Refuse what may be refused, keep the rest in its order, and wait a little."""
+        self.unavailable = error
+        refused = [t for t in batch if t.refusable]
+        for ticket in refused:
+            ticket.error = error
+        self._pending[:0] = [t for t in batch if not t.refusable]
+        self._resolve(refused)
+        if self._closed:  # the server is going: it cannot wait for a disk to get room again
+            self._lost = True
+            self._on_fatal(error)
+        await anyio.sleep(RETRY_EVERY)
+
+
+def _nothing(execute: Execute) -> None:
+    """The unit that changes nothing."""
+
+
+def commit_batch(execute: Execute, batch: Sequence[Ticket]) -> None:
+    """Run a batch in one transaction; a unit that fails by itself is rolled back alone and its error put on its ticket.
+
+    Raises:
+        StoreError: nothing of the batch was committed (see ``Backend.commit``).
+    """
+    try:
+        execute("BEGIN IMMEDIATE")
+        try:
+            for ticket in batch:
+                ticket.unit(execute)
+        except Exception as error:
+            _raise_if_lost(error)
+            execute("ROLLBACK")
+            execute("BEGIN IMMEDIATE")
+            _replay(execute, batch)
+        execute("COMMIT")
+    except sqlite3.Error as error:
+        _roll_back(execute)
+        _raise_if_lost(error)
+        raise StoreIOError(f"the database could not be written: {error}") from error
+
+
+def _replay(execute: Execute, batch: Sequence[Ticket]) -> None:
+    for ticket in batch:
+        execute("SAVEPOINT unit")
+        try:
+            ticket.unit(execute)
+        except Exception as error:
+            _raise_if_lost(error)
+            execute("ROLLBACK TO unit")
+            ticket.error = error
+        execute("RELEASE unit")
+
+
+def _roll_back(execute: Execute) -> None:
+    with suppress(sqlite3.Error):  # SQLite has already rolled back by itself, or the connection is beyond that
+        execute("ROLLBACK")
+
+
+_PRIMARY = 0xFF  # the low byte of an extended result code is the primary one (sqlite.org/rescode.html)
+
+
+def _raise_if_lost(error: Exception) -> None:
+    """Turn an error of the storage itself into a ``StoreError``; an error of one unit is let through.
+
+    Raises:
+        StoreError: full or locked (``StoreReadOnly``), damaged (``StoreCorrupt``), a failing disk (``StoreIOError``).
+    """
+    if isinstance(error, Lost) or not isinstance(error, sqlite3.Error):
+        return
+    match getattr(error, "sqlite_errorcode", 0) & _PRIMARY:
+        case sqlite3.SQLITE_FULL:
+            raise StoreReadOnly("the disk is full; make room, and Aura goes on by itself") from error
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            raise StoreReadOnly("another process holds a lock on the database; end it, and Aura goes on") from error
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN:
+            raise StoreReadOnly(f"the database cannot be written: {error}") from error
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            raise StoreCorrupt(f"the database is damaged: {error}") from error
+        case sqlite3.SQLITE_IOERR:
+            raise StoreIOError(f"the disk failed: {error}") from error
+        case _:
+            return

@@ -1,0 +1,44 @@
+"""The store in memory, for tests and for runs that nobody needs to find again.
+
+It is the same SQL on SQLite's ``:memory:``, so that both stores answer alike, CHECKs and trigger included. There is no
+thread and no disk: where a commit would wait, it lets one turn of the loop pass.
+"""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from anyio.lowlevel import checkpoint
+
+from aura.store import Execute, Ticket, commit_batch
+from aura.stores.sqlite import migrate
+
+T = TypeVar("T")
+
+
+class MemoryBackend:
+    """Keeps units in memory. ``execute`` outlives ``close``, so that a test may start a second server on it."""
+
+    def __init__(self, db: sqlite3.Connection | None = None) -> None:
+        self._db = db or sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        migrate(self._db)
+
+    @property
+    def execute(self) -> Execute:
+        return self._db.execute
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The database itself, to open it again after a stop or a simulated crash."""
+        return self._db
+
+    async def commit(self, batch: Sequence[Ticket]) -> None:
+        await checkpoint()
+        commit_batch(self._db.execute, batch)
+
+    async def read(self, query: Callable[[Execute], T]) -> T:
+        await checkpoint()
+        return query(self._db.execute)
+
+    def close(self) -> None:
+        """Leave the database as it is: whoever made it may open it again."""

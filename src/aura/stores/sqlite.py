@@ -1,0 +1,157 @@
+"""The store on a disk: one SQLite file in WAL mode with ``synchronous=FULL``, one writing connection.
+
+All commits run in a worker thread, one at a time (a limiter of one); queries run on connections of their own in other
+threads, and none of their transactions spans an await. Only the writer checkpoints.
+"""
+
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+from aura.errors import StoreCannotCreate, StoreCorrupt, StoreError, StoreNewer
+from aura.store import Execute, Ticket, commit_batch
+
+T = TypeVar("T")
+
+#: How long SQLite waits for a lock that another process holds, in seconds; then the store says it is unavailable.
+BUSY_TIMEOUT = 5.0
+#: Up to this size the whole database is checked at every start; above it only after an unclean end.
+CHECK_ALWAYS_BELOW = 64 * 1024 * 1024
+READERS = 2
+
+
+class SqliteBackend:
+    """Keeps units in a file. Opening it checks the file and brings its schema up to date."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the database.
+
+        Raises:
+            StoreCorrupt: it is damaged. StoreNewer: a newer Aura wrote it. StoreCannotCreate: it cannot be made.
+        """
+        self.path = path
+        self._db = _open_writer(path)
+        self._limiter = CapacityLimiter(1)
+        self._readers: list[sqlite3.Connection] = []
+        self._reader_limiter = CapacityLimiter(READERS)
+        self._closed = False
+
+    @property
+    def execute(self) -> Execute:
+        """The writing connection, for what happens before the flusher runs (the boot)."""
+        return self._db.execute
+
+    async def commit(self, batch: Sequence[Ticket]) -> None:
+        await to_thread.run_sync(commit_batch, self._db.execute, batch, limiter=self._limiter)
+
+    async def read(self, query: Callable[[Execute], T]) -> T:
+        return await to_thread.run_sync(self._read, query, limiter=self._reader_limiter)
+
+    def _read(self, query: Callable[[Execute], T]) -> T:
+        reader = self._readers.pop() if self._readers else _open_reader(self.path)
+        try:
+            return query(reader.execute)
+        finally:
+            if reader.in_transaction:
+                reader.rollback()
+            if self._closed:
+                reader.close()
+            else:
+                self._readers.append(reader)
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the file and close every connection."""
+        self._closed = True
+        while self._readers:
+            self._readers.pop().close()
+        with suppress(sqlite3.Error):  # the log stays and is replayed at the next start: nothing is lost by it
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.close()
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=BUSY_TIMEOUT)
+    db.execute("PRAGMA trusted_schema=OFF")
+    return db
+
+
+def _open_reader(path: Path) -> sqlite3.Connection:
+    db = _connect(path)
+    db.execute("PRAGMA query_only=ON")
+    return db
+
+
+def _open_writer(path: Path) -> sqlite3.Connection:
+    try:
+        _create_private(path)
+        db = _connect(path)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreCannotCreate(f"the database {path} cannot be opened: {error}") from error
+    try:
+        migrate(db)  # looks at the version first: what a newer Aura wrote is left untouched
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        _check(db, path)
+    except (StoreError, sqlite3.Error) as error:
+        db.close()
+        raise _as_store_error(error, path) from error
+    return db
+
+
+def _create_private(path: Path) -> None:
+    """Make the file readable by its owner alone, before SQLite would make it by the umask."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    os.fchmod(descriptor, 0o600)
+    os.close(descriptor)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def _as_store_error(error: Exception, path: Path) -> StoreError:
+    if isinstance(error, StoreError):
+        return error
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreCannotCreate(f"the database {path} is locked by another process: {error}; end it and start again")
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return StoreCannotCreate(f"the database {path} cannot be written: {error}")
+    return StoreCorrupt(_damaged(path, str(error)))
+
+
+def _damaged(path: Path, what: str) -> str:
+    return (
+        f"the database {path} is damaged ({what}); nothing was changed. Put a backup there, or keep the file and let "
+        f"`sqlite3 {path} .recover` save what it can"
+    )
+
+
+def _check(db: sqlite3.Connection, path: Path) -> None:
+    unclean = db.execute("SELECT ended_at IS NULL FROM boot ORDER BY number DESC LIMIT 1").fetchone()
+    if path.stat().st_size < CHECK_ALWAYS_BELOW or (unclean and unclean[0]):
+        found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise StoreCorrupt(_damaged(path, found))
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Bring the schema up to date: numbered files, each in one transaction with its number.
+
+    Raises:
+        StoreNewer: the database's number is higher than that of the newest file.
+    """
+    steps = sorted((f for f in resources.files("aura.stores").joinpath("schema").iterdir()), key=lambda f: f.name)
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(steps):
+        raise StoreNewer(
+            f"the data is of schema {version}, this Aura knows {len(steps)}; install the newer Aura again, "
+            "or use another data folder. Nothing was changed"
+        )
+    for number, step in enumerate(steps[version:], version + 1):
+        db.executescript(f"BEGIN IMMEDIATE; {step.read_text()}; PRAGMA user_version={number}; COMMIT;")

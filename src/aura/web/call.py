@@ -1,0 +1,158 @@
+"""A route, and the call that it hands to its endpoint: everything that came in, read and checked.
+
+Authorization hangs on the route object itself. A route that names no access cannot be made, and what no route serves
+asks for the token before it says that it is not there.
+"""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+from urllib.parse import parse_qs
+
+import anyio
+import msgspec
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from aura.config import Settings
+from aura.errors import FieldError, RequestError
+from aura.run import Cause
+from aura.web.auth import Access, Auth
+from aura.web.body import has_body, read_json
+from aura.web.facade import Engine
+from aura.web.query import Nothing
+from aura.web.sse import StreamLimit
+from aura.web.validate import convert, convert_text, invalid
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+#: Programs that name themselves so ask for a person at a terminal.
+CLI_AGENT = b"aura-cli"
+MAX_QUERY_FIELDS = 100
+
+
+class Door(msgspec.Struct, frozen=True):
+    """What all routes share. ``stopping`` is set when the server is going."""
+
+    engine: Engine
+    auth: Auth
+    settings: Settings
+    stopping: anyio.Event
+    streams: StreamLimit
+
+
+class Call:
+    """One request, for one endpoint. ``path`` holds the path's parameters, ``query`` the checked query string."""
+
+    def __init__(self, door: Door, route: "ApiRoute", scope: Scope, receive: Receive, send: Send) -> None:
+        self.door = door
+        self.engine = door.engine
+        self.path: dict[str, str] = scope["path_params"]
+        self.headers = dict(scope["headers"])
+        self.is_head = scope["method"] == "HEAD"
+        self.receive = receive
+        self.send = send
+        self._scope = scope
+        self._route = route
+        self._body: msgspec.Struct | None = None
+
+    def query(self, kind: type[S]) -> S:
+        """The query string as the struct that the route names.
+
+        Raises:
+            RequestError: ``invalid``.
+        """
+        assert kind is self._route.query
+        try:
+            text = self._scope["query_string"].decode("ascii")
+            given = parse_qs(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_QUERY_FIELDS)
+        except ValueError as error:
+            raise RequestError("invalid", f"the query string cannot be read: {error}") from None
+        if any("\0" in value for values in given.values() for value in values):
+            raise invalid([FieldError("", "contains the character NUL, which is nobody's name")])
+        return convert_text(given, kind)
+
+    async def body(self, kind: type[S]) -> S:
+        """The body as the struct that the route names; where it is optional and missing, the struct's defaults.
+
+        Raises:
+            RequestError: with the code that says what is wrong with it.
+        """
+        assert kind is self._route.body
+        if not self._route.body_required and not has_body(self.headers):
+            return kind()
+        return convert(await self.json(), kind)
+
+    async def json(self) -> Any:
+        """The body as plain JSON data."""
+        return await read_json(self._scope, self.receive, self.door.settings.server.body_limit)
+
+    @property
+    def cause(self) -> Cause:
+        """What a run that is asked for here has as its cause."""
+        return Cause("cli" if self.headers.get(b"user-agent", b"").startswith(CLI_AGENT) else "api")
+
+
+Endpoint = Callable[[Call], Awaitable[Response | None]]
+
+
+def json_response(data: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """An answer in JSON."""
+    return Response(msgspec.json.encode(data), status_code=status, headers=headers, media_type="application/json")
+
+
+class ApiRoute(Route):
+    """A path and method with its endpoint, the access it asks for, and the types of its query and body.
+
+    An endpoint that streams sends everything itself and returns None. ``allow`` are the methods that the path knows
+    over all its routes.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        endpoint: Endpoint,
+        access: Access,
+        *,
+        query: type[msgspec.Struct] = Nothing,
+        body: type[msgspec.Struct] | None = None,
+        body_required: bool = False,
+    ) -> None:
+        super().__init__(path, _Unused(), methods=[method], name=getattr(endpoint, "__name__", path))
+        self.call = endpoint
+        self.access = access
+        self.query = query
+        self.body = body
+        self.body_required = body_required
+        self.summary = inspect.getdoc(endpoint) or ""
+        self.allow: frozenset[str] = frozenset(self.methods or ())
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check the access, then the method, then call the endpoint and send its answer."""
+        door: Door = scope["aura.door"]
+        door.auth.check(scope["headers"], self.access)
+        if scope["method"] not in (self.methods or ()):
+            raise method_not_allowed(scope["method"], self.allow)
+        call = Call(door, self, scope, receive, send)
+        if self.query is Nothing:
+            call.query(Nothing)
+        response = await self.call(call)
+        if response is not None:
+            await response(scope, receive, send)
+
+
+class _Unused:
+    """Stands where Starlette wants an endpoint; ``ApiRoute.handle`` never gets there."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
+def method_not_allowed(method: str, allow: frozenset[str]) -> RequestError:
+    """The refusal of a method that a path does not know."""
+    known = sorted(allow)
+    return RequestError(
+        "method_not_allowed", f"{method} is not possible here; say {' or '.join(known)}", extra={"allow": known}
+    )

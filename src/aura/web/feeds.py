@@ -1,0 +1,184 @@
+"""The two streams that there are: the log lines of everyone, and all of one run from its start to its end.
+
+Both read what is past from the store and what is new from the journal, with no seam (``journal`` says why).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from aura.clock import rfc3339
+from aura.events import RUN_ENDED, Entry, EventEntry, LogEntry
+from aura.journal import Gap, Reader
+from aura.lifecycle import RunState
+from aura.run import RunRecord
+from aura.web.facade import Engine
+from aura.web.query import LogQuery
+from aura.web.sse import MAX_ID, Stream, end_event, event, gap_event
+
+#: Entries read from the store at a time.
+PAGE = 500
+
+
+class LogFeed:
+    """Log lines that fit a filter, from behind ``last_id`` (``Last-Event-ID``; None: from now on; -1: unknown)."""
+
+    def __init__(self, engine: Engine, wanted: LogQuery, last_id: int | None) -> None:
+        self._engine = engine
+        self._wanted = wanted
+        self._last_id = last_id
+        self.reader = self._subscribe(None if self._is_unknown else last_id)
+
+    @property
+    def _is_unknown(self) -> bool:
+        return self._last_id is not None and not 0 < self._last_id < self._engine.journal.head
+
+    def _subscribe(self, after: int | None) -> Reader:
+        return self._engine.journal.subscribe((LogEntry.kind,), self._wanted.fits, after)
+
+    async def run(self, stream: Stream) -> None:
+        if self._is_unknown:
+            await stream.write(gap_event(None, self.reader.start - 1))
+        elif self._last_id is not None:
+            await self._resume(stream, self._last_id)
+        while not stream.stopping:
+            batch = self.reader.take()
+            if batch.gap:
+                await stream.write(gap_event(batch.gap, batch.gap.last))
+            if batch.entries:
+                await stream.write(batch.frames())
+            else:
+                await stream.wait_news(self.reader)
+
+    async def _resume(self, stream: Stream, last_id: int) -> None:
+        """Write what the store has, again and again, until the reader stands right behind it."""
+        if self.reader.start > last_id + 1:
+            await self._tell_pruned(stream, last_id)
+        while self.reader.start > last_id + 1 and not stream.stopping:
+            await self._replay(stream, last_id, self.reader.start)
+            last_id = self.reader.start - 1
+            self.reader.close()
+            self.reader = self._subscribe(last_id)
+
+    async def _tell_pruned(self, stream: Stream, last_id: int) -> None:
+        """The record that the client had last is gone from the history, so others after it may be gone as well."""
+        found = await self._read(last_id - 1, 1)
+        if not found or found[0].id > last_id:
+            until = min(found[0].id, self.reader.start) if found else self.reader.start
+            await stream.write(gap_event(Gap(last_id + 1, until - 1), until - 1))
+
+    async def _read(self, after: int, limit: int, **conditions: Any) -> list[Entry]:
+        await self._engine.journal.flush()
+        return list(await self._engine.log_entries(after=after, limit=limit, **conditions))
+
+    async def _replay(self, stream: Stream, after: int, until: int) -> None:
+        while not stream.stopping:
+            past = await self._read(after, PAGE, until=until, **self._wanted.conditions())
+            if past:
+                await stream.write(frames(past))
+            if len(past) < PAGE:
+                return
+            after = past[-1].id
+
+
+class RunFeed:
+    """All of one run behind ``last_id`` (0: from its start), until its ``end``.
+
+    ``open`` makes one; it has read the first page of the store then.
+    """
+
+    def __init__(self, engine: Engine, record: RunRecord, reader: Reader, last_id: int) -> None:
+        self._engine = engine
+        self._record = record
+        self._last_id = last_id
+        self._first: Sequence[Entry] = ()
+        self.reader = reader
+
+    @classmethod
+    async def open(cls, engine: Engine, cid: str, last_id: int) -> "RunFeed | None":
+        """Make a feed; None if the client has seen the end of that run.
+
+        Raises:
+            RequestError: ``unknown_run``.
+        """
+        reader = engine.journal.watch_run(cid)  # before the run is looked at, so that no end is missed
+        try:
+            feed = cls(engine, (await engine.get_run(cid)).record, reader, last_id)
+            feed._first = await feed._read()
+        except BaseException:
+            reader.close()
+            raise
+        if feed._ended and last_id and not feed._first:
+            reader.close()
+            return None
+        return feed
+
+    @property
+    def _ended(self) -> bool:
+        return self._record.state in RUN_ENDED
+
+    async def _read(self) -> list[Entry]:
+        await self._engine.journal.flush()
+        return list(await self._engine.run_entries(self._record.cid, self._last_id, PAGE))
+
+    async def run(self, stream: Stream) -> None:
+        # A run that had ended when it was looked at is in the store whole, also what came after the reader was opened.
+        until = MAX_ID if self._ended else self.reader.start
+        if await self._replay(stream, self._first, until):
+            return
+        if self._ended and not stream.stopping:
+            await stream.write(self._end_without_event())
+            return
+        while not stream.stopping:
+            batch = self.reader.take()
+            if batch.gap and await self._replay(stream, await self._read(), batch.gap.last + 1):
+                return
+            if await self._write(stream, batch.entries):
+                return
+            if not batch.entries:
+                await stream.wait_news(self.reader)
+
+    async def _replay(self, stream: Stream, page: Sequence[Entry], until: int) -> bool:
+        """Write what the store has below ``until``, beginning with ``page``; say whether that was the end."""
+        while not stream.stopping:
+            past = [entry for entry in page if entry.id < until]
+            if await self._write(stream, past):
+                return True
+            if len(past) < PAGE:
+                return False
+            page = await self._read()
+        return False
+
+    async def _write(self, stream: Stream, entries: Sequence[Entry]) -> bool:
+        """Write entries up to the run's end, and say whether it was among them."""
+        new = [entry for entry in entries if entry.id > self._last_id]
+        end = next((entry for entry in new if isinstance(entry, EventEntry) and entry.ends_run), None)
+        shown = [entry for entry in new if end is None or entry.id < end.id]
+        data = frames(shown) + (end_event(end) if end else b"")
+        if data:
+            await stream.write(data)
+            self._last_id = new[-1].id
+        return end is not None
+
+    def _end_without_event(self) -> bytes:
+        """The end of a run whose events are no longer in the history."""
+        run = self._record
+        record = {
+            "kind": "event",
+            "id": str(self._last_id),
+            "name": RUN_ENDED[RunState(run.state)],
+            "time": rfc3339(run.finished_at or run.accepted_at),
+            "payload": None,
+            "plan_name": run.plan_name,
+            "task_name": run.task_name,
+            "cid": run.cid,
+            "step": None,
+            "cause": None,
+            "root": run.root_cid,
+            "depth": run.depth,
+        }
+        return event("end", self._last_id, record)
+
+
+def frames(entries: Sequence[Entry]) -> bytes:
+    """Join the frames of entries into one chunk."""
+    return b"".join([entry.frame for entry in entries])

@@ -1,0 +1,244 @@
+"""Listening sockets and the runner: connections as children of one call that always ends.
+
+The sockets are our own, so that the port is known before anything is served, and so that each has TCP_NODELAY (without
+it every answer waits 40 ms). The stop is bounded: no new connection, idle ones close, the others get the grace, then
+they are cancelled, and cut if even that does not end them.
+"""
+
+import asyncio
+import logging
+import os
+import resource
+import socket
+import ssl
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import anyio
+from anyio.abc import TaskStatus
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.utils import wrap_app
+from starlette.types import ASGIApp
+
+from aura.config import ServerSettings, Settings
+from aura.errors import ConfigError, ExitCode
+from aura.web.connection import Connection
+from aura.web.guard import MAX_HEADER_BYTES
+
+BACKLOG = 512
+#: Seconds without a request after which a connection is closed; also how long its first headers may take.
+KEEP_ALIVE = 5.0
+MAX_CONNECTIONS = 6000
+#: Open files that connections leave for the store, the plans and the processes of actions.
+RESERVED_FILES = 256
+#: Seconds that cancelled connections get before they are cut, and then to be gone.
+CANCEL_TIME = 0.25
+CUT_TIME = 0.25
+
+log = logging.getLogger(__name__)
+
+
+class Listener(NamedTuple):
+    """A bound socket; ``tls`` is None where it speaks in the clear."""
+
+    socket: socket.socket
+    tls: ssl.SSLContext | None = None
+
+
+def open_sockets(settings: Settings) -> tuple[list[Listener], str]:
+    """Bind where the settings say, and give the address as ``aura serve`` prints it.
+
+    Raises:
+        ConfigError: it cannot be bound; exit code 73.
+    """
+    server = settings.server
+    if server.uds is not None:
+        return [Listener(_bind_unix(server.uds))], f"unix:{server.uds}"
+    tls = _tls_context(server)
+    sockets = _bind_tcp(server.host, server.port)
+    port = sockets[0].getsockname()[1]
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    return [Listener(bound, tls) for bound in sockets], f"{'https' if tls else 'http'}://{host}:{port}"
+
+
+def _tls_context(server: ServerSettings) -> ssl.SSLContext | None:
+    if server.tls_cert is None or server.tls_key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(server.tls_cert, server.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"cannot use {server.tls_cert} with {server.tls_key}: {error}") from error
+    return context
+
+
+def _bind_tcp(host: str, port: int) -> list[socket.socket]:
+    """Bind every address of a host; a free port (0) is the same for all of them."""
+    bound: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            own = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+            bound.append(own)
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if family == socket.AF_INET6:
+                own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            own.bind((address[0], port or address[1], *address[2:]))
+            port = port or own.getsockname()[1]
+            own.setblocking(False)
+    except OSError as error:
+        for own in bound:
+            own.close()
+        raise _cannot_listen(f"{host}:{port}", error) from error
+    return bound
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    own = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    former = os.umask(0o177)  # the file is 0600 from its first moment
+    try:
+        _remove_stale(path)
+        own.bind(os.fspath(path))
+        own.setblocking(False)
+    except OSError as error:
+        own.close()
+        raise _cannot_listen(f"unix:{path}", error) from error
+    finally:
+        os.umask(former)
+    return own
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket that a server left which was killed; one that still answers stays."""
+    if not path.exists() or not stat.S_ISSOCK(path.lstat().st_mode):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        with suppress(ConnectionRefusedError):
+            probe.connect(os.fspath(path))
+            return
+    path.unlink()
+
+
+def _cannot_listen(where: str, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"cannot listen on {where}: {error.strerror}; is another server there? --port 0 takes a free port",
+        ExitCode.CANNOT_CREATE,
+    )
+
+
+def connection_limit() -> int:
+    """How many connections there may be, so that files are left for everything else."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(min(MAX_CONNECTIONS, soft - RESERVED_FILES), RESERVED_FILES // 4)
+
+
+async def serve_http(
+    app: ASGIApp,
+    listeners: Sequence[Listener],
+    *,
+    stop: anyio.Event,
+    grace: float,
+    limit: int | None = None,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until ``stop`` is set, then let connections end within ``grace`` seconds, and cut the rest.
+
+    **Cancellation**: the same end. It takes ``grace`` and half a second at most, and leaves no child.
+    """
+    doors = _Doors(app, limit or connection_limit())
+    paths = [sock.getsockname() for sock, _ in listeners if sock.family == socket.AF_UNIX]
+    servers = [await doors.listen(listener) for listener in listeners]
+    task_status.started()
+    try:
+        await stop.wait()
+    finally:
+        for server in servers:
+            server.close()  # without wait_closed: it waits for connections, which have their own end below
+        # The shield cannot hang: each of its waits has a bound.
+        with anyio.CancelScope(shield=True):
+            await doors.close(grace)
+        for listener in listeners:
+            listener.socket.close()
+        for path in paths:
+            with suppress(OSError):  # somebody was quicker, which is as good
+                os.unlink(path)
+
+
+class _Doors:
+    """The open connections: a child of the event loop each, cancelled by ``close`` at the latest."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = wrap_app(app, 0, "asgi")  # type: ignore[arg-type]  # two descriptions of the same protocol
+        self._limit = limit
+        self._config = _config()
+        self._context = WorkerContext(None)
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+    async def listen(self, listener: Listener) -> asyncio.Server:
+        serve = asyncio.start_unix_server if listener.socket.family == socket.AF_UNIX else asyncio.start_server
+        return await serve(self._connected, sock=listener.socket, ssl=listener.tls, backlog=BACKLOG)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        child = asyncio.current_task()
+        assert child is not None
+        if len(self._open) >= self._limit:
+            await _turn_away(writer)
+            return
+        self._open[child] = writer
+        try:
+            loop = asyncio.get_running_loop()
+            await Connection(self._app, loop, self._config, self._context, {}, reader, writer)
+        except asyncio.CancelledError:
+            return  # our own end of it; the loop's callback would complain of a cancelled child
+        except Exception:
+            log.exception("a connection failed")
+        finally:
+            del self._open[child]
+
+    async def close(self, grace: float) -> None:
+        """End all connections within ``grace`` and half a second."""
+        await self._context.terminated.set()  # idle ones close now, busy ones after their answer
+        await self._wait_all(grace)
+        for child in list(self._open):
+            child.cancel()
+        await self._wait_all(CANCEL_TIME)
+        for writer in list(self._open.values()):
+            writer.transport.abort()
+        await self._wait_all(CUT_TIME)
+        if self._open:
+            log.error("%d connections did not end", len(self._open))
+
+    async def _wait_all(self, seconds: float) -> None:
+        if self._open:
+            await asyncio.wait(list(self._open), timeout=seconds)
+
+
+async def _turn_away(writer: asyncio.StreamWriter) -> None:
+    """Tell a client that there are too many, without keeping it."""
+    writer.write(
+        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+    )
+    writer.close()
+
+
+def _config() -> Config:
+    config = Config()
+    config.alpn_protocols = ["http/1.1"]
+    config.include_server_header = False
+    config.keep_alive_timeout = KEEP_ALIVE
+    config.keep_alive_max_requests = 1_000_000
+    config.h11_max_incomplete_size = MAX_HEADER_BYTES
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")
+    return config

@@ -1,0 +1,164 @@
+"""Server-sent events: one stream, written by a plain loop with its own ``send``, each write bounded in time.
+
+A record is a frame with ``id:`` and ``data:`` and no ``event:``. Named events are only ``gap`` (records were missed;
+its id is the last missed one), ``end`` (the run's final record) and ``shutdown``. A comment every 15 s keeps
+connections alive and finds dead ones. A stream ends when its client goes, when a write takes too long, when the server
+stops, or, of a run, with its ``end``.
+
+No record is lost and none comes twice: a reader of the journal is opened first, then the store is read up to the id
+from which on that reader has everything, then the reader is followed.
+"""
+
+from contextlib import suppress
+from typing import Protocol
+
+import anyio
+import msgspec
+from starlette.responses import Response
+from starlette.types import Message, Receive, Send
+
+from aura.errors import RequestError
+from aura.events import EventEntry
+from aura.journal import Gap, Reader
+
+WRITE_TIMEOUT = 15.0
+HEARTBEAT = 15.0
+MAX_ID = 2**63
+#: The second one keeps a proxy from holding back what it gets.
+HEADERS = {"content-type": "text/event-stream; charset=utf-8", "x-accel-buffering": "no"}
+
+
+class StreamLimit:
+    """Counts the open streams of a server and refuses those that would be too many."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.open = 0
+
+    def take(self) -> None:
+        """Count one more; ``give_back`` must follow.
+
+        Raises:
+            RequestError: ``too_many_streams``.
+        """
+        if self.open >= self._limit:
+            raise RequestError("too_many_streams", f"{self._limit} streams are open; close some", retry_after=5)
+        self.open += 1
+
+    def give_back(self) -> None:
+        self.open -= 1
+
+
+class Gone(Exception):
+    """The client went away, or does not read: there is nobody to tell anything."""
+
+
+class Stream:
+    """The writing side of one stream. ``stopping`` is the server's stop event."""
+
+    def __init__(self, send: Send, stopping: anyio.Event) -> None:
+        self._send = send
+        self._stopping = stopping
+        self._last_write = anyio.current_time()
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping.is_set()
+
+    async def begin(self) -> None:
+        """Send the head of the answer; nothing may be refused any more after it."""
+        headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+        await self._write({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def write(self, data: bytes) -> None:
+        """Write frames.
+
+        Raises:
+            Gone: the client did not take them in ``WRITE_TIMEOUT`` seconds.
+        """
+        await self._write({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def finish(self) -> None:
+        await self._write({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _write(self, message: Message) -> None:
+        try:
+            with anyio.fail_after(WRITE_TIMEOUT):
+                await self._send(message)
+        except (TimeoutError, OSError) as error:
+            raise Gone from error
+        self._last_write = anyio.current_time()
+
+    async def wait_news(self, reader: Reader) -> None:
+        """Wait until the reader has something, or it is time for a heartbeat, which is then written."""
+        with anyio.move_on_at(self._last_write + HEARTBEAT):
+            await reader.wait()
+            return
+        await self.write(b":\n\n")
+
+
+def event(name: str, entry_id: int | None, data: object) -> bytes:
+    """Encode a named event; names come from this module alone."""
+    head = b"" if entry_id is None else b"id: %d\n" % entry_id
+    return b"%bevent: %b\ndata: %b\n\n" % (head, name.encode(), msgspec.json.encode(data))
+
+
+def gap_event(gap: Gap | None, last: int) -> bytes:
+    """Encode a gap. Of an unknown one (the client's last id was none of ours) only its end is known."""
+    first = None if gap is None else str(gap.first)
+    return event("gap", last, {"from": first, "to": str(last)})
+
+
+def end_event(entry: EventEntry) -> bytes:
+    """Encode the record that ends a run's stream."""
+    return b"event: end\n" + entry.frame
+
+
+def stream_head() -> Response:
+    """The answer to HEAD on a stream."""
+    return Response(headers=HEADERS)
+
+
+class Feed(Protocol):
+    """What a stream shows. ``reader`` may be replaced while it runs; who replaces one closes it."""
+
+    reader: Reader
+
+    async def run(self, stream: "Stream") -> None:
+        """Write everything, until the stream is over or ``stream.stopping``."""
+        ...
+
+
+async def serve_stream(feed: Feed, receive: Receive, send: Send, stopping: anyio.Event) -> None:
+    """Run a feed until it is over, its client has gone, or the server stops. **Cancellation**: ends it at once."""
+    stream = Stream(send, stopping)
+
+    async def watch_client() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        group.cancel_scope.cancel("the client has gone")
+
+    async def watch_server() -> None:
+        await stopping.wait()
+        feed.reader.close()
+
+    # In the group: the two watchers, and the feed in its body, at whose end, whatever it is, they are cancelled.
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch_client, name="sse client watcher")
+        group.start_soon(watch_server, name="sse stop watcher")
+        with suppress(Gone):
+            await stream.begin()
+            await feed.run(stream)
+            if stream.stopping:
+                await stream.write(event("shutdown", None, {}))
+            await stream.finish()
+        group.cancel_scope.cancel("the stream is over")
+
+
+def parse_last_id(text: str | None) -> int | None:
+    """Read ``Last-Event-ID``: None if there is none, -1 if it is none that we could have given."""
+    if text is None or text == "":
+        return None
+    if text.isascii() and text.isdigit() and len(text) <= 19 and int(text) < MAX_ID:
+        return int(text)
+    return -1

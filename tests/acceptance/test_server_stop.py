@@ -1,0 +1,199 @@
+"""How a real server ends: within its grace and two seconds, whatever is open, running or deaf; and what it leaves."""
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from tests.fakes.served import AURA, Served, environment, open_served, write_plans
+
+from aura.leftovers import look_at_all
+
+GRACE = 2.0
+#: Beside the grace a stop may take two seconds.
+LIMIT = GRACE + 2.0
+
+PLANS = {
+    "lab/tasks/deaf.yaml": """
+cleanup_timeout: 30s
+steps:
+  deaf: {action: shell.run, params: {shell: "trap '' TERM; echo listening; while true; do sleep 1; done"}}
+""",
+    "lab/tasks/blocked.yaml": "steps:\n  hang: {action: block}\n",
+    "lab/tasks/quick.yaml": "steps:\n  a: {action: log, params: {message: hello}}\n",
+    "lab/tasks/tidy.yaml": """
+steps:
+  wait: {action: sleep, params: {duration: 1h}}
+finally:
+  tidy: {action: file.write, params: {path: "{{ inputs.mark }}", content: "{{ run.state }} {{ run.reason }}"}}
+inputs: {mark: string}
+""",
+    "lab/tasks/slow.yaml": "cleanup_timeout: 30s\nsteps:\n  slow: {action: slow_to_clean}\n",
+    "lab/actions.py": """
+import time
+import anyio
+from aura import Context, action
+
+@action
+def block() -> None:
+    time.sleep(3600)
+
+@action
+async def slow_to_clean(ctx: Context) -> None:
+    try:
+        ctx.log.info("sleeping")
+        await anyio.sleep(3600)
+    finally:
+        await anyio.sleep(20)
+""",
+}
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    write_plans(tmp_path, PLANS)
+    (tmp_path / "aura.toml").write_text(f'[server]\ngrace = "{GRACE:g}s"\n')
+    with open_served(tmp_path) as made:
+        yield made
+
+
+def connect(served: Served, path: str, receive_buffer: int | None = None) -> socket.socket:
+    """Open a stream with a bare socket, and read its head."""
+    where = urlsplit(served.address)
+    assert where.hostname
+    assert where.port
+    reader = socket.socket()
+    if receive_buffer:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    reader.settimeout(10)
+    reader.connect((where.hostname, where.port))
+    token = (served.folder / "data" / "token").read_text().strip()
+    head = f"GET {path} HTTP/1.1\r\nHost: {where.netloc}\r\nAuthorization: Bearer {token}\r\n\r\n"
+    reader.sendall(head.encode())
+    assert reader.recv(12) == b"HTTP/1.1 200"
+    return reader
+
+
+def detach(served: Served, *argv: str) -> str:
+    done = served.aura("run", *argv, "--detach")
+    assert done.code == 0, done.err
+    return done.out.strip().strip('"')
+
+
+def wait_for_log(served: Served, text: str) -> None:
+    deadline = time.monotonic() + 20
+    while text not in served.aura("logs").out:
+        assert time.monotonic() < deadline, f"{text!r} never came"
+
+
+def ours(served: Served) -> list[str]:
+    """The names of living processes that this server's runs have started."""
+    with closing(sqlite3.connect(served.folder / "data" / "aura.db")) as db:
+        store_id = db.execute("SELECT value FROM meta WHERE key='store_id'").fetchone()[0]
+    return [seen.name for seen in look_at_all() if seen.marks.get("AURA_BOOT", "").startswith(store_id)]
+
+
+def timed_stop(served: Served, *signals: signal.Signals) -> tuple[int, float]:
+    begun = time.monotonic()
+    for number in signals:
+        served.process.send_signal(number)
+    return served.process.wait(30), time.monotonic() - begun
+
+
+def states(served: Served) -> dict[str, tuple[str, str | None]]:
+    with closing(sqlite3.connect(served.folder / "data" / "aura.db")) as db:
+        rows = db.execute("SELECT task_name, state, reason FROM run ORDER BY seq")
+        return {name: (state, reason) for name, state, reason in rows}
+
+
+def test_sigterm_with_readers_a_stuck_reader_and_a_deaf_child(served: Served) -> None:
+    with ExitStack() as readers:
+        for path in ("/api/logs/stream", "/api/logs/stream"):
+            readers.enter_context(closing(connect(served, path)))
+        readers.enter_context(closing(connect(served, "/api/logs/stream", receive_buffer=1024)))  # never reads again
+        detach(served, "lab/deaf")
+        wait_for_log(served, "listening")
+        code, took = timed_stop(served, signal.SIGTERM)
+    assert (code, ours(served)) == (0, [])
+    assert took < LIMIT
+    assert states(served) == {"deaf": ("cancelled", "shutdown")}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
+def test_cleanup_runs_when_the_server_is_told_to_stop(served: Served, tmp_path: Path, number: signal.Signals) -> None:
+    mark = tmp_path / "mark"
+    detach(served, "lab/tidy", "-i", f"mark={mark}")
+    while '"wait"' not in served.aura("show", "@last", "--json").out:
+        pass
+    code, took = timed_stop(served, number)
+    assert (code, mark.read_text()) == (0, "cancelled shutdown")
+    assert took < LIMIT
+
+
+def test_thread_that_hangs_is_left_behind_and_the_exit_code_says_so(served: Served) -> None:
+    detach(served, "lab/blocked")
+    while '"hang"' not in served.aura("show", "@last", "--json").out:
+        pass
+    code, took = timed_stop(served, signal.SIGTERM)
+    assert (code, states(served)) == (70, {"blocked": ("cancelled", "stuck")})
+    assert took < LIMIT
+    with open_served(served.folder) as again:  # the lock is free, the record is final
+        assert again.aura("status").code == 0
+
+
+@pytest.mark.parametrize(
+    ("signals", "quickest", "slowest"),
+    [([signal.SIGTERM], GRACE, LIMIT), ([signal.SIGTERM, signal.SIGINT], 0.0, GRACE - 0.5)],
+    ids=["one signal: all of the grace", "two: cut short"],
+)
+def test_cleanup_gets_the_grace_and_a_second_signal_cuts_it_short(
+    served: Served, signals: list[signal.Signals], quickest: float, slowest: float
+) -> None:
+    detach(served, "lab/slow")
+    wait_for_log(served, "sleeping")
+    code, took = timed_stop(served, *signals)
+    assert (code, states(served)) == (0, {"slow": ("cancelled", "shutdown")})
+    assert quickest <= took < slowest
+
+
+def test_idle_server_ends_at_once_and_leaves_only_its_files(served: Served) -> None:
+    served.aura("run", "lab/quick")
+    code, took = timed_stop(served, signal.SIGTERM)
+    assert code == 0
+    assert took < 1.5
+    left = {p.name for p in (served.folder / "data").iterdir()}
+    assert left <= {"aura.db", "aura.lock", "token", "work"}
+
+
+def test_killed_server_is_told_by_the_next_start_and_its_children_are_gone(served: Served) -> None:
+    cid = detach(served, "lab/deaf")
+    wait_for_log(served, "listening")
+    assert "sh" in " ".join(ours(served))
+    os.kill(served.process.pid, signal.SIGKILL)
+    served.process.wait(10)
+    with open_served(served.folder) as again:
+        assert ours(again) == []
+        run = again.aura("show", cid, "--json").json
+        assert (run["state"], run["error"]["step"]) == ("crashed", "deaf")
+        assert "unknown" in run["error"]["message"]
+        status = again.aura("status", "--json").json
+        assert (status["lanes"]["main"]["running"], status["state"]) == (0, "running")
+
+
+def test_other_starts_on_the_same_data_are_refused_and_harm_nothing(served: Served) -> None:
+    command = [AURA, "serve", "--data", "data", "--port", "0"]
+    others = [
+        subprocess.Popen(command, cwd=served.folder, env=environment({}), stdout=-1, stderr=-1, text=True)
+        for _ in range(5)
+    ]
+    answers = [(other.communicate(timeout=60)[1], other.returncode) for other in others]
+    assert {code for _, code in answers} == {75}
+    assert all(f"process {served.process.pid} on" in said for said, _ in answers)
+    assert served.aura("run", "lab/quick").code == 0

@@ -1,0 +1,181 @@
+"""Opens the real engine for tests of its behaviour: no HTTP, plans made in Python, a store in memory or on a disk."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import anyio.lowlevel
+import msgspec
+
+from aura.actions import Action, action
+from aura.config import load_settings
+from aura.engine import Engine
+from aura.errors import RequestError
+from aura.expressions import condition, template
+from aura.generations import Generations, PlanStatus
+from aura.lifecycle import StepState, Stop
+from aura.liverun import LiveRun
+from aura.plan import Dependency, Plan, Retry, Source, Step, Task
+from aura.run import Cause, Request, RunRecord, StepRecord
+from aura.server import Server
+from aura.store import StoreBackend
+from aura.stores.memory import MemoryBackend
+
+SUCCEEDED = frozenset({StepState.SUCCEEDED})
+
+
+def after(*names: str) -> tuple[Dependency, ...]:
+    """Depend on the success of these steps."""
+    return tuple(Dependency(name, SUCCEEDED) for name in names)
+
+
+def step(name: str, function: Callable[..., Any], needs: tuple[str, ...] = (), **keys: Any) -> tuple[Step, Any]:
+    """A step whose action is a Python function."""
+    at = f"test.yaml:{name}"
+    for key in ("params", "outputs"):
+        keys[key] = {k: template(v, at) for k, v in keys.get(key, {}).items()}
+    if "when" in keys:
+        keys["when"] = condition(keys["when"], at)
+    if "retry" in keys:
+        keys["retry"] = Retry(**keys["retry"])
+    keys.setdefault("depends_on", after(*needs))
+    return Step(name=name, action=f"p.{name}", source=Source("test.yaml", 1), **keys), function
+
+
+def task(name: str, *steps: tuple[Step, Any], **keys: Any) -> tuple[Task, dict[str, Any]]:
+    """A task of such steps; ``finally_``, ``on_failure`` and ``on_cancel`` are lists of them as well."""
+    functions = {made.name: function for made, function in steps}
+    for handler in ("finally_", "on_failure", "on_cancel"):
+        given = keys.pop(handler, ())
+        keys[handler] = {made.name: made for made, _ in given}
+        functions |= {made.name: function for made, function in given}
+    if "returns" in keys:
+        keys["returns"] = template(keys["returns"], "test.yaml:1")
+    made = Task(name=name, plan_name="p", source=Source("test.yaml", 1), steps={s.name: s for s, _ in steps}, **keys)
+    return made, functions
+
+
+class PythonGeneration:
+    """A generation of tasks made in Python; has what the work layer asks of ``generations.Generation``."""
+
+    def __init__(self, tasks: Mapping[str, tuple[Task, dict[str, Any]]], hash: str = "g1") -> None:
+        self.hash = hash
+        self.plan = Plan(name="p", directory="/nowhere", tasks={name: made for name, (made, _) in tasks.items()})
+        self.code_prefix = __file__.rsplit("/", 1)[0]
+        self._actions = {
+            f"p.{name}": Action.of(action(function), "p")
+            for _, functions in tasks.values()
+            for name, function in functions.items()
+        }
+
+    def action(self, name: str) -> Action:
+        return self._actions[name]
+
+
+class PythonGenerations:
+    """Serves one such generation; a test may replace it."""
+
+    def __init__(self, *tasks: tuple[Task, dict[str, Any]]) -> None:
+        self.now: PythonGeneration | None = PythonGeneration({made.name: (made, f) for made, f in tasks})
+
+    def task(self, plan_name: str, task_name: str) -> tuple[PythonGeneration, Task]:
+        if self.now is None or plan_name != "p":
+            raise RequestError("unknown_plan", f"there is no plan {plan_name!r}")
+        if task_name not in self.now.plan.tasks:
+            raise RequestError("unknown_task", f"there is no task {task_name!r}")
+        return self.now, self.now.plan.tasks[task_name]
+
+    def statuses(self) -> list[PlanStatus]:
+        return []
+
+    async def reload(self) -> list[PlanStatus]:
+        return []
+
+
+class Opened:
+    """An engine that runs, and short words for what tests ask of it."""
+
+    def __init__(self, server: Server, left: list[int]) -> None:
+        self.server = server
+        self.engine: Engine = server.engine
+        self.left = left
+
+    async def begin(self, task_name: str, **keys: Any) -> LiveRun:
+        """Submit, and give the live run."""
+        accepted = await self.engine.submit(Request("p", task_name, **keys), Cause("api"))
+        return self.engine.runtime.open[accepted.cid]
+
+    async def run(self, task_name: str, **keys: Any) -> RunRecord:
+        """Submit, and give the record of the ended run."""
+        accepted = await self.engine.submit(Request("p", task_name, **keys), Cause("api"))
+        return await self.ended(accepted.cid)
+
+    async def ended(self, run: LiveRun | str) -> RunRecord:
+        with anyio.fail_after(10):
+            return await self.engine.wait_run(run if isinstance(run, str) else run.cid)
+
+    def stop(self, run: LiveRun, kind: Stop, grace: float | None = None) -> str:
+        return self.engine.stops.request_stop(run, kind, kind.label, grace)[0].name.lower()
+
+    async def steps(self, run: LiveRun | str) -> dict[str, StepRecord]:
+        cid = run if isinstance(run, str) else run.cid
+        return {s.name: s for s in (await self.engine.get_run(cid)).steps}
+
+    async def history(self, cid: str) -> list[str]:
+        """The names of the run's events, in order, a step's with its name."""
+        entries = await self.engine.run_entries(cid, 0, 1000)
+        records = [e.record() for e in entries if e.kind == "event"]
+        return [f"{r['name']} {r['step']}" if r["step"] else r["name"] for r in records]
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let turns of the loop pass until a condition holds."""
+    with anyio.fail_after(10):
+        while not condition():
+            await anyio.lowlevel.checkpoint()
+
+
+async def turns(count: int = 20) -> None:
+    """Let some turns of the loop pass, so that what can happen has happened."""
+    for _ in range(count):
+        await anyio.lowlevel.checkpoint()
+
+
+@asynccontextmanager
+async def opened(
+    folder: Path,
+    *tasks: tuple[Task, dict[str, Any]],
+    backend: StoreBackend | None = None,
+    grace: float = 0.3,
+    lanes: Mapping[str, int] | None = None,
+    generations: Any = None,
+    faults: int = 0,
+    **lane_keys: Any,
+) -> AsyncIterator[Opened]:
+    """Open an engine over these tasks, and stop it at the end. It must have had ``faults`` engine faults by then."""
+    settings = load_settings({"data": folder / "data", "plans": folder}, {}, None, folder)
+    changed = {
+        name: msgspec.structs.replace(lane, limit=(lanes or {}).get(name, lane.limit), **lane_keys)
+        for name, lane in settings.lanes.items()
+    }
+    server_settings = msgspec.structs.replace(settings.server, grace=grace)
+    settings = msgspec.structs.replace(settings, lanes=changed, server=server_settings)
+    left: list[int] = []
+    server = Server(
+        settings,
+        leave=left.append,
+        http=False,
+        backend=backend or MemoryBackend(),
+        generations=cast(Generations, generations or PythonGenerations(*tasks)),
+    )
+    # the server and the test's body; the body's end stops the server
+    async with anyio.create_task_group() as group:
+        await group.start(server.serve)
+        kit = Opened(server, left)
+        try:
+            yield kit
+        finally:
+            server.request_stop()
+    assert len(kit.engine.runtime.faults) == faults, list(kit.engine.runtime.faults)

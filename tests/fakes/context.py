@@ -1,0 +1,94 @@
+"""A ``Context`` whose host remembers what an action did, for tests of actions without an engine."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from aura.actions import Action, Context
+from aura.builtin import shipped
+from aura.generations import Generations
+
+#: The plans that come with Aura.
+PLANS = Path(__file__).parents[2] / "plans"
+
+
+class FakeLog:
+    """Keeps lines as (level, text)."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str]] = []
+
+    def debug(self, event: str, **fields: Any) -> None:
+        self.lines.append(("debug", event))
+
+    def info(self, event: str, **fields: Any) -> None:
+        self.lines.append(("info", event))
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.lines.append(("warning", event))
+
+    def error(self, event: str, **fields: Any) -> None:
+        self.lines.append(("error", event))
+
+    def exception(self, event: str, **fields: Any) -> None:
+        self.lines.append(("exception", event))
+
+    def texts(self, level: str) -> list[str]:
+        return [text for kind, text in self.lines if kind == level]
+
+
+class FakeHost:
+    """Stands where the attempt stands; ``grace`` is what ``ctx.grace_left()`` gives, ``on_progress`` hears it all."""
+
+    def __init__(self, workdir: Path) -> None:
+        self.live = True
+        self.log = FakeLog()
+        self.stopping_because: str | None = None
+        self.workdir = workdir
+        self.process_environment: Mapping[str, str] = {
+            "AURA_BOOT": "teststore.1",
+            "AURA_CID": f"cid-{workdir.name}",
+            "AURA_STEP": "step",
+            "AURA_ATTEMPT": "1",
+        }
+        self.grace = math.inf
+        self.progressed: list[tuple[float, float | None, str]] = []
+        self.on_progress: Callable[[float], None] = lambda done: None
+
+    def grace_left(self) -> float:
+        return self.grace
+
+    def progress(self, done: float, total: float | None, message: str) -> None:
+        self.progressed.append((done, total, message))
+        self.on_progress(done)
+
+
+class Bench:
+    """Calls actions as an attempt does: parameters checked, result made plain JSON."""
+
+    def __init__(self, workdir: Path, actions: Mapping[str, Action]) -> None:
+        self.host = FakeHost(workdir)
+        self.workdir = workdir
+        self.ctx = Context(self.host, cid="cid", step="step", attempt=1, variables={}, secrets={})
+        self._actions = actions
+
+    @property
+    def log(self) -> FakeLog:
+        return self.host.log
+
+    def function(self, name: str) -> Callable[..., Any]:
+        return self._actions[name].function
+
+    async def call(self, name: str, /, **params: Any) -> Any:
+        action = self._actions[name]
+        given = action.bind(params)
+        result = action.function(self.ctx, **given) if action.wants_context else action.function(**given)
+        return action.check_result(await result)
+
+
+async def plan_bench(plan_name: str, workdir: Path) -> Bench:
+    """A bench with the actions of one of the plans that come with Aura, loaded as a server loads them."""
+    generations = Generations(PLANS, shipped())
+    await generations.reload()
+    return Bench(workdir, generations.current(plan_name).actions)

@@ -1,0 +1,273 @@
+"""A small engine for the tests of the HTTP door: real journal, records in memory, no runs that do anything.
+
+It keeps what it is told, so that a test can put a run, an event or a log line where it wants it, and refuses as the
+real engine does.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from aura.actions import Action, action
+from aura.clock import SystemClock
+from aura.errors import FieldError, Problem, RequestError
+from aura.events import Entry, EventEntry, LogEntry
+from aura.journal import Journal
+from aura.lifecycle import FINAL, StepState
+from aura.plan import Dependency, Input, Source, Step, Task
+from aura.records import RunFilter
+from aura.run import Cause, CidSource, Request, RunRecord, StepRecord
+
+BOOT = 7
+
+
+@action
+async def ping(host: str, count: int = 1) -> str:
+    """Ask a host whether it is there."""
+    return host * count
+
+
+class Accepted(msgspec.Struct):
+    cid: str
+    state: str
+    plan_name: str
+    task_name: str
+
+
+class Detail(msgspec.Struct):
+    record: RunRecord
+    steps: list[StepRecord]
+    progress: dict[str, Any]
+
+
+class Plan(msgspec.Struct):
+    tasks: dict[str, Task]
+
+
+class Generation(msgspec.Struct):
+    plan: Plan
+    actions: dict[str, Action]
+
+
+class Status(msgspec.Struct):
+    name: str
+    title: str = ""
+    description: str = ""
+    status: str = "ready"
+    generation: str | None = "abc"
+    task_count: int = 0
+    errors: tuple[Problem, ...] = ()
+
+
+def lab_tasks() -> dict[str, Task]:
+    source = Source("lab/tasks/report.yaml", 1)
+    steps = {
+        "ping": Step("ping", "lab.ping", source),
+        "report": Step("report", "log", source, depends_on=(Dependency("ping", frozenset({StepState.SUCCEEDED})),)),
+    }
+    inputs = {"day": Input("day", {"type": "string"}), "n": Input("n", {"type": "integer"}, True, 1)}
+    report = Task("report", "lab", source, steps, title="Report", inputs=inputs)
+    nested = Task("a/b", "lab", Source("lab/tasks/a/b.yaml", 3), {})
+    return {"report": report, "a/b": nested}
+
+
+class Generations:
+    """Plan ``lab`` with two tasks, and ``torn``, which cannot be served."""
+
+    def __init__(self) -> None:
+        self._lab = Generation(Plan(lab_tasks()), {"ping": Action.of(ping, "lab")})
+
+    def statuses(self) -> list[Status]:
+        torn = Problem("torn/tasks/x.yaml", 2, 5, "no such key")
+        return [
+            Status("torn", status="broken", generation=None, errors=(torn,)),
+            Status("lab", title="Lab", task_count=2),
+        ]
+
+    def current(self, plan_name: str) -> Generation:
+        if plan_name == "torn":
+            raise RequestError("plan_broken", "plan torn cannot be served")
+        if plan_name != "lab":
+            raise RequestError("unknown_plan", f"there is no plan {plan_name!r}; did you mean lab?")
+        return self._lab
+
+    def task(self, plan_name: str, task_name: str) -> tuple[Generation, Task]:
+        generation = self.current(plan_name)
+        if task_name not in generation.plan.tasks:
+            raise RequestError("unknown_task", f"plan lab has no task {task_name!r}; did you mean report?")
+        return generation, generation.plan.tasks[task_name]
+
+    def shipped(self) -> Mapping[str, Action]:
+        return {"log": Action.of(ping)}
+
+
+class FakeEngine:
+    """See the module's text. ``fail`` is raised by everything that reads or writes runs."""
+
+    def __init__(self, ring: int = 10_000) -> None:
+        self.clock = SystemClock()
+        self.journal = Journal(BOOT, self.clock, ring=ring)
+        self.generations = Generations()
+        self.state = "running"
+        self.reasons: list[str] = []
+        self.fail: Exception | None = None
+        self.records: dict[str, RunRecord] = {}
+        self.steps: dict[str, list[StepRecord]] = {}
+        self.progress: dict[str, dict[str, Any]] = {}
+        self.stored: list[Entry] = []
+        self.asked: list[tuple[Any, ...]] = []
+        self.calls: list[tuple[Any, ...]] = []
+        self.queue_limit = 10**9
+        self._cids = CidSource()
+        self.journal.add_sink(self.stored.append)
+
+    # -- what a test puts there
+
+    def add_run(self, state: str = "queued", **columns: Any) -> RunRecord:
+        """Put a run on record."""
+        now = self.clock.wall()
+        seq = len(self.records) + 1
+        run = RunRecord(
+            seq, self._cids.next(), "lab", "report", "abc", "main", 0, {}, state, None, None, False, "fail", 0, now,
+            None, now, None, None, 0.0, {"kind": "api"}, None, "", 0, BOOT, {"day": "x"},
+        )  # fmt: skip
+        run = msgspec.structs.replace(run, root_cid=run.cid, **columns)
+        self.records[run.cid] = run
+        return run
+
+    def change(self, run: RunRecord, **columns: Any) -> RunRecord:
+        """Change what is on record of a run."""
+        self.records[run.cid] = msgspec.structs.replace(self.records[run.cid], **columns)
+        return self.records[run.cid]
+
+    def tell(self, run: RunRecord, name: str, **columns: Any) -> EventEntry:
+        """Store and publish an event of a run."""
+        entry = self.journal.stage(name, cid=run.cid, plan_name="lab", task_name="report", **columns)
+        self.stored.append(entry)
+        self.journal.settle([entry], committed=True)
+        return entry
+
+    def end(self, run: RunRecord, state: str = "succeeded") -> EventEntry:
+        """Make a run final, with its event."""
+        self.change(run, state=state, finished_at=self.clock.wall())
+        return self.tell(run, f"run.{state}")
+
+    # -- what the door asks
+
+    async def submit(self, request: Request, cause: Cause) -> Accepted:
+        self._check()
+        self._check_request(request)
+        run = self.add_run(plan_name=request.plan_name, task_name=request.task_name, cause={"kind": cause.kind})
+        self.asked.append((request, cause))
+        return Accepted(run.cid, "queued", run.plan_name, run.task_name)
+
+    def _check_request(self, request: Request) -> None:
+        _, task = self.generations.task(request.plan_name, request.task_name)
+        if len(self.records) >= self.queue_limit:
+            raise RequestError("queue_full", "the queue of lane main is full", retry_after=5)
+        unknown = [FieldError(f"/inputs/{k}", "is not an input") for k in request.inputs if k not in task.inputs]
+        if unknown:
+            raise RequestError("inputs_invalid", "the inputs are not valid", errors=unknown)
+
+    async def submit_batch(
+        self, requests: Sequence[Request | RequestError], cause: Cause, atomic: bool
+    ) -> list[Accepted | RequestError]:
+        outcomes: list[Accepted | RequestError] = []
+        if atomic:
+            for request in requests:
+                assert isinstance(request, Request)
+                self._check_request(request)
+        for request in requests:
+            try:
+                if isinstance(request, RequestError):
+                    raise request
+                outcomes.append(await self.submit(request, cause))
+            except RequestError as refused:
+                outcomes.append(refused)
+        return outcomes
+
+    async def cancel(self, cid: str, reason: str | None) -> str:
+        run = (await self.get_run(cid)).record
+        if run.state in FINAL:
+            raise RequestError("ended", f"run {cid} has already ended", extra={"state": run.state})
+        self.calls.append(("cancel", cid, reason))
+        self.end(run, "cancelled")
+        return "cancelled"
+
+    async def cancel_where(self, **conditions: Any) -> list[str]:
+        self.calls.append(("cancel_where", conditions))
+        return [cid for cid, run in self.records.items() if conditions["state"] in (None, run.state)]
+
+    async def start(self) -> str:
+        self.state = "running"
+        return self.state
+
+    def request_stop(self, mode: Literal["drain", "cancel"], grace: float | None) -> str:
+        self.calls.append(("stop", mode, grace))
+        self.state = "stopping"
+        return self.state
+
+    async def reload(self) -> list[Status]:
+        return self.generations.statuses()
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "state": self.state,
+            "version": "0",
+            "started_at": 0.0,
+            "uptime_s": 1.0,
+            "lanes": {"main": {"limit": 4, "running": 0, "queued": 0}},
+            "plans": {"ready": 1, "stale": 0, "broken": 1},
+            "store": {"writable": True},
+            "reasons": self.reasons,
+        }
+
+    def queue_list(self, lane: str | None) -> list[dict[str, Any]]:
+        fields = ("cid", "plan_name", "task_name", "lane", "priority", "accepted_at", "not_before")
+        runs = [run for run in self.records.values() if run.state == "queued" and lane in (None, run.lane)]
+        return [{name: getattr(run, name) for name in fields} for run in runs]
+
+    async def list_runs(self, wanted: RunFilter, limit: int, before: int | None) -> list[RunRecord]:
+        self._check()
+        self.calls.append(("list_runs", wanted))
+        runs = sorted(self.records.values(), key=lambda run: -run.seq)
+        fits = [r for r in runs if wanted.state in (None, r.state) and (before is None or r.seq < before)]
+        return fits[:limit]
+
+    async def active_runs(self) -> list[RunRecord]:
+        return [run for run in self.records.values() if run.state in ("running", "stopping")]
+
+    async def get_run(self, cid: str) -> Detail:
+        self._check()
+        self.calls.append(("get_run", cid))
+        if cid not in self.records:
+            raise RequestError("unknown_run", f"there is no run {cid!r}")
+        return Detail(self.records[cid], self.steps.get(cid, []), self.progress.get(cid, {}))
+
+    async def run_entries(self, cid: str, after: int, limit: int) -> list[Entry]:
+        return self._read(limit, (e for e in self.stored if e.cid == cid and e.id > after))
+
+    async def log_entries(
+        self, *, after: int, limit: int, until: int | None = None, level: int | None = None, **wanted: str | None
+    ) -> list[Entry]:
+        self._check()
+        names = {name: value for name, value in wanted.items() if value is not None}
+        return self._read(
+            limit,
+            (
+                entry
+                for entry in self.stored
+                if isinstance(entry, LogEntry)
+                and after < entry.id < (until or 2**63)
+                and entry.level >= (level or 0)
+                and all(getattr(entry, name) == value for name, value in names.items())
+            ),
+        )
+
+    def _read(self, limit: int, entries: Iterable[Entry]) -> list[Entry]:
+        return sorted(entries, key=lambda entry: entry.id)[:limit]
+
+    def _check(self) -> None:
+        if self.fail is not None:
+            raise self.fail

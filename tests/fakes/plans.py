@@ -1,0 +1,48 @@
+"""Plans folders for tests, written from a mapping of paths to texts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import dedent
+
+from aura.actions import Action, Context, action
+from aura.duration import Duration
+from aura.loader import CheckedPlan, check_plans
+
+
+def write_files(root: Path, files: Mapping[str, str]) -> Path:
+    """Write files below a folder, their common indentation taken away; give the folder."""
+    for path, text in files.items():
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(dedent(text), encoding="utf-8")
+    return root
+
+
+@action
+async def log(ctx: Context, message: str, level: str = "info") -> None:
+    """Write a line to the log."""
+
+
+@action
+async def sleep(duration: Duration) -> None:
+    """Wait."""
+
+
+@action(name="shell.run")
+async def run(argv: list[str | int], cwd: str | None = None) -> dict[str, int]:
+    """Run a command."""
+    return {"exit_code": 0}
+
+
+#: As much of the shipped actions as tests of the loader need.
+SHIPPED = {made.name: made for made in (Action.of(log), Action.of(sleep), Action.of(run))}
+
+
+def check_files(root: Path, files: Mapping[str, str]) -> list[CheckedPlan]:
+    """Write a plans folder and check it."""
+    return check_plans(write_files(root, files), SHIPPED)
+
+
+def problems_of(root: Path, files: Mapping[str, str]) -> list[str]:
+    """Write a plans folder, check it, and give every problem as ``file:line:column: message``."""
+    return [str(problem) for plan in check_files(root, files) for problem in plan.problems]

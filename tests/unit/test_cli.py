@@ -1,0 +1,621 @@
+"""The commands against a small fake server: what they ask, what they print where, and their exit codes."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from subprocess import PIPE
+from typing import IO, Any, NamedTuple
+
+import click
+import pytest
+from tests.fakes.server import Answer, FakeServer, open_fake_server, problem, sse, stream
+
+from aura import __version__
+from aura.cli.main import COMMANDS, aura, main
+from aura.cli.output import log_line, one_line, seconds
+from aura.cli.run import read_input
+
+CID = "0198a1b2-0000-7000-8000-0123456789ab"
+OTHER = "0198a1b2-0000-7000-8000-ba9876543210"
+RUN: dict[str, Any] = {
+    "cid": CID,
+    "plan_name": "lab",
+    "task_name": "report",
+    "generation": "g1",
+    "lane": "main",
+    "priority": 0,
+    "labels": {"team": "ops"},
+    "state": "succeeded",
+    "reason": None,
+    "error": None,
+    "accepted_at": "2026-11-22T05:00:00.000000Z",
+    "started_at": "2026-11-22T05:00:01.000000Z",
+    "finished_at": "2026-11-22T05:00:03.500000Z",
+    "stuck": False,
+    "cause": {"kind": "cli", "item": None},
+    "result": {"path": "/x"},
+    "inputs": {},
+    "steps": [{"name": "ping", "state": "succeeded", "attempt": 1, "duration_s": 2.5, "error": None}],
+}
+FAILURE = {"type": "OSError", "message": "no disk", "step": "ping", "item": None, "file": "a.py", "line": 3}
+FAILED = RUN | {"state": "failed", "error": FAILURE, "result": None}
+ACCEPTED = {"cid": CID, "state": "queued", "plan_name": "lab", "task_name": "report"}
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Aura = Callable[..., Outcome]
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
+    for name in [name for name in os.environ if name.startswith("AURA_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AURA_DATA", str(tmp_path / "data"))
+    with open_fake_server() as fake:
+        monkeypatch.setenv("AURA_SERVER", fake.url)
+        yield fake
+
+
+@pytest.fixture
+def run(fake: FakeServer, capsys: pytest.CaptureFixture[str]) -> Aura:
+    def run(*argv: str) -> Outcome:
+        code = main(argv)
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+def step(name: str, state: str, payload: Any = None) -> dict[str, Any]:
+    time = "2026-11-22T05:00:01.000000Z"
+    return {"kind": "event", "name": f"step.{state}", "step": name, "time": time, "payload": payload}
+
+
+def log(message: str, **more: Any) -> dict[str, Any]:
+    record = {"kind": "log", "level": "info", "message": message, "step": "ping", "fields": {}}
+    return record | {"time": "2026-11-22T05:00:01.000000Z"} | more
+
+
+def end(state: str) -> tuple[str, str, Any]:
+    return ("end", "99", {"kind": "event", "name": f"run.{state}", "time": "2026-11-22T05:00:02Z", "payload": None})
+
+
+def serve_run(fake: FakeServer, final: dict[str, Any], *records: dict[str, Any]) -> None:
+    """Let ``lab/report`` be run: it sends ``records`` and ends as ``final``."""
+    fake.answers["POST /api/tasks/run"] = Answer(202, ACCEPTED)
+    fake.answers[f"GET /api/runs/{CID}"] = final
+    messages = [("", str(number), record) for number, record in enumerate(records, 1)]
+    fake.answers[f"GET /api/runs/{CID}/events"] = stream(sse(*messages, end(final["state"])))
+
+
+# -- the group --------------------------------------------------------------------------------------------------------
+
+
+def test_version_is_printed(run: Aura) -> None:
+    assert run("version").out == f"aura {__version__}\n"
+    assert run("version", "--json").json["version"] == __version__
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        pytest.param(["rnus"], "No such command 'rnus'. Did you mean", id="command"),
+        pytest.param(["runs", "--stat", "x"], "No such option '--stat'. (Did you mean", id="option"),
+        pytest.param(["show"], "Missing argument 'CID'", id="missing"),
+        pytest.param(["run", "lab"], "'lab' is not PLAN/TASK", id="no-task"),
+        pytest.param(["run", "lab/x", "-i", "day"], "'day' is not of the form key=value", id="no-value"),
+        pytest.param(["run", "lab/x", "--delay", "5"], "say 5s", id="delay"),
+        pytest.param(["run", "lab/x", "--priority", "1001"], "-1000<=x<=1000", id="priority"),
+        pytest.param(["stop", "--grace", "soon"], "is not a duration", id="grace"),
+        pytest.param(["token", "new"], "No such command 'new'", id="subcommand"),
+        pytest.param(["check", "nowhere"], "nowhere cannot be read", id="no-folder"),
+        pytest.param(["--config", "none.toml", "ps"], "none.toml: No such file", id="config"),
+    ],
+)
+def test_misuse_is_said_in_a_line(run: Aura, argv: list[str], message: str) -> None:
+    outcome = run(*argv)
+    assert (outcome.code, outcome.out) == (64, "")
+    assert message in outcome.err.splitlines()[0]
+    assert "Traceback" not in outcome.err
+
+
+def test_every_command_has_a_help(run: Aura) -> None:
+    for name in COMMANDS:
+        assert run(name, "--help").out.startswith(f"Usage: aura {name}")
+
+
+def test_bad_setting_is_said_in_a_line(run: Aura, tmp_path: Path) -> None:
+    (tmp_path / "aura.toml").write_text("[server]\nprot = 1")
+    outcome = run("ps")
+    assert (outcome.code, "did you mean port?" in outcome.err) == (64, True)
+
+
+def test_no_server_there_is_69(run: Aura) -> None:
+    outcome = run("--server", "http://127.0.0.1:1", "ps")
+    assert (outcome.code, "start one with `aura serve`" in outcome.err) == (69, True)
+
+
+def test_server_option_may_stand_behind_the_command(run: Aura) -> None:
+    assert run("ps", "--server", "http://127.0.0.1:1").code == 69
+
+
+def test_refusal_is_printed_with_each_field(run: Aura, fake: FakeServer) -> None:
+    errors = [{"path": "/inputs/day", "message": "is required"}, {"path": "/inputs/n", "message": "\x1b[2Jbad"}]
+    fake.answers["POST /api/tasks/run"] = problem(422, "inputs_invalid", "the inputs do not fit", errors=errors)
+    outcome = run("run", "lab/report")
+    assert outcome.code == 64
+    lines = ["aura: the inputs do not fit", "  /inputs/day: is required", "  /inputs/n: \\x1b[2Jbad"]
+    assert outcome.err.splitlines() == lines
+
+
+def test_own_fault_is_70_with_a_traceback(run: Aura, monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command
+    def ps() -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("aura.cli.runs.ps", ps)
+    outcome = run("ps")
+    assert outcome.code == 70
+    assert outcome.err.startswith("Traceback")
+    assert outcome.err.endswith("this is a bug in Aura; report it with the lines above\n")
+
+
+def test_reader_that_goes_away_is_no_error(fake: FakeServer) -> None:
+    fake.answers["GET *"] = {"items": [RUN] * 5000, "next_cursor": None}
+    command = f"{sys.executable} -c 'import sys; from aura.cli.main import main; sys.exit(main())' ps --json | head -1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
+
+
+@pytest.mark.parametrize("argv", [["version"], ["--help"], ["ps", "--help"]])
+def test_quick_commands_import_nothing_slow(argv: list[str]) -> None:
+    slow = ["httpx2", "rich", "hypercorn", "starlette", "jinja2", "structlog", "ruamel.yaml"]
+    code = "import sys; from aura.cli.main import main; main(sys.argv[1:]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
+    assert not set(slow) & set(done.stdout.splitlines()[-1].split())
+
+
+# -- run --------------------------------------------------------------------------------------------------------------
+
+
+def test_run_prints_the_result_alone_on_stdout(run: Aura, fake: FakeServer) -> None:
+    serve_run(fake, RUN, step("ping", "started"), log("hello", fields={"ms": 3}), step("ping", "succeeded"))
+    outcome = run("run", "lab/report")
+    assert (outcome.code, outcome.json) == (0, {"path": "/x"})
+    text = re.sub(r"^\d\d:\d\d:\d\d ", "", outcome.err, flags=re.MULTILINE)
+    assert text.splitlines() == [
+        f"run {CID}",
+        "started   ping",
+        "info    ping: hello ms=3",
+        "succeeded ping",
+        "succeeded run",
+    ]
+
+
+def test_run_that_fails_is_1_and_says_why(run: Aura, fake: FakeServer) -> None:
+    serve_run(fake, FAILED, step("ping", "failed", {"error": FAILURE}))
+    outcome = run("run", "lab/report")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "failed    ping: OSError: no disk (a.py:3)" in outcome.err
+    assert outcome.err.endswith(
+        f"aura: lab/report failed: step ping: OSError: no disk (a.py:3)\nsee: aura show {CID}\n"
+    )
+
+
+def test_run_asks_with_all_options(run: Aura, fake: FakeServer, tmp_path: Path) -> None:
+    serve_run(fake, RUN)
+    types = {"n": {"type": "integer"}, "hosts": {"type": "array"}, "day": {"type": "string"}}
+    fake.answers["GET /api/plans/lab/tasks/a/b"] = {"inputs": {"properties": types}}
+    (tmp_path / "in.json").write_text('{"n": 1, "deep": {"a": null}}')
+    options = ["--inputs", "in.json", "--priority", "5", "--lane", "event", "--delay", "1m30s", "--label", "team=ops"]
+    given = ["-i", "n=7", "-i", 'hosts=["a"]', "-i", "day=07", "-i", "free=x=1"]
+    outcome = run("run", "lab/a/b", *options, *given, "--detach")
+    assert (outcome.code, outcome.out) == (0, f"{CID}\n")
+    assert fake.bodies("/api/tasks/run") == [
+        {
+            "plan_name": "lab",
+            "task_name": "a/b",
+            "inputs": {"n": 7, "deep": {"a": None}, "hosts": ["a"], "day": "07", "free": "x=1"},
+            "priority": 5,
+            "lane": "event",
+            "delay_s": 90.0,
+            "labels": {"team": "ops"},
+        }
+    ]
+
+
+def test_run_names_itself_as_the_command_line(run: Aura, fake: FakeServer) -> None:
+    serve_run(fake, RUN)
+    run("run", "lab/report", "--detach")
+    assert fake.asked[-1].headers["User-Agent"] == f"aura-cli/{__version__}"
+
+
+@pytest.mark.parametrize(
+    ("text", "schema", "value"),
+    [
+        pytest.param("7", {"type": "string"}, "7", id="text-stays-text"),
+        pytest.param("7", {"type": "integer"}, 7, id="integer"),
+        pytest.param("7.5", {"type": "number"}, 7.5, id="number"),
+        pytest.param("true", {"type": "boolean"}, True, id="true"),
+        pytest.param('{"a": 1}', {"type": "object"}, {"a": 1}, id="object"),
+        pytest.param("[1]", {}, [1], id="json-without-a-type"),
+        pytest.param("a b", {}, "a b", id="text-without-a-type"),
+        pytest.param("", {"type": "string"}, "", id="empty"),
+    ],
+)
+def test_input_is_read_by_its_type(text: str, schema: dict[str, Any], value: Any) -> None:
+    assert read_input("x", text, schema) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("x", "integer", "not a whole number"),
+        ("yes", "boolean", "not true or false"),
+        ("[", "array", "not a JSON array"),
+    ],
+)
+def test_input_of_another_type_is_refused(text: str, kind: str, message: str) -> None:
+    with pytest.raises(click.BadParameter, match=message):
+        read_input("x", text, {"type": kind})
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "\x00"])
+def test_inputs_file_that_is_no_object_is_refused(run: Aura, tmp_path: Path, text: str) -> None:
+    (tmp_path / "in.json").write_text(text)
+    outcome = run("run", "lab/report", "--inputs", "in.json")
+    assert (outcome.code, "in.json:" in outcome.err) == (64, True)
+
+
+def test_run_shows_progress_by_tenths_without_a_terminal(
+    run: Aura, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aura.cli.follow.PROGRESS_EVERY", 0.0)
+    monkeypatch.setattr("aura.cli.follow.PROGRESS_SHARE", 0.0)
+    serve_run(fake, RUN, step("ping", "started"), log("a"), log("b"))
+    how_far = [{"done": 1, "total": 40}, {"done": 20, "total": 40, "message": "half"}, {"done": 21, "total": 40}]
+    running = [RUN | {"state": "running", "progress": {"ping": one}} for one in how_far]
+    fake.answers[f"GET /api/runs/{CID}"] = [*running, RUN]
+    lines = [line.split(" ", 1)[1] for line in run("run", "lab/report").err.splitlines()]
+    assert [line for line in lines if line.startswith("ping ")] == ["ping 20/40 (50%) half"]
+
+
+def test_run_whose_server_goes_away_is_69(run: Aura, fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aura.client.PATIENCE", 0.0)
+    monkeypatch.setattr("aura.client.RETRY_DELAY", 0.0)
+    serve_run(fake, RUN)
+    stopping = stream(sse(("shutdown", "", {})))
+    fake.answers[f"GET /api/runs/{CID}/events"] = [stopping, problem(503, "shutting_down", "stopping")]
+    outcome = run("run", "lab/report")
+    assert outcome.code == 75
+    assert "the server is shutting down" in outcome.err
+
+
+# -- run, as a process ------------------------------------------------------------------------------------------------
+
+
+COMMAND = [sys.executable, "-c", "import sys; from aura.cli.main import main; sys.exit(main())", "run", "lab/report"]
+
+
+@contextmanager
+def following(fake: FakeServer) -> Iterator["subprocess.Popen[str]"]:
+    """``aura run`` as a process of its own, once it has shown the first step; killed if it is there at the end."""
+    serve_run(fake, RUN)
+    fake.answers[f"POST /api/tasks/{CID}/cancel"] = Answer(202, {"cid": CID, "state": "stopping"})
+    held = stream(sse(("", "1", step("ping", "started"))), hold=True)
+    fake.answers[f"GET /api/runs/{CID}/events"] = [held, stream(sse(end("cancelled")))]
+    fake.answers[f"GET /api/runs/{CID}"] = RUN | {"state": "cancelled", "reason": "Ctrl-C"}
+    with subprocess.Popen(COMMAND, stdout=PIPE, stderr=PIPE, text=True) as process:
+        try:
+            assert process.stderr
+            wait_line(process.stderr, "started   ping")
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_line(file: IO[str], wanted: str) -> None:
+    assert any(wanted in line for line in file), f"the end came before {wanted!r}"
+
+
+def test_ctrl_c_cancels_the_run_and_waits_for_its_end(fake: FakeServer) -> None:
+    with following(fake) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.stderr
+        wait_line(process.stderr, "cancelling the run")
+        fake.wait_asked(f"/api/tasks/{CID}/cancel")
+        fake.over.set()
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, "aura: lab/report cancelled: Ctrl-C" in err) == (130, True)
+    assert fake.bodies(f"/api/tasks/{CID}/cancel") == [{"reason": "Ctrl-C"}]
+
+
+def test_second_ctrl_c_leaves_at_once(fake: FakeServer) -> None:
+    with following(fake) as process:
+        process.send_signal(signal.SIGINT)
+        fake.wait_asked(f"/api/tasks/{CID}/cancel")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
+def test_progress_is_a_bar_on_a_terminal(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    serve_run(fake, RUN)
+    held = stream(sse(("", "1", step("ping", "started")), ("", "2", log("\x1b]0;x\x07hi"))), hold=True)
+    fake.answers[f"GET /api/runs/{CID}/events"] = [held, stream(sse(end("succeeded")))]
+    progress = {"ping": {"done": 1, "total": 4, "message": "copying"}}
+    fake.answers[f"GET /api/runs/{CID}"] = RUN | {"state": "running", "progress": progress}
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(COMMAND, stdout=PIPE, stderr=theirs, text=True) as process, open(ours, "rb", 0) as terminal:
+        os.close(theirs)
+        seen = read_until(terminal, b"copying")
+        fake.answers[f"GET /api/runs/{CID}"] = RUN
+        fake.over.set()
+        seen += read_until(terminal, b"")
+        assert (process.wait(30), json.load(process.stdout or sys.stdin)) == (0, RUN["result"])
+    assert re.search(rb"ping .* 25% copying", seen)
+    assert rb"ping: \x1b]0;x\x07hi" in seen
+    assert not re.search(rb"\x1b\[[0-9;]*3[0-9]m", seen), "there must be no colours"
+
+
+def read_until(terminal: IO[bytes], wanted: bytes) -> bytes:
+    """What appears on a terminal up to ``wanted``, or, if that is empty, until its other side is closed."""
+    seen = b""
+    with suppress(OSError):  # EIO: the other side is closed
+        while not wanted or wanted not in seen:
+            piece = terminal.read(4096)
+            if not piece:
+                break
+            seen += piece
+    return seen
+
+
+# -- what reads -------------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_a_table_with_short_ids(run: Aura, fake: FakeServer) -> None:
+    filters = "state=failed&plan_name=lab&task_name=report&label=team%3Aops&limit=2"
+    fake.answers[f"GET /api/runs?{filters}"] = {"items": [FAILED, RUN, RUN], "next_cursor": "x"}
+    outcome = run("runs", "--state", "failed", "--task", "lab/report", "--label", "team=ops", "-n", "2")
+    head, first, *rest = outcome.out.splitlines()
+    assert head.split() == ["CID", "TASK", "STATE", "ACCEPTED", "TOOK", "REASON"]
+    assert first.startswith("0123456789ab  lab/report  failed     20")
+    assert first.endswith("2.5 s  step ping: OSError: no disk (a.py:3)")
+    assert len(rest) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "path", "answer"),
+    [
+        pytest.param(["ps"], "/api/runs/active", {"items": [RUN], "next_cursor": None}, id="ps"),
+        pytest.param(["runs"], "/api/runs?limit=20", {"items": [RUN], "next_cursor": None}, id="runs"),
+        pytest.param(["show", CID], f"/api/runs/{CID}", RUN, id="show"),
+        pytest.param(["status"], "/api/system/status", {"state": "running"}, id="status"),
+        pytest.param(["plans"], "/api/plans", {"items": [], "next_cursor": None}, id="plans"),
+        pytest.param(["tasks", "lab"], "/api/plans/lab/tasks", {"items": [], "next_cursor": None}, id="tasks"),
+    ],
+)
+def test_json_is_what_the_server_said(run: Aura, fake: FakeServer, argv: list[str], path: str, answer: Any) -> None:
+    fake.answers[f"GET {path}"] = answer
+    outcome = run(*argv, "--json")
+    answer.pop("next_cursor", None)
+    assert (outcome.code, outcome.json) == (0, answer)
+
+
+def test_show_tells_the_whole_run(run: Aura, fake: FakeServer) -> None:
+    failed_step = RUN["steps"][0] | {"state": "failed", "error": FAILURE}
+    fake.answers[f"GET /api/runs/{CID}"] = FAILED | {"steps": [failed_step]}
+    out = run("show", CID).out
+    facts = dict(line.split(maxsplit=1) for line in out.split("\n\n")[0].splitlines())
+    assert (facts["cid"], facts["state"], facts["took"], facts["labels"]) == (CID, "failed", "2.5 s", "team=ops")
+    assert facts["error"] == "step ping: OSError: no disk (a.py:3)"
+    assert out.splitlines()[-1].split(maxsplit=3)[:3] == ["ping", "failed", "1"]
+
+
+def test_plans_show_what_is_wrong_on_stderr(run: Aura, fake: FakeServer) -> None:
+    error = {"file": "lab/plan.yaml", "line": 3, "column": 1, "message": "unknown key"}
+    plan = {"name": "lab", "status": "stale", "task_count": 2, "generation": "g", "title": "Lab", "errors": [error]}
+    fake.answers["GET /api/plans"] = {"items": [plan]}
+    outcome = run("plans")
+    assert outcome.out.splitlines()[1].split() == ["lab", "stale", "2", "g", "Lab"]
+    assert outcome.err == "lab/plan.yaml:3:1: unknown key\n"
+
+
+def test_tasks_of_all_plans_are_listed_with_their_inputs(run: Aura, fake: FakeServer) -> None:
+    plans = [{"name": "lab", "status": "ready"}, {"name": "bad", "status": "broken"}]
+    fake.answers["GET /api/plans"] = {"items": plans}
+    inputs = {"properties": {"day": {}, "hosts": {}}, "required": ["day"]}
+    fake.answers["GET /api/plans/lab/tasks"] = {"items": [{"name": "a/b", "lane": "main", "inputs": inputs}]}
+    assert run("tasks").out.splitlines()[1].split() == ["lab/a/b", "main", "day", "[hosts]"]
+
+
+def test_status_shows_the_lanes(run: Aura, fake: FakeServer) -> None:
+    lanes = {"main": {"limit": 4, "running": 1, "queued": 7}}
+    more = {
+        "version": "1",
+        "started_at": None,
+        "uptime_s": 7500,
+        "plans": {"ready": 2, "stale": 1},
+        "reasons": ["slow"],
+    }
+    fake.answers["GET /api/system/status"] = {"state": "degraded", "lanes": lanes, **more}
+    out = run("status").out
+    for line in ("state       degraded", "up for      2 h 05 min", "plans       2 ready, 1 stale", "reason      slow"):
+        assert line in out.splitlines()
+    assert out.splitlines()[-1].split() == ["main", "1", "4", "7"]
+
+
+# -- naming a run -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["0123456789ab", "89AB", CID])
+def test_run_is_found_by_a_part_of_its_id(run: Aura, fake: FakeServer, text: str) -> None:
+    fake.answers["GET /api/runs/active"] = {"items": [RUN]}
+    fake.answers["GET /api/runs?limit=1000"] = {"items": [RUN, RUN | {"cid": OTHER}]}
+    fake.answers[f"POST /api/tasks/{CID}/cancel"] = Answer(202, {"cid": CID, "state": "stopping"})
+    outcome = run("cancel", text, "--reason", "no need")
+    assert (outcome.code, outcome.err) == (0, f"{CID} is stopping\n")
+    assert fake.bodies(f"/api/tasks/{CID}/cancel") == [{"reason": "no need"}]
+
+
+def test_last_run_is_found(run: Aura, fake: FakeServer) -> None:
+    fake.answers["GET /api/runs?limit=1"] = {"items": [RUN], "next_cursor": "x"}
+    fake.answers[f"GET /api/runs/{CID}"] = RUN
+    assert run("show", "@last", "--json").json == RUN
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0198", "'0198' fits 2 runs, such as 0123456789ab, ba9876543210"),
+        ("zz", "no run's id begins or ends with 'zz'"),
+    ],
+)
+def test_run_that_is_not_the_only_one_is_refused(run: Aura, fake: FakeServer, text: str, message: str) -> None:
+    fake.answers["GET /api/runs/active"] = {"items": []}
+    fake.answers["GET /api/runs?limit=1000"] = {"items": [RUN, RUN | {"cid": OTHER}]}
+    outcome = run("show", text)
+    assert (outcome.code, message in outcome.err) == (64, True)
+
+
+def test_cancel_of_an_ended_run_is_1(run: Aura, fake: FakeServer) -> None:
+    fake.answers[f"POST /api/tasks/{CID}/cancel"] = problem(409, "ended", "the run has ended: failed", state="failed")
+    outcome = run("cancel", CID)
+    assert (outcome.code, outcome.err) == (1, "aura: the run has ended: failed\n")
+
+
+# -- logs -------------------------------------------------------------------------------------------------------------
+
+
+def test_logs_of_a_run_are_printed(run: Aura, fake: FakeServer) -> None:
+    trace = log("bad", level="error", fields={"n": 1, "exception": "Traceback\n  x"})
+    fake.answers[f"GET /api/runs/{CID}/logs?level=info&limit=1000"] = {"items": [log("one"), trace]}
+    lines = run("logs", CID, "--level", "info").out.splitlines()
+    assert [line[9:] for line in lines[:2]] == ["info    ping: one", "error   ping: bad n=1"]
+    assert lines[2:] == ["Traceback", "  x"]
+
+
+def test_logs_of_a_run_are_followed_to_its_end(run: Aura, fake: FakeServer) -> None:
+    serve_run(fake, RUN, step("ping", "started"), log("one"), log("two", level="debug"))
+    outcome = run("logs", CID, "-f", "--json", "--level", "info")
+    assert (outcome.code, outcome.json["message"]) == (0, "one")
+
+
+def test_logs_of_all_runs_are_followed_and_gaps_are_said(run: Aura, fake: FakeServer) -> None:
+    ours = log("one", plan_name="lab", task_name="report", cid=CID)
+    records = sse(("gap", "4", {"from": "2", "to": "4"}), ("", "5", ours), ("end", "6", {}))
+    fake.answers["GET /api/logs/stream?level=info"] = stream(records)
+    outcome = run("logs", "-f", "--level", "info")
+    assert outcome.out[9:] == "info    lab/report ping 0123456789ab: one\n"
+    assert outcome.err == "aura: records 2 to 4 are missing here: they came faster than they were read\n"
+
+
+# -- what steers the server -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "body"),
+    [
+        pytest.param([], {"mode": "drain"}, id="drain-is-the-default"),
+        pytest.param(["--drain"], {"mode": "drain"}, id="drain"),
+        pytest.param(["--cancel", "--grace", "2s"], {"mode": "cancel", "grace_s": 2.0}, id="cancel"),
+    ],
+)
+def test_stop_says_that_the_server_still_answers(run: Aura, fake: FakeServer, argv: list[str], body: Any) -> None:
+    fake.answers["POST /api/system/stop"] = Answer(202, {"state": "stopping"})
+    outcome = run("stop", *argv)
+    assert (outcome.code, outcome.out) == (0, "stopping\n")
+    assert "the server still answers" in outcome.err
+    assert fake.bodies("/api/system/stop") == [body]
+
+
+def test_start_says_the_state(run: Aura, fake: FakeServer) -> None:
+    fake.answers["POST /api/system/start"] = {"state": "running"}
+    assert run("start").out == "running\n"
+    assert run("start", "--json").json == {"state": "running"}
+
+
+def test_reload_of_a_broken_plan_is_1(run: Aura, fake: FakeServer) -> None:
+    error = {"file": "lab/a.yaml", "line": 1, "column": 2, "message": "bad"}
+    plans = [{"name": "lab", "status": "broken", "generation": None, "errors": [error]}]
+    fake.answers["POST /api/system/reload"] = {"plans": plans}
+    outcome = run("reload")
+    assert (outcome.code, outcome.err) == (1, "lab/a.yaml:1:2: bad\n")
+
+
+def test_token_is_that_of_the_data_folder(run: Aura, tmp_path: Path) -> None:
+    outcome = run("token")
+    assert (outcome.code, "no server has run with it" in outcome.err) == (69, True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "token").write_text("abc\n")
+    assert run("token").out == run("token", "show").out == "abc\n"
+    assert run("token", "show", "--json").json == {"token": "abc"}
+
+
+def test_token_is_sent(run: Aura, fake: FakeServer, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "token").write_text("abc\n")
+    fake.answers["GET *"] = {"items": []}
+    run("ps")
+    assert fake.asked[0].headers["Authorization"] == "Bearer abc"
+
+
+# -- what is printed --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        pytest.param("\x1b]0;owned\x07", "\\x1b]0;owned\\x07", id="title"),
+        pytest.param("\x1b[31mred\x1b[0m", "red", id="colour"),
+        pytest.param("a\nb\tc\rd", "a\\nb c\\x0dd", id="lines"),
+        pytest.param("\x9b2J", "\\x9b2J", id="c1"),
+        pytest.param("a\u202eb", "a\\x202eb", id="bidi"),
+        pytest.param("grün ✓", "grün ✓", id="unicode-stays"),
+    ],
+)
+def test_text_of_the_server_cannot_steer_the_terminal(text: str, shown: str) -> None:
+    assert one_line(text) == shown
+    assert log_line(log(text), text).count("\x1b") == log_line(log(""), "").count("\x1b")
+
+
+def test_json_cannot_steer_the_terminal(run: Aura, fake: FakeServer) -> None:
+    name = "\x1b[2J\x9b\u202e\x7fü"
+    fake.answers[f"GET /api/runs/{CID}"] = RUN | {"task_name": name}
+    outcome = run("show", CID, "--json")
+    assert outcome.json["task_name"] == name
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", outcome.out)
+    assert "ü" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0.05, "0.05 s"), (12.34, "12.3 s"), (125, "2 min 05 s"), (3900, "1 h 05 min")]
+)
+def test_durations_are_for_people(number: float, text: str) -> None:
+    assert seconds(number) == text
+
+
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    context = aura.make_context("aura", ["version"])
+    with context:
+        aura.invoke(context)
+    assert context.color is False
