@@ -290,9 +290,9 @@ def _transport(target: Target) -> "httpx2.BaseTransport | None":
     host = urlsplit(target.url).hostname or ""
     if target.url.startswith("https:"):
         verify = httpx2.create_ssl_context(verify=os.fspath(target.cafile)) if target.cafile else True
-        return httpx2.HTTPTransport(verify=verify, trust_env=False) if target.cafile else None
+        return httpx2.HTTPTransport(verify=verify) if target.cafile else None
     if target.uds or is_loopback(host):
-        return httpx2.HTTPTransport(uds=os.fspath(target.uds) if target.uds else None, verify=False, trust_env=False)
+        return httpx2.HTTPTransport(uds=os.fspath(target.uds) if target.uds else None, verify=False)
     return None
 
 

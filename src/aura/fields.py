@@ -66,7 +66,7 @@ class Reader:
                     self.template((*path, inner), item)
             else:
                 self.problem(path, str(error))
-        return template(None, at)
+        return template("{{ null }}", at)  # what is wrong with it was said: as an expression it is checked no further
 
     def condition(self, path: Path, value: Any) -> Condition | None:
         """Read a condition: one whole ``{{ … }}``, or true or false."""

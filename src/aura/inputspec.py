@@ -19,7 +19,10 @@ _OF_TYPE: dict[str, tuple[str, ...]] = {
     "number": ("minimum", "maximum"),
     "boolean": (),
 }
-_KEYS = ("type", "enum", "default", "description", *dict.fromkeys(key for keys in _OF_TYPE.values() for key in keys))
+_TYPED = frozenset(key for keys in _OF_TYPE.values() for key in keys)
+_INNER_KEYS = ("type", "enum", "default", "description", *sorted(_TYPED))
+#: What an input may say; its items and properties may not be secret on their own.
+KEYS = (*_INNER_KEYS, "secret")
 
 
 def read_inputs(reader: Reader, path: Path, value: Any) -> dict[str, Input]:
@@ -31,7 +34,7 @@ def read_inputs(reader: Reader, path: Path, value: Any) -> dict[str, Input]:
 
 
 def _read_input(reader: Reader, path: Path, name: str, spec: Any) -> Input:
-    schema = _read_schema(reader, path, spec, (*_KEYS, "secret"))
+    schema = _read_schema(reader, path, spec, KEYS)
     given = spec if isinstance(spec, dict) else {}
     secret = given.get("secret", False)
     if not isinstance(secret, bool):
@@ -39,7 +42,7 @@ def _read_input(reader: Reader, path: Path, name: str, spec: Any) -> Input:
     return Input(name, schema, "default" in given, given.get("default"), secret is True)
 
 
-def _read_schema(reader: Reader, path: Path, spec: Any, keys: tuple[str, ...] = _KEYS) -> dict[str, Any]:
+def _read_schema(reader: Reader, path: Path, spec: Any, keys: tuple[str, ...] = _INNER_KEYS) -> dict[str, Any]:
     if isinstance(spec, str):
         spec = {"type": spec}
     if not isinstance(spec, dict):
@@ -57,7 +60,7 @@ def _read_schema(reader: Reader, path: Path, spec: Any, keys: tuple[str, ...] = 
         if key in fields:
             _READERS[key](fields, schema)
     for key in fields.value:
-        if key in _KEYS[4:] and key not in _OF_TYPE[kind]:
+        if key in _TYPED and key not in _OF_TYPE[kind]:
             reader.key_problem((*path, key), f"{key} means nothing for type {kind}")
     return _read_values(fields, schema)
 

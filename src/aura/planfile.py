@@ -8,8 +8,9 @@ import msgspec
 
 from aura.fields import Fields, Reader, kind_of
 
-_KEYS = ("title", "description", "timezone", "vars", "secrets")
-_LATER = ("uses", "resources", "defaults", "reload")
+#: The keys of plan.yaml, and those that are part of the language but come later.
+KEYS = ("title", "description", "timezone", "vars", "secrets")
+LATER = ("uses", "resources", "defaults", "reload")
 
 
 class PlanHead(msgspec.Struct, frozen=True):
@@ -24,7 +25,7 @@ class PlanHead(msgspec.Struct, frozen=True):
 
 def read_plan_head(reader: Reader) -> PlanHead:
     """Read ``plan.yaml``; problems go to the reader."""
-    fields = Fields(reader, (), reader.document.value, "plan.yaml", _KEYS, _LATER)
+    fields = Fields(reader, (), reader.document.value, "plan.yaml", KEYS, LATER)
     return PlanHead(
         title=fields.text("title"),
         description=fields.text("description"),

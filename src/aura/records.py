@@ -294,10 +294,11 @@ def _entry(row: Sequence[Any]) -> Entry:
 def read_run_stream(execute: Execute, cid: str, after: int, limit: int) -> list[Entry]:
     """A run's log lines and events with ids above ``after``, by id."""
     sql = f"""SELECT * FROM (
-        SELECT * FROM ({_LOGS} WHERE cid=?1 AND id>?2 ORDER BY id LIMIT ?3)
-        UNION ALL SELECT * FROM ({_EVENTS} WHERE r.cid=?1 AND h.id>?2 ORDER BY h.id LIMIT ?3)
-    ) ORDER BY 1 LIMIT ?3"""  # noqa: S608
-    return [_entry(row) for row in execute(sql, (cid, after, limit))]
+        SELECT * FROM ({_LOGS} WHERE cid=? AND id>? ORDER BY id LIMIT ?)
+        UNION ALL SELECT * FROM ({_EVENTS} WHERE r.cid=? AND h.id>? ORDER BY h.id LIMIT ?)
+    ) ORDER BY 1 LIMIT ?"""  # noqa: S608
+    one = (cid, after, limit)
+    return [_entry(row) for row in execute(sql, (*one, *one, limit))]
 
 
 def read_logs(

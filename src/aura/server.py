@@ -83,14 +83,16 @@ class Server:
         self._console = console
         self._stop_asked = Event()
         self._ended = threading.Event()
+        #: There once the store is open and the plans are being loaded.
         self.engine: Engine
+        self._booted = False
         self.address = ""
         #: What the process should end with: 0, or 70 if work had to be left behind.
         self.exit_code = ExitCode.OK
 
     def request_stop(self) -> None:
         """Begin the stop sequence; a second call leaves less grace. Does not wait."""
-        if self._stop_asked.is_set():
+        if self._stop_asked.is_set() and self._booted:
             self.engine.hurry(HURRIED_GRACE)
         self._stop_asked.set()
 
@@ -218,7 +220,7 @@ class Server:
                 closing = Event()
                 if self._http:
                     self.address = await self._open_http(doors, engine, closing)
-                engine.ready = True
+                engine.ready = self._booted = True
                 task_status.started(self.address)
                 await self._stop_asked.wait()
                 self._start_watchdog()

@@ -16,13 +16,14 @@ from aura.names import Names, after_each
 from aura.plan import Dependency, Retry, Step
 from aura.sandbox import near
 
-_KEYS = (
+#: The keys of a step, and those that are part of the language but come later.
+KEYS = (
     *("action", "params", "depends_on", "when", "outputs", "retry", "timeout"),
     *("continue_on_failure", "idempotent"),
 )
-_LATER = ("loop", "preempt", "resources")
-_RETRY_KEYS = ("attempts", "delay")
-_RETRY_LATER = ("backoff", "max_delay", "jitter", "errors", "when")
+LATER = ("loop", "preempt", "resources")
+RETRY_KEYS = ("attempts", "delay")
+RETRY_LATER = ("backoff", "max_delay", "jitter", "errors", "when")
 MAX_ATTEMPTS = 1000
 
 _SUCCEEDED = frozenset({StepState.SUCCEEDED})
@@ -92,7 +93,7 @@ def _sequence(reader: Reader, path: Path, value: list[Any]) -> list[tuple[Path, 
 def _read_step(
     reader: Reader, path: Path, name: str, value: Any, before: str | None, qualify: Callable[[str], str]
 ) -> Step:
-    fields = Fields(reader, path, value, f"step {name}", _KEYS, _LATER)
+    fields = Fields(reader, path, value, f"step {name}", KEYS, LATER)
     if name == "any":
         reader.key_problem(path, "a step cannot be called any: depends_on uses that word")
     if "action" not in fields and isinstance(value, dict):
@@ -127,7 +128,7 @@ def _read_templates(fields: Fields, key: str) -> dict[str, Template]:
 def _read_retry(fields: Fields) -> Retry:
     if "retry" not in fields:
         return Retry()
-    retry = Fields(fields.reader, fields.at("retry"), fields.get("retry"), "retry", _RETRY_KEYS, _RETRY_LATER)
+    retry = Fields(fields.reader, fields.at("retry"), fields.get("retry"), "retry", RETRY_KEYS, RETRY_LATER)
     return Retry(retry.integer("attempts", 1, 1, MAX_ATTEMPTS), retry.duration("delay", 0.0, zero=True))
 
 

@@ -18,11 +18,12 @@ from aura.plan import DEFAULT_CLEANUP_TIMEOUT, Source, Step, Task
 from aura.planfile import PlanHead
 from aura.stepfile import ActionUse, Block, check_names, read_block
 
-_KEYS = (
+#: The keys of a task file, and those that are part of the language but come later.
+KEYS = (
     *("title", "description", "inputs", "lane", "priority", "labels", "timeout", "queue_timeout", "cleanup_timeout"),
     *("recovery", "steps", "on_failure", "on_cancel", "finally", "returns"),
 )
-_LATER = ("mode", "resources", "preempt", "on_preempt", "on_resume")
+LATER = ("mode", "resources", "preempt", "on_preempt", "on_resume")
 #: A handler's key → further names that its expressions may use.
 _HANDLERS = {"on_failure": ("error",), "on_cancel": (), "finally": ("error",)}
 MAX_STEPS = 1000
@@ -37,7 +38,7 @@ class TaskDraft(msgspec.Struct, frozen=True):
 
 def read_task(reader: Reader, plan_name: str, name: str, head: PlanHead, qualify: Callable[[str], str]) -> TaskDraft:
     """Read a task file; problems go to the reader. ``qualify`` gives the full name of an action."""
-    fields = Fields(reader, (), reader.document.value, "a task", _KEYS, _LATER)
+    fields = Fields(reader, (), reader.document.value, "a task", KEYS, LATER)
     inputs = read_inputs(reader, fields.at("inputs"), fields.get("inputs")) if "inputs" in fields else {}
     blocks = _read_blocks(fields, qualify)
     steps = {step_name: step for block in blocks.values() for step_name, step in block.steps.items()}

@@ -53,7 +53,7 @@ def fits(output: str, wanted: str) -> bool:
     return re.fullmatch(pattern, output.rstrip("\n") + "\n") is not None
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/reference/http.md"])
 def test_page_shows_what_happens(page: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "plans", tmp_path / "plans", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / ".venv" / "bin").mkdir(parents=True)

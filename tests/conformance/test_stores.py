@@ -67,7 +67,8 @@ def accepted(seq: int, **changes: Any) -> Accepted:
     values: dict[str, Any] = {
         "seq": seq, "cid": f"c{seq}", "plan_name": "p", "task_name": "t", "generation": "g", "lane": "main",
         "priority": 0, "labels": {}, "recovery": "fail", "due": float(seq), "not_before": None,
-        "accepted_at": float(seq), "cause": Cause("api"), "parent_cid": None, "root_cid": f"c{seq}", "depth": 0, "boot": 1, "inputs": b"{}",
+        "accepted_at": float(seq), "cause": Cause("api"), "parent_cid": None,
+        "root_cid": f"c{seq}", "depth": 0, "boot": 1, "inputs": b"{}",
     }  # fmt: skip
     return Accepted(**(values | changes))
 

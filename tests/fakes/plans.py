@@ -7,6 +7,7 @@ from textwrap import dedent
 from aura.actions import Action, Context, action
 from aura.duration import Duration
 from aura.loader import CheckedPlan, check_plans
+from aura.plan import Task
 
 
 def write_files(root: Path, files: Mapping[str, str]) -> Path:
@@ -46,3 +47,27 @@ def check_files(root: Path, files: Mapping[str, str]) -> list[CheckedPlan]:
 def problems_of(root: Path, files: Mapping[str, str]) -> list[str]:
     """Write a plans folder, check it, and give every problem as ``file:line:column: message``."""
     return [str(problem) for plan in check_files(root, files) for problem in plan.problems]
+
+
+#: A step that does nothing wrong.
+LOG = "{action: log, params: {message: x}}"
+_ACTIONS = """
+from aura import action, Context
+
+@action
+async def ping(ctx: Context, host: str, count: int = 1) -> int:
+    return count
+"""
+
+
+def task_of(root: Path, text: str) -> Task:
+    """Check a plan ``lab`` with one task, which must be right, and one action of its own, ``ping``; give the task."""
+    (checked,) = check_files(root, {"lab/tasks/t.yaml": text, "lab/actions.py": _ACTIONS})
+    assert checked.plan is not None, checked.problems
+    return checked.plan.tasks["t"]
+
+
+def problems_in(root: Path, text: str) -> list[str]:
+    """Check the same plan, and give the problems of the task without its file name."""
+    found = problems_of(root, {"lab/tasks/t.yaml": text, "lab/actions.py": _ACTIONS})
+    return [problem.removeprefix("lab/tasks/t.yaml:") for problem in found]

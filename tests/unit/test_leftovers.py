@@ -6,6 +6,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,11 +30,13 @@ def subreaper() -> Iterator[None]:
 
 
 @contextmanager
-def marked(command: str, marks: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of somebody else's, as an older boot of a server left it."""
-    environment = dict(os.environ) | {"AURA_BOOT": "", "AURA_CID": ""} | dict(marks)
-    popen = subprocess.Popen(["sh", "-c", command], env=environment, start_new_session=True)
+def marked(marks: Mapping[str, str], *argv: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of somebody else's, as an older boot of a server left it; `sleep 100` unless said otherwise."""
+    environment = {"PATH": os.defpath, "AURA_BOOT": "", "AURA_CID": ""} | dict(marks)
+    popen = subprocess.Popen(argv or ("sleep", "100"), env=environment, start_new_session=True)
     try:
+        while not getattr(leftovers.look_at(popen.pid), "marks", None):
+            time.sleep(0.001)  # for a moment after its start its environment is not there yet
         yield popen
     finally:
         popen.kill()
@@ -43,12 +46,11 @@ def marked(command: str, marks: Mapping[str, str]) -> Iterator[subprocess.Popen[
 def test_process_is_seen_with_its_marks_whatever_its_name(tmp_path: Path) -> None:
     odd = tmp_path / "a) R (b"
     odd.symlink_to("/bin/sleep")
-    with subprocess.Popen([odd, "100"], env={"AURA_CID": "c1", "AURA_TOKEN": "t"}, start_new_session=True) as popen:
+    with marked({"AURA_CID": "c1", "AURA_TOKEN": "t"}, odd, "100") as popen:
         seen = leftovers.look_at(popen.pid)
-        popen.kill()
     assert seen is not None
     assert (seen.name, seen.zombie, seen.parent, seen.session) == ("a) R (b", False, os.getpid(), popen.pid)
-    assert seen.marks == {"AURA_CID": "c1"}
+    assert seen.marks == {"AURA_BOOT": "", "AURA_CID": "c1"}
 
 
 def test_look_at_a_number_that_is_nobodys() -> None:
@@ -71,7 +73,7 @@ async def test_looks_that_are_asked_for_at_once_are_shared(monkeypatch: pytest.M
 
 
 def test_signal_is_not_sent_to_another_process_with_the_same_number() -> None:
-    with marked("exec sleep 100", {}) as popen:
+    with marked({}) as popen:
         seen = leftovers.look_at(popen.pid)
         assert seen is not None
         earlier = leftovers.Seen(seen.pid, seen.name, False, seen.parent, seen.group, seen.session, seen.start - 1)
@@ -95,7 +97,7 @@ def test_signal_is_not_sent_to_another_process_with_the_same_number() -> None:
     ],
 )
 async def test_leftovers_of_older_boots_of_this_folder_are_ended(tag: str, ended: bool) -> None:
-    with marked("exec sleep 100", {"AURA_BOOT": tag}) as popen:
+    with marked({"AURA_BOOT": tag}) as popen:
         found = await leftovers.end_leftovers(STORE, 2)
         assert found == ([popen.pid] if ended else [])
         assert (popen.poll() is not None) == ended
@@ -103,7 +105,8 @@ async def test_leftovers_of_older_boots_of_this_folder_are_ended(tag: str, ended
 
 async def test_leftover_that_ignores_term_is_killed(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
-    with marked(f"trap '' TERM; echo > {ready}; sleep 100; sleep 100", {"AURA_BOOT": f"{STORE}.1"}) as popen:
+    command = f"trap '' TERM; echo > {ready}; sleep 100; sleep 100"
+    with marked({"AURA_BOOT": f"{STORE}.1"}, "sh", "-c", command) as popen:
         await until_file(ready)
         await leftovers.end_leftovers(STORE, 2)
         assert popen.wait() == -signal.SIGKILL
@@ -112,7 +115,7 @@ async def test_leftover_that_ignores_term_is_killed(tmp_path: Path) -> None:
 async def test_leftover_may_clean_up(tmp_path: Path) -> None:
     ready, cleaned = tmp_path / "ready", tmp_path / "cleaned"
     command = f"trap 'echo > {cleaned}; exit' TERM; echo > {ready}; while :; do sleep 0.05; done"
-    with marked(command, {"AURA_BOOT": f"{STORE}.1"}):
+    with marked({"AURA_BOOT": f"{STORE}.1"}, "sh", "-c", command):
         await until_file(ready)
         await leftovers.end_leftovers(STORE, 2)
     assert cleaned.exists()
@@ -130,9 +133,9 @@ def test_server_that_was_started_by_a_run_spares_itself_and_its_ancestors() -> N
 
 async def test_leftovers_of_a_run_are_ended_and_those_of_others_are_not() -> None:
     with (
-        marked("exec sleep 100", {"AURA_BOOT": f"{STORE}.2", "AURA_CID": MINE}) as mine,
-        marked("exec sleep 100", {"AURA_BOOT": f"{STORE}.2", "AURA_CID": "other"}) as other,
-        marked("exec sleep 100", {"AURA_BOOT": f"{STORE}.3", "AURA_CID": MINE}) as elsewhere,
+        marked({"AURA_BOOT": f"{STORE}.2", "AURA_CID": MINE}) as mine,
+        marked({"AURA_BOOT": f"{STORE}.2", "AURA_CID": "other"}) as other,
+        marked({"AURA_BOOT": f"{STORE}.3", "AURA_CID": MINE}) as elsewhere,
     ):
         assert await leftovers.end_run_leftovers(f"{STORE}.2", MINE) == [mine.pid]
         assert mine.poll() is not None

@@ -170,7 +170,8 @@ def row_in(state: str) -> sqlite3.Connection:
     db.executescript(schema())
     db.execute(
         "INSERT INTO run (seq, cid, plan_name, task_name, lane, priority, labels, state, recovery, due, accepted_at,"
-        " cause, root_cid, boot, inputs) VALUES (1, 'c', 'p', 't', 'main', 0, '{}', ?, 'fail', 0, 0, '{}', 'c', 1, '{}')",
+        " cause, root_cid, boot, inputs)"
+        " VALUES (1, 'c', 'p', 't', 'main', 0, '{}', ?, 'fail', 0, 0, '{}', 'c', 1, '{}')",
         (state,),
     )
     return db

@@ -68,7 +68,13 @@ def test_lines_go_on_at_a_line_boundary_after_a_flood() -> None:
     ]
 
 
-def test_bytes_beyond_the_rate_and_in_all_are_not_logged() -> None:
+def test_bytes_beyond_the_rate_are_not_logged() -> None:
+    logged = Logged()
+    logged.lines.feed((b"y" * 65_000 + b"\n") * 100)
+    assert 2 * BYTES_PER_S <= sum(map(len, logged.texts)) <= 2 * BYTES_PER_S + LINE_CAP
+
+
+def test_bytes_beyond_the_cap_are_not_logged() -> None:
     logged = Logged()
     for second in range(60):
         logged.now = float(second)

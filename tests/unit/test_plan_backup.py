@@ -277,6 +277,17 @@ async def test_archive_that_is_not_what_was_packed_is_damaged(backup: Backup, ol
         await backup.verify(archived)
 
 
+async def test_archive_with_another_checksum_or_without_its_last_entry_is_damaged(backup: Backup) -> None:
+    archived = await backup.archive()
+    with pytest.raises(Exception, match="has SHA-256"):
+        await backup.verify(archived | {"sha256": "0" * 64})
+    archived = await backup.archive()
+    with (backup.bench.workdir / "manifest.jsonl").open("a") as manifest:
+        manifest.write('["folder", "source/z"]\n')
+    with pytest.raises(Exception, match="ends where"):
+        await backup.verify(archived)
+
+
 @pytest.mark.parametrize(("keep", "left"), [(1, 1), (2, 2), (3, 3), (9, 4)])
 async def test_prune_keeps_the_latest_of_this_name(backup: Backup, keep: int, left: int) -> None:
     other = await backup.archive(name="source-x")

@@ -167,11 +167,13 @@ async def test_number_of_processes_is_bounded(started: Started, monkeypatch: pyt
         pytest.param("env -i sleep 100 & echo > ready; wait", id="one that emptied its environment"),
         pytest.param("echo > ready; kill -STOP $$", id="a stopped one"),
         pytest.param("yes & echo > ready; wait", id="one that floods"),
+        pytest.param("env -i sh -c \"trap '' TERM; echo > ready; sleep 9; sleep 9\" & wait", id="bare and stubborn"),
         pytest.param("sleep 100 & echo > ready; exec sleep 0.0", id="one that has ended, with a child that has not"),
     ],
 )
 async def test_stop_ends_all_of_it_quickly(started: Started, shell: str) -> None:
-    assert await started.stop_when_ready(shell) < 3
+    started.grace = 1.0
+    assert await started.stop_when_ready(shell) < 2
     assert not running_of(started.cid)
 
 
@@ -184,6 +186,12 @@ async def test_stop_waits_for_a_clean_up_and_its_last_words(started: Started) ->
 async def test_stop_waits_for_the_clean_up_of_those_that_the_first_started(started: Started) -> None:
     inner = "trap 'sleep 0.3; echo > cleaned; exit' TERM; echo > ready; while :; do sleep 0.02; done"
     await started.stop_when_ready(f'sh -c "{inner}" & wait')
+    assert (started.folder / "cleaned").exists()
+
+
+async def test_stop_wakes_what_has_left_the_session_and_is_stopped(started: Started) -> None:
+    inner = "trap 'echo > cleaned; exit' TERM; echo > ready; kill -STOP $$; sleep 100"
+    await started.stop_when_ready(f'setsid sh -c "{inner.replace("$", chr(92) + "$")}" & wait')
     assert (started.folder / "cleaned").exists()
 
 

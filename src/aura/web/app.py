@@ -60,9 +60,16 @@ class App:
         self._door = door
         self._guard = guard
         self._routes = tuple(routes)
+        self._exact = {
+            path: self._with_path(path) for path in {route.path for route in self._routes if "{" not in route.path}
+        }
+        self._patterned = [route for route in self._routes if "{" in route.path]
         for route in self._routes:
             same = [other.methods or () for other in self._routes if other.path == route.path]
             route.allow = frozenset(method for methods in same for method in methods)
+
+    def _with_path(self, path: str) -> list[ApiRoute]:
+        return [route for route in self._routes if route.path == path]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -97,7 +104,7 @@ class App:
         if not is_plain_path(scope["raw_path"]):
             return None, {}
         partial: tuple[ApiRoute | None, Scope] = (None, {})
-        for route in self._routes:
+        for route in self._exact.get(scope["path"], self._patterned):
             match, params = route.matches(scope)
             if match is Match.FULL:
                 return route, params

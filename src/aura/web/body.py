@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope
 from aura.errors import FieldError, RequestError
 from aura.web.validate import invalid, pointer
 
+JSON = "application/json"
 #: Seconds in which the whole body has to arrive.
 BODY_TIMEOUT = 30.0
 MAX_DEPTH = 64
@@ -67,16 +68,21 @@ def check_content_type(headers: dict[bytes, bytes]) -> None:
         RequestError: ``bad_content_type``.
     """
     text = headers.get(b"content-type", b"").decode("latin-1")
-    message = Message()
-    message["content-type"] = text
-    if not text or message.get_content_type() != "application/json":
-        got = f"not {text[:100]!r}" if text else "and it is missing"
-        raise RequestError("bad_content_type", f"the header Content-Type must say application/json, {got}")
-    if (message.get_param("charset") or "utf-8") not in ("utf-8", "UTF-8"):
-        raise RequestError("bad_content_type", "JSON is UTF-8; leave the charset away in Content-Type")
+    if text != JSON:
+        _check_other_spelling(text)
     encoding = headers.get(b"content-encoding", b"identity").decode("latin-1")
     if encoding.lower() != "identity":
         raise RequestError("bad_content_type", f"Content-Encoding {encoding[:40]!r} is not taken; send it uncompressed")
+
+
+def _check_other_spelling(text: str) -> None:
+    message = Message()
+    message["content-type"] = text
+    if not text or message.get_content_type() != JSON:
+        got = f"not {text[:100]!r}" if text else "and it is missing"
+        raise RequestError("bad_content_type", f"the header Content-Type must say {JSON}, {got}")
+    if (message.get_param("charset") or "utf-8") not in ("utf-8", "UTF-8"):
+        raise RequestError("bad_content_type", "JSON is UTF-8; leave the charset away in Content-Type")
 
 
 async def _read(receive: Receive, limit: int) -> bytes:

@@ -7,6 +7,7 @@ nothing else is coerced.
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -36,20 +37,26 @@ def convert_text(given: Mapping[str, list[str]], kind: type[S]) -> S:
     Raises:
         RequestError: ``invalid``, with an error for each parameter that is wrong.
     """
-    lists = {
-        f.encode_name for f in msgspec.structs.fields(kind) if msgspec.inspect.type_info(f.type).__class__ is _LIST
-    }
+    lists = _lists_of(kind)
     repeated = [FieldError(f"/{k}", "must be given once") for k, v in given.items() if len(v) > 1 and k not in lists]
     if repeated:
         raise invalid(repeated)
     return _build(kind, {k: v if k in lists else v[0] for k, v in given.items()}, "", strict=False)
 
 
-_LIST = msgspec.inspect.ListType
+@cache
+def _fields_of(kind: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    return {field.encode_name: field for field in msgspec.structs.fields(kind)}
+
+
+@cache
+def _lists_of(kind: type[msgspec.Struct]) -> frozenset[str]:
+    kinds = {name: msgspec.inspect.type_info(field.type) for name, field in _fields_of(kind).items()}
+    return frozenset(name for name, found in kinds.items() if isinstance(found, msgspec.inspect.ListType))
 
 
 def _build(kind: type[S], data: Mapping[str, Any], at: str, *, strict: bool) -> S:
-    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    fields = _fields_of(kind)
     errors = [
         FieldError(pointer(at, key), f"is not a known key{did_you_mean(key, fields)}")
         for key in data

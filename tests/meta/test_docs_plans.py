@@ -1,0 +1,118 @@
+"""``docs/reference/plan-files.md`` and ``expressions.md`` against the code: every key, every example, every filter."""
+
+import json
+import re
+import textwrap
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from aura import inputspec, planfile, stepfile, taskfile
+from aura.builtin import shipped
+from aura.expressions import template
+from aura.filters import FILTERS
+from aura.loader import check_plans
+from aura.snapshot import MAX_FILES
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+PLANS = (REFERENCE / "plan-files.md").read_text(encoding="utf-8")
+EXPRESSIONS = (REFERENCE / "expressions.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```yaml (\w+)\n(.+?)^```", PLANS, re.MULTILINE | re.DOTALL)
+INPUTS = "inputs: {day: string}\n"
+SCOPE: Mapping[str, Any] = {
+    "inputs": {"count": 3, "hosts": ["a", "b"], "place": {"items": 5}},
+    "steps": {"ping": {"output": None}},
+    "now": lambda: datetime(2027, 3, 28, 12, tzinfo=ZoneInfo("Europe/Berlin")),
+}
+
+
+def files_of(kind: str, text: str) -> dict[str, str]:
+    """What a block of that kind stands for, as files of a plan."""
+    inner = textwrap.indent(text, "  ")
+    step = "steps: {a: {action: log, params: {message: x}}}\n"
+    return {
+        "plan": {"plan.yaml": text},
+        "task": {"tasks/t.yaml": text},
+        "steps": {"tasks/t.yaml": f"{INPUTS}steps:\n{inner}"},
+        "inputs": {"tasks/t.yaml": f"{step}inputs:\n{inner}"},
+    }[kind]
+
+
+@pytest.mark.parametrize(("kind", "text"), BLOCKS, ids=[f"{kind}-{n}" for n, (kind, _) in enumerate(BLOCKS)])
+def test_example_is_right(tmp_path: Path, kind: str, text: str) -> None:
+    for path, content in files_of(kind, text).items():
+        file = tmp_path / "lab" / path
+        file.parent.mkdir(parents=True)
+        file.write_text(content, encoding="utf-8")
+    (checked,) = check_plans(tmp_path, shipped())
+    assert checked.problems == ()
+
+
+def section(title: str) -> str:
+    return re.split(r"^## ", PLANS, flags=re.MULTILINE)[1:][headings().index(title)]
+
+
+def headings() -> list[str]:
+    return re.findall(r"^## (.+)$", PLANS, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("title", "keys"),
+    [
+        pytest.param("plan.yaml", planfile.KEYS, id="plan"),
+        pytest.param("Task", taskfile.KEYS, id="task"),
+        pytest.param("Inputs", inputspec.KEYS, id="inputs"),
+        pytest.param("Steps", stepfile.KEYS, id="step"),
+    ],
+)
+def test_every_key_has_its_row_and_no_other_has(title: str, keys: Collection[str]) -> None:
+    table = section(title).split("### ")[0]
+    rows = re.findall(r"^\| (`[^|]+`) \|", table, re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == sorted(keys)
+
+
+@pytest.mark.parametrize(
+    ("where", "keys"),
+    [
+        pytest.param("plan", planfile.LATER, id="plan"),
+        pytest.param("task", taskfile.LATER, id="task"),
+        pytest.param("step", (*stepfile.LATER, *stepfile.RETRY_LATER), id="step"),
+    ],
+)
+def test_every_key_that_comes_later_is_named(where: str, keys: Collection[str]) -> None:
+    (row,) = re.findall(rf"^\| {where} \| (.+) \|$", section("Not supported yet"), re.MULTILINE)
+    assert set(keys) <= set(re.findall(r"`(\w+)`", row))
+
+
+def test_every_key_has_an_example() -> None:
+    examples = " ".join(text for _, text in BLOCKS)
+    keys = {*planfile.KEYS, *taskfile.KEYS, *inputspec.KEYS, *stepfile.KEYS, *stepfile.RETRY_KEYS}
+    assert [key for key in sorted(keys) if f"{key}:" not in examples] == []
+
+
+ROWS = re.findall(r"^\|(?: `\w+` \|)? `(.*\{\{.+\}\}.*)` \| `(.+)` \|$", EXPRESSIONS, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("value", "gives"), ROWS, ids=[value for value, _ in ROWS])
+def test_expression_gives_what_the_page_says(value: str, gives: str) -> None:
+    assert json.loads(json.dumps(template(value.replace("\\|", "|"), "f:1").render(SCOPE))) == json.loads(gives)
+
+
+def test_page_has_expressions() -> None:
+    assert len(ROWS) > 30
+
+
+def test_every_filter_is_named_and_no_other_is() -> None:
+    part = EXPRESSIONS.partition("## Filters")[2].partition("## Patterns")[0]
+    own = set(re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE))
+    kept = set(re.findall(r"`(\w+)`", part.partition("Kept from")[2].partition(". `groupby` gives")[0]))
+    assert own | kept == set(FILTERS)
+    assert not own & kept
+
+
+def test_bounds_are_those_of_the_code() -> None:
+    assert f"{MAX_FILES:,} in a plan" in PLANS

@@ -1,0 +1,357 @@
+"""Generations: import from the snapshot, what a failing load leaves behind, and that nothing keeps an old one alive."""
+
+import gc
+import linecache
+import os
+import sys
+import threading
+import time
+import traceback
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fakes.plans import LOG, SHIPPED, write_files
+
+from aura.errors import ConfigError, RequestError
+from aura.generations import Generations, PlanStatus
+
+ACTIONS = """
+    from aura import action, Context
+    from .values import VALUE
+
+    @action
+    def value(ctx: Context, plus: int = 0) -> int:
+        '''Give a value.'''
+        return VALUE + plus
+
+    @action
+    def fail():
+        raise ValueError(VALUE)
+"""
+LAB = {
+    "lab/plan.yaml": "title: Lab\ndescription: A plan\nvars: {port: 1}\n",
+    "lab/tasks/t.yaml": "steps: {a: {action: value}}\n",
+    "lab/actions/main.py": ACTIONS,
+    "lab/actions/values.py": "VALUE = 1\n",
+}
+
+
+def generations(root: Path, files: dict[str, str] | None = None, **settings: Any) -> Generations:
+    write_files(root, LAB if files is None else files)
+    return Generations(root, SHIPPED, **settings)
+
+
+def values(root: Path, text: str) -> None:
+    (root / "lab/actions/values.py").write_text(text)
+
+
+async def load_one(plans: Generations) -> PlanStatus:
+    (status,) = await plans.reload()
+    return status
+
+
+def call(plans: Generations, name: str = "lab.value") -> Any:
+    return plans.current("lab").action(name).function(None)
+
+
+async def test_plan_is_loaded(tmp_path: Path) -> None:
+    plans = generations(tmp_path)
+    status = await load_one(plans)
+    assert (status.name, status.title, status.description, status.task_count) == ("lab", "Lab", "A plan", 1)
+    assert (status.status, status.errors, status.warnings) == ("ready", (), ())
+    generation, task = plans.task("lab", "t")
+    assert generation.hash == status.generation
+    assert task.steps["a"].action == "lab.value"
+    assert list(generation.actions) == ["value", "fail"]
+    assert generation.action("log") is SHIPPED["log"]
+    assert generation.action("lab.value").description == "Give a value."
+
+
+@pytest.mark.parametrize("name", ["lab.nope", "nope", "other.value"])
+async def test_action_that_is_not_there(tmp_path: Path, name: str) -> None:
+    plans = generations(tmp_path)
+    await plans.reload()
+    with pytest.raises(KeyError):
+        plans.current("lab").action(name)
+
+
+async def test_old_generation_keeps_its_code_and_its_source(tmp_path: Path) -> None:
+    plans = generations(tmp_path)
+    await plans.reload()
+    old = plans.current("lab")
+    values(tmp_path, "VALUE = 2\n")
+    await plans.reload()
+    assert (old.action("lab.value").function(None), call(plans)) == (1, 2)
+    (tmp_path / "lab/actions/main.py").write_text("# quite another text\n" * 20)
+    with pytest.raises(ValueError, match="1") as caught:
+        old.action("lab.fail").function()
+    frame = traceback.extract_tb(caught.value.__traceback__)[-1]
+    assert frame.filename == f"{old.code_prefix}actions/main.py"
+    assert frame.line == "raise ValueError(VALUE)"
+
+
+async def test_same_size_within_a_second_is_another_version(tmp_path: Path) -> None:
+    plans = generations(tmp_path)
+    await plans.reload()
+    stat = (tmp_path / "lab/actions/values.py").stat()
+    values(tmp_path, "VALUE = 3\n")
+    os.utime(tmp_path / "lab/actions/values.py", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    await plans.reload()
+    assert call(plans) == 3
+    assert not list(tmp_path.rglob("*.pyc"))
+
+
+async def test_unchanged_plan_keeps_its_generation(tmp_path: Path) -> None:
+    plans = generations(tmp_path)
+    await plans.reload()
+    first = plans.current("lab")
+    await plans.reload()
+    assert plans.current("lab") is first
+
+
+async def test_nothing_of_ours_keeps_an_old_generation(tmp_path: Path) -> None:
+    plans = generations(tmp_path)
+    await plans.reload()
+    old = weakref.ref(plans.current("lab"))
+    code = weakref.ref(plans.current("lab").action("lab.value").function)
+    prefix = plans.current("lab").code_prefix
+    plans.task("lab", "t")
+    values(tmp_path, "VALUE = 2\n")
+    await plans.reload()
+    assert old() is None
+    gc.collect()
+    assert code() is None
+    assert not [file for file in linecache.cache if file.startswith(prefix)]
+    assert len({name.split(".")[0] for name in sys.modules if name.startswith("_aura_plan") and "lab" in name}) == 1
+
+
+async def test_import_inside_a_function_finds_the_same_version(tmp_path: Path) -> None:
+    late = "from aura import action\n@action\ndef value():\n    from .values import VALUE\n    return VALUE\n"
+    plans = generations(tmp_path, LAB | {"lab/actions/main.py": late})
+    await plans.reload()
+    old = plans.current("lab").action("lab.value").function
+    held = plans.current("lab")
+    values(tmp_path, "VALUE = 2\n")
+    await plans.reload()
+    assert (old(), plans.current("lab").action("lab.value").function()) == (1, 2)
+    assert held.hash
+
+
+async def test_module_knows_its_folder_and_leaves_the_path_alone(tmp_path: Path) -> None:
+    code = "from aura import action\n@action\ndef where() -> str:\n    return __file__\n"
+    before = list(sys.path)
+    plans = generations(tmp_path, {"lab/actions.py": code})
+    await plans.reload()
+    assert call_plain(plans, "lab.where") == str(tmp_path / "lab/actions.py")
+    assert sys.path == before
+
+
+def call_plain(plans: Generations, name: str) -> Any:
+    return plans.current("lab").action(name).function()
+
+
+async def test_two_plans_do_not_see_each_others_modules(tmp_path: Path) -> None:
+    code = "from aura import action\nfrom .values import V\n@action\ndef v() -> str:\n    return V\n"
+    files = {f"{plan}/{file}": text for plan in "ab" for file, text in {"actions/x.py": code}.items()}
+    plans = generations(tmp_path, files | {"a/actions/values.py": "V = 'a'", "b/actions/values.py": "V = 'b'"})
+    await plans.reload()
+    assert [plans.current(plan).action(f"{plan}.v").function() for plan in "ab"] == ["a", "b"]
+
+
+async def test_shipped_action_imported_by_a_plan_is_not_its_own(tmp_path: Path) -> None:
+    plans = generations(tmp_path, {"lab/actions.py": "from aura.builtin.flow import fail, log\n"})
+    assert (await load_one(plans)).status == "ready"
+    assert not plans.current("lab").actions
+
+
+# -- loads that fail --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        pytest.param("x = 1 / 0\n", "lab/actions/values.py:1:1: the import failed: ZeroDivisionError", id="raises"),
+        pytest.param("import sys\nsys.exit(3)\n", "values.py:2:1: the import called sys.exit(3)", id="exit"),
+        pytest.param("raise KeyboardInterrupt\n", "lab/actions/values.py:1:1: the import failed: Key", id="interrupt"),
+        pytest.param("import asyncio\nraise asyncio.CancelledError\n", "values.py:2:1: the import failed", id="cancel"),
+        pytest.param("raise BaseExceptionGroup('g', [SystemExit()])\n", "values.py:1:1: the import failed", id="group"),
+        pytest.param("def f(:\n", "lab/actions/values.py:1:7: SyntaxError: invalid syntax", id="syntax"),
+        pytest.param("", "main.py:3:1: the import failed: ImportError: cannot import name", id="name"),
+        pytest.param("import no_such_module\n", "values.py:1:1: the import failed: ModuleNotFoundError", id="module"),
+        pytest.param("import main\n", "imports inside a plan are relative, such as", id="absolute"),
+        pytest.param("while True: pass\n", "values.py:1:1: the import hangs: it took longer than", id="loop"),
+        pytest.param("import time\ntime.sleep(0.6)\n", "lab/actions/values.py:2:1: the import hangs", id="sleep"),
+        pytest.param(
+            "class E(Exception):\n    def __str__(self): raise OSError\nraise E\n",
+            "values.py:3:1: the import",
+            id="str",
+        ),
+    ],
+)
+async def test_broken_edit_keeps_the_old_generation(tmp_path: Path, code: str, problem: str) -> None:
+    plans = generations(tmp_path, import_timeout=0.3)
+    ready = await load_one(plans)
+    assert ready.status == "ready", ready
+    values(tmp_path, code)
+    status = await load_one(plans)
+    assert (status.status, status.generation, status.title) == ("stale", ready.generation, "Lab")
+    assert problem in str(status.errors[0])
+    assert call(plans) == 1
+
+
+async def test_mended_plan_is_ready_again(tmp_path: Path) -> None:
+    plans = generations(tmp_path)
+    first = await load_one(plans)
+    values(tmp_path, "(")
+    assert (await load_one(plans)).status == "stale"
+    values(tmp_path, "VALUE = 1\n")
+    assert await load_one(plans) == first
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        pytest.param("lab/tasks/t.yaml", "", id="emptied"),
+        pytest.param("lab/tasks/t.yaml", "steps: {a: {action: valeu}}", id="action"),
+        pytest.param("lab/tasks/t.yaml", "steps: {a: {action: value, params: {plus: x}}}", id="type-after-the-import"),
+        pytest.param("lab/plan.yaml", "", id="plan-yaml-emptied"),
+    ],
+)
+async def test_broken_yaml_keeps_the_old_generation(tmp_path: Path, path: str, text: str) -> None:
+    plans = generations(tmp_path)
+    ready = await load_one(plans)
+    (tmp_path / path).write_text(text)
+    status = await load_one(plans)
+    assert (status.status, status.generation) == ("stale", ready.generation)
+    assert status.errors[0].file == path
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        pytest.param("@action\ndef f(*hosts): pass\n", "parameter hosts must be an ordinary named one", id="signature"),
+        pytest.param("@action\ndef f(x: complex): pass\n", "is not a type that JSON can become", id="type"),
+        pytest.param("@action\ndef f(x: 'Nope'): pass\n", "name 'Nope' is not defined", id="annotation"),
+        pytest.param(
+            "for n in (1, 2):\n    @action(name='f')\n    def f(): pass\n    globals()[f'f{n}'] = f\n",
+            "another",
+            id="t",
+        ),
+    ],
+)
+async def test_action_that_cannot_be_one(tmp_path: Path, code: str, problem: str) -> None:
+    plans = generations(tmp_path, {"lab/actions.py": f"from aura import action\n{code}"})
+    status = await load_one(plans)
+    assert status.status == "broken"
+    assert status.errors[0].file == "lab/actions.py"
+    assert problem in status.errors[0].message
+
+
+async def test_action_that_only_the_import_can_find(tmp_path: Path) -> None:
+    code = """
+        from aura import action
+
+        def make(number):
+            def get(): return number
+            get.__name__ = f"get_{number}"
+            return action(get)
+
+        get_1 = make(1)
+        """
+    plans = generations(tmp_path, {"lab/actions.py": code, "lab/tasks/t.yaml": "steps: {a: {action: get_1}}"})
+    assert (await load_one(plans)).errors == ()
+    write_files(tmp_path, {"lab/tasks/t.yaml": "steps: {a: {action: get_2}}"})
+    status = await load_one(plans)
+    assert str(status.errors[0]).startswith(
+        "lab/tasks/t.yaml:1:21: there is no action 'get_2' in this plan; did you mean"
+    )
+
+
+async def test_hung_import_harms_nobody_else(tmp_path: Path) -> None:
+    files = {"lab/actions.py": "while True: pass\n", "good/tasks/t.yaml": f"steps: {{a: {LOG}}}"}
+    plans = generations(tmp_path, files, import_timeout=0.2)
+    assert [(status.name, status.status) for status in await plans.reload()] == [("good", "ready"), ("lab", "broken")]
+    hung = [thread for thread in threading.enumerate() if thread.name == "aura import of lab"]
+    for thread in hung:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in hung)
+
+
+async def test_import_that_starts_a_thread_is_warned_about(tmp_path: Path) -> None:
+    code = """
+        import threading
+        end = threading.Event()
+        threading.Thread(target=end.wait, name="poller", daemon=True).start()
+        """
+    plans = generations(tmp_path, {"lab/actions.py": code})
+    status = await load_one(plans)
+    started = next(thread for thread in threading.enumerate() if thread.name == "poller")
+    sys.modules[next(name for name in sys.modules if name.endswith("_lab.actions"))].end.set()
+    started.join(5)
+    assert status.status == "ready"
+    assert "the import started a thread, poller" in status.warnings[0].message
+
+
+# -- asking for plans and tasks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("plan", "task", "code", "said"),
+    [
+        pytest.param("lba", "t", "unknown_plan", "there is no plan 'lba'; did you mean 'lab'?", id="plan"),
+        pytest.param("lab", "tt", "unknown_task", "the plan lab has no task 'tt'; did you mean 't'?", id="task"),
+        pytest.param("bad", "t", "plan_broken", "the plan 'bad' cannot be loaded: bad/plan.yaml:1:1", id="broken"),
+    ],
+)
+async def test_what_cannot_be_run(tmp_path: Path, plan: str, task: str, code: str, said: str) -> None:
+    plans = generations(tmp_path, LAB | {"bad/plan.yaml": ""})
+    await plans.reload()
+    with pytest.raises(RequestError) as caught:
+        plans.task(plan, task)
+    assert caught.value.code == code
+    assert said in caught.value.detail
+
+
+async def test_removed_plan_is_gone(tmp_path: Path) -> None:
+    plans = generations(tmp_path)
+    await plans.reload()
+    os.rename(tmp_path / "lab", tmp_path / ".lab")
+    assert await plans.reload() == []
+    with pytest.raises(RequestError):
+        plans.current("lab")
+
+
+async def test_folder_that_vanished_changes_nothing(tmp_path: Path) -> None:
+    plans = generations(tmp_path / "plans")
+    await plans.reload()
+    os.rename(tmp_path / "plans", tmp_path / "gone")
+    with pytest.raises(ConfigError):
+        await plans.reload()
+    assert call(plans) == 1
+
+
+async def test_variables_of_the_machine_win(tmp_path: Path) -> None:
+    plans = generations(tmp_path, vars={"lab": {"port": 7}})
+    await plans.reload()
+    assert plans.current("lab").plan.vars == {"port": 7}
+
+
+async def test_variable_that_the_plan_does_not_have_is_a_problem(tmp_path: Path) -> None:
+    status = await load_one(generations(tmp_path, vars={"lab": {"prot": 7}}))
+    assert "the settings override the variable 'prot', which is not here; did you mean 'port'?" in str(status.errors[0])
+
+
+async def test_hundred_reloads_leave_nothing_behind(tmp_path: Path) -> None:
+    plans = generations(tmp_path)
+    begun = time.process_time()
+    functions = []
+    for number in range(100):
+        values(tmp_path, f"VALUE = {number}\n")
+        await plans.reload()
+        functions.append(weakref.ref(plans.current("lab").action("lab.value").function))
+    gc.collect()
+    assert call(plans) == 99
+    assert sum(function() is not None for function in functions) == 1
+    assert time.process_time() - begun < 10
