@@ -7,6 +7,7 @@ inside the process, over the store on a disk (WAL, synchronous=FULL); the queue 
     python benchmarks/bench_runs.py [RUNS] [ROUNDS]
 """
 
+import gc
 import statistics
 import sys
 import tempfile
@@ -22,7 +23,7 @@ import msgspec
 from aura.config import load_settings
 from aura.engine import Engine
 from aura.run import Cause, Request
-from aura.server import SWITCH_INTERVAL, Server
+from aura.server import GC_THRESHOLDS, SWITCH_INTERVAL, Server
 from aura.stores.sqlite import SqliteBackend
 
 LANE_LIMITS = (4, 32, 100, 500)
@@ -89,7 +90,8 @@ def compare(runs: int, rounds: int, lane_limit: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.setswitchinterval(SWITCH_INTERVAL)
+    sys.setswitchinterval(SWITCH_INTERVAL)  # as the server sets them
+    gc.set_threshold(*GC_THRESHOLDS)
     runs, rounds = [int(a) for a in sys.argv[1:3]] + [3000, 3][len(sys.argv) - 1 :]
     for lane_limit in LANE_LIMITS:
         compare(runs, rounds, lane_limit)

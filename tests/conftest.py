@@ -1,9 +1,30 @@
 """What all tests share."""
 
+import sqlite3
+from collections.abc import Iterator
+
 import pytest
+
+from aura.stores.memory import MemoryBackend
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     """Aura runs on asyncio alone."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _databases_in_memory_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A store in memory outlives its server, so that a test may look at it and open it again; here it ends."""
+    made: list[sqlite3.Connection] = []
+    real = MemoryBackend.__init__
+
+    def noted(backend: MemoryBackend, db: sqlite3.Connection | None = None) -> None:
+        real(backend, db)
+        made.append(backend.connection)
+
+    monkeypatch.setattr(MemoryBackend, "__init__", noted)
+    yield
+    for connection in made:
+        connection.close()

@@ -8,7 +8,7 @@ from asyncio import CancelledError
 from typing import Any
 
 from aura.attempt import Attempt, EdgeCause
-from aura.errors import EndRun, StrayCancellation
+from aura.errors import EndRun, RunError, StrayCancellation
 from aura.graph import Graph, StepProgress
 from aura.lifecycle import RunState, StepState
 from aura.liverun import LiveRun
@@ -95,7 +95,8 @@ class Conclusions:
     def _failure(self, run: LiveRun, step: StepProgress, error: BaseException) -> Failure:
         failure = failure_of(error, step.name, run.code_prefix)
         log = run.logger(step.name, step.attempt)
-        log.error(f"step {step.name} failed: {failure.type}: {failure.message}", traceback=failure.trace)
+        fields = {} if isinstance(error, RunError) else {"exception": failure.trace}  # what Aura names explains itself
+        log.error(f"step {step.name} failed: {failure.type}: {failure.message}", **fields)
         return failure
 
     # -- retries

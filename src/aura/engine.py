@@ -17,21 +17,13 @@ from aura.admission import Admission, Admitted, refusal
 from aura.boot import accepted_of
 from aura.dispatcher import Dispatcher
 from aura.errors import RequestError
-from aura.events import Entry
 from aura.executor import Executor
 from aura.generations import PlanStatus
+from aura.history import History
 from aura.lifecycle import RunState, Stop
 from aura.liverun import LiveRun
-from aura.records import (
-    OpenRun,
-    RunFilter,
-    get_run,
-    get_steps,
-    list_runs,
-    read_logs,
-    read_run_stream,
-)
-from aura.run import Cause, Request, RunRecord, StepRecord
+from aura.records import OpenRun
+from aura.run import Cause, Request
 from aura.runtime import Runtime
 from aura.seal import Seal
 from aura.stops import Answer, Stops
@@ -41,7 +33,6 @@ State = Literal["running", "stopping", "stopped"]
 SLACK = 0.3
 #: Pauses between restarts of a service child that failed, in seconds: the first, and the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-ACTIVE_LIMIT = 1000
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -53,21 +44,11 @@ class Accepted(msgspec.Struct, frozen=True):
     task_name: str
 
 
-class RunDetail(msgspec.Struct, frozen=True):
-    """One run, whole: its record, its steps, and the live progress of those that run, by step."""
-
-    record: RunRecord
-    steps: list[StepRecord]
-    progress: Mapping[str, Mapping[str, Any]]
-
-
 class Engine:
     """Runs what is asked for. ``children`` is the group of the engine's own children, opened by the server."""
 
     def __init__(self, runtime: Runtime, flush_logs: Callable[[], Awaitable[object]]) -> None:
         self.runtime = runtime
-        #: Returns once every log line written so far is stored.
-        self.flush_logs = flush_logs
         #: Set by the server once all that an older boot left is settled.
         self.ready = False
         self.settings = runtime.settings
@@ -80,6 +61,7 @@ class Engine:
         self.dispatcher = Dispatcher(runtime, runtime.settings.lanes)
         self.seal = Seal(runtime, self.dispatcher.release, self.dispatcher.enter)
         self.stops = Stops(runtime, self.seal.seal)
+        self.history = History(runtime, self.dispatcher, flush_logs)
         self.admission = Admission(runtime, self.dispatcher, self.stops)
         executor = Executor(runtime, self.stops, self.seal, self.dispatcher.release_stuck)
         self.dispatcher.execute = executor.execute
@@ -205,8 +187,15 @@ class Engine:
         return len(stuck)
 
     async def reload(self) -> list[PlanStatus]:
-        """Load the plans folder again; a plan that cannot be served keeps its last good generation."""
-        return await self.generations.reload()
+        """Load the plans folder again. A plan that cannot be served keeps its last good generation; the log says so."""
+        statuses = await self.generations.reload()
+        for plan in statuses:
+            said = "is broken" if plan.status == "broken" else "keeps its last good version"
+            for problem in plan.errors:
+                self.runtime.log.error(f"plan {plan.name} {said}: {problem}", plan=plan.name)
+            for warning in plan.warnings:
+                self.runtime.log.warning(f"plan {plan.name}: {warning}", plan=plan.name)
+        return statuses
 
     # -- requests
 
@@ -256,7 +245,7 @@ class Engine:
         """
         run = self.runtime.open.get(cid)
         if run is None:
-            record = await self._record(cid)
+            record = await self.history.record(cid)
             raise _ended(record.cid, record.state)
         answer, ticket = self.stops.request_stop(run, Stop.CANCEL, reason)
         if answer is Answer.STOPPING:
@@ -341,90 +330,6 @@ class Engine:
             for run in self.dispatcher.queued(lane)
         ]
 
-    async def list_runs(self, wanted: RunFilter, limit: int, before: int | None = None) -> list[RunRecord]:
-        """The newest runs first, accepted before the sequence ``before``."""
-        return [self._as_it_is(r) for r in await self.runtime.store.read(lambda x: list_runs(x, wanted, limit, before))]
-
-    async def active_runs(self) -> list[RunRecord]:
-        """The runs that hold a place now, or hang."""
-        runs = [*self.dispatcher.placed(), *self.dispatcher.stuck()]
-        cids = tuple(run.cid for run in runs[:ACTIVE_LIMIT])
-        return await self.list_runs(RunFilter(cids=cids), ACTIVE_LIMIT) if cids else []
-
-    async def get_run(self, cid: str) -> RunDetail:
-        """One run, whole.
-
-        Raises:
-            RequestError: ``unknown_run``.
-        """
-
-        def query(execute: Any) -> tuple[RunRecord, list[StepRecord]] | None:
-            record = get_run(execute, cid)
-            return (record, get_steps(execute, record.seq)) if record else None
-
-        found = await self.runtime.store.read(query)
-        if found is None:
-            raise _unknown(cid)
-        live = self.runtime.open.get(cid)
-        return RunDetail(self._as_it_is(found[0]), found[1], dict(live.progress) if live else {})
-
-    async def wait_run(self, cid: str) -> RunRecord:
-        """One run once it has ended and that is committed.
-
-        Raises:
-            RequestError: ``unknown_run``.
-        """
-        live = self.runtime.open.get(cid)
-        if live is not None:
-            await live.wait_end()
-        return await self._record(cid)
-
-    async def run_entries(self, cid: str, after: int, limit: int) -> list[Entry]:
-        """The log lines and events of a run with ids above ``after``, by id."""
-        await self.flush_logs()
-        return await self.runtime.store.read(lambda x: read_run_stream(x, cid, after, limit))
-
-    async def log_entries(
-        self,
-        *,
-        after: int = 0,
-        limit: int = 1000,
-        until: int | None = None,
-        level: int | None = None,
-        plan_name: str | None = None,
-        task_name: str | None = None,
-        cid: str | None = None,
-        newest: bool = False,
-    ) -> list[Entry]:
-        """Log lines with ids above ``after`` and below ``until``, by id; the last ones with ``newest``."""
-        await self.flush_logs()
-        return await self.runtime.store.read(
-            lambda x: read_logs(
-                x,
-                after=after,
-                limit=limit,
-                until=until,
-                level=level,
-                plan_name=plan_name,
-                task_name=task_name,
-                cid=cid,
-                newest=newest,
-            )
-        )
-
-    async def _record(self, cid: str) -> RunRecord:
-        record = await self.runtime.store.read(lambda x: get_run(x, cid))
-        if record is None:
-            raise _unknown(cid)
-        return record
-
-    def _as_it_is(self, record: RunRecord) -> RunRecord:
-        """A stored record; a stop that is under way and writes no row of its own is shown all the same."""
-        live = self.runtime.open.get(record.cid)
-        if live and live.state is RunState.STOPPING and record.state == RunState.RUNNING:
-            return msgspec.structs.replace(record, state=live.state.value, reason=live.reason)
-        return record
-
 
 async def _stored(admitted: Admitted) -> None:
     try:
@@ -445,10 +350,6 @@ async def _outcome(admitted: Admitted | RequestError) -> Accepted | RequestError
 
 def _accepted(run: LiveRun) -> Accepted:
     return Accepted(run.cid, RunState.QUEUED.value, run.plan_name, run.task_name)
-
-
-def _unknown(cid: str) -> RequestError:
-    return RequestError("unknown_run", f"there is no run {cid[:64]!r}; `aura runs` lists them")
 
 
 def _ended(cid: str, state: str) -> RequestError:

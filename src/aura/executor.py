@@ -68,12 +68,12 @@ class Executor:
         main = run.graphs[Phase.MAIN]
         run.phase = Phase.MAIN
         await self._drive(run, main)
-        if run.used_processes and run.stop is not None:
-            await end_run_leftovers(run.boot_tag, run.cid)  # what its steps left in the background; bounded by itself
+        await _end_background(run)
         run.ending = self._ending(run, main)
         if run.ending in FINAL and run.begun:
             for phase in handlers_of(run):
                 await self._handle(run, phase)
+                await _end_background(run)
 
     # -- beginning and ending
 
@@ -248,6 +248,13 @@ class Executor:
         if not bounded(run):
             return float("inf")
         return run.cleanup_deadline - asyncio.get_running_loop().time()
+
+
+async def _end_background(run: LiveRun) -> None:
+    """End what the steps of a stopped run have left in the background. Bounded by itself."""
+    if run.used_processes and run.stop is not None:
+        run.used_processes = False
+        await end_run_leftovers(run.boot_tag, run.cid)
 
 
 def handlers_of(run: LiveRun) -> list[Phase]:

@@ -17,7 +17,7 @@ from jinja2.environment import Template as JinjaTemplate
 from jinja2.parser import Parser
 
 from aura.errors import ExpressionError
-from aura.filters import bounded_text, to_plain, to_text
+from aura.plaindata import bounded_text, to_plain, to_text
 from aura.sandbox import Sandbox, near
 
 #: The longest expression, in characters between ``{{`` and ``}}``.

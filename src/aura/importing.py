@@ -224,8 +224,8 @@ def _call(function: Callable[[], T], loop: asyncio.AbstractEventLoop, done: "asy
     # when the loop has been closed nobody waits any more
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(_settle, done, outcome)
-    # the error's traceback holds this frame: together they would be a circle that keeps the plan's modules
-    del outcome
+    # an error's traceback holds this frame: with these in it there would be a circle that keeps the plan's modules
+    del outcome, done
 
 
 def _settle(done: "asyncio.Future[Any]", outcome: Any) -> None:

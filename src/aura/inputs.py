@@ -61,7 +61,7 @@ class Check:
             self.error(path, f"{kind} is needed, not {_json_kind(value)}")
             return value
         checked = self._by_kind(path, schema, value)
-        if "enum" in schema and not any(_same(checked, allowed) for allowed in schema["enum"]):
+        if "enum" in schema and checked not in schema["enum"]:
             self.error(path, f"must be one of {', '.join(map(_shown, schema['enum']))}")
         return checked
 
@@ -161,11 +161,6 @@ def _json_kind(value: Any) -> str:
     if isinstance(value, float):
         return "number" if not value.is_integer() else f"number {value:g}"
     return next((kind for kind, matches in _IS.items() if matches(value)), type(value).__name__)
-
-
-def _same(one: Any, other: Any) -> bool:
-    """JSON equality: 1 and 1.0 are the same, 1 and true are not."""
-    return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
 def _shown(value: Any) -> str:

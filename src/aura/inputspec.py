@@ -20,9 +20,9 @@ _OF_TYPE: dict[str, tuple[str, ...]] = {
     "boolean": (),
 }
 _TYPED = frozenset(key for keys in _OF_TYPE.values() for key in keys)
-_INNER_KEYS = ("type", "enum", "default", "description", *sorted(_TYPED))
-#: What an input may say; its items and properties may not be secret on their own.
-KEYS = (*_INNER_KEYS, "secret")
+KEYS = ("type", "enum", "default", "description", *sorted(_TYPED))
+#: Keys that are part of the language but come later.
+LATER = ("secret",)
 
 
 def read_inputs(reader: Reader, path: Path, value: Any) -> dict[str, Input]:
@@ -34,21 +34,18 @@ def read_inputs(reader: Reader, path: Path, value: Any) -> dict[str, Input]:
 
 
 def _read_input(reader: Reader, path: Path, name: str, spec: Any) -> Input:
-    schema = _read_schema(reader, path, spec, KEYS)
+    schema = _read_schema(reader, path, spec)
     given = spec if isinstance(spec, dict) else {}
-    secret = given.get("secret", False)
-    if not isinstance(secret, bool):
-        reader.problem((*path, "secret"), "secret: true or false is needed")
-    return Input(name, schema, "default" in given, given.get("default"), secret is True)
+    return Input(name, schema, "default" in given, given.get("default"))
 
 
-def _read_schema(reader: Reader, path: Path, spec: Any, keys: tuple[str, ...] = _INNER_KEYS) -> dict[str, Any]:
+def _read_schema(reader: Reader, path: Path, spec: Any) -> dict[str, Any]:
     if isinstance(spec, str):
         spec = {"type": spec}
     if not isinstance(spec, dict):
         reader.problem(path, f"an input is a mapping or the name of a type, not {kind_of(spec)}")
         return {}
-    fields = Fields(reader, path, spec, "an input", keys)
+    fields = Fields(reader, path, spec, "an input", KEYS, LATER)
     kind = fields.get("type")
     if kind not in TYPES:
         _report_type(reader, path, fields)

@@ -9,8 +9,8 @@ is told what may still be undone. To keep the order of ids, what stands behind a
 overflows in that time, the staged entry is evicted like any other and blocks nothing more; it stays hidden.
 
 A reader of one run gets a ring of that run's own, made with its first reader and gone with its last, so that nobody
-scans the big one. A reader's ``start`` divides the world: what is below that id is in the store (once ``flush`` has
-returned), what is at or above it comes from the reader. So a stream subscribes first, reads the store up to
+scans the big one. A reader's ``start`` divides the world: what is below that id is in the store (once the log writer
+has been flushed), what is at or above it comes from the reader. So a stream subscribes first, reads the store up to
 ``start``, and goes on with the reader, with no record lost and none twice.
 
 A crash loses what is here; the store keeps all events, and all logs but those of the last second.
@@ -18,7 +18,7 @@ A crash loses what is here; the store keeps all events, and all logs but those o
 Everything here is called on the event loop's thread only; ``logs`` brings lines of other threads over.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import anyio
@@ -213,7 +213,6 @@ class Journal:
         self._ring = _Ring(ring, ring_bytes, first=1)
         self._runs: dict[str, _Ring] = {}
         self._sinks: list[Callable[[LogEntry], None]] = []
-        self._flushes: list[Callable[[], Awaitable[None]]] = []
 
     @property
     def head(self) -> int:
@@ -233,15 +232,6 @@ class Journal:
     def add_sink(self, sink: Callable[[LogEntry], None]) -> None:
         """Have ``sink`` called with every log line, in order, as it is published. It must not wait and not raise."""
         self._sinks.append(sink)
-
-    def add_flush(self, flush: Callable[[], Awaitable[None]]) -> None:
-        """Have ``flush`` asked to bring to the store what it holds back, before somebody reads there."""
-        self._flushes.append(flush)
-
-    async def flush(self) -> None:
-        """Return once every log line published so far is in the store, or was dropped."""
-        for flush in self._flushes:
-            await flush()
 
     # -- publishing ----------------------------------------------------------------------------------------------------
 

@@ -144,5 +144,4 @@ class _PlanCheck:
             description=head.description,
             timezone=head.timezone or timezone,
             vars=head.vars,
-            secrets=head.secrets,
         )

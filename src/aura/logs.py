@@ -230,7 +230,6 @@ class LogWriter:
         self._progress = anyio.Event()
         self._closed = False
         self._serving = False
-        journal.add_flush(self.flush)
 
     def put(self, entry: LogEntry) -> None:
         """Take a line; never waits. To be given to ``Journal.add_sink``."""

@@ -13,27 +13,25 @@ _ELSEWHERE = {
     "error": "is there only in on_failure and finally",
     "due": "is there only in a schedule; in a task it is run.due",
 }
-_EVERYWHERE = frozenset({"inputs", "vars", "secrets", "plan", "run", "steps", "event", "now"})
+_EVERYWHERE = frozenset({"inputs", "vars", "plan", "run", "steps", "event", "now"})
 _KEYS_OF_PLAN = ("name", "dir")
 _KEYS_OF_RUN = ("cid", "plan_name", "task_name", "attempt", "workdir", "due", "labels", "state", "reason")
 
 
 class Names:
-    """The names that expressions of one task may use: of its inputs, of its plan's vars and secrets, of its steps."""
+    """The names that expressions of one task may use: of its inputs, of its plan's vars, of its steps."""
 
     def __init__(
         self,
         reader: Reader,
         inputs: Collection[str],
         variables: Collection[str],
-        secrets: Collection[str],
         steps: Collection[str],
     ) -> None:
         self._reader = reader
         self._members: Mapping[str, tuple[Collection[str], str]] = {
             "inputs": (inputs, "the task has no input"),
             "vars": (variables, "plan.yaml has no variable"),
-            "secrets": (secrets, "plan.yaml declares no secret"),
             "steps": (steps, "the task has no step"),
             "plan": (_KEYS_OF_PLAN, "plan has no"),
             "run": (_KEYS_OF_RUN, "run has no"),

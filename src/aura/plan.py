@@ -79,7 +79,6 @@ class Input(msgspec.Struct, frozen=True):
     schema: Mapping[str, Any]
     has_default: bool = False
     default: Any = None
-    secret: bool = False
 
 
 Steps = Mapping[str, Step]
@@ -128,4 +127,3 @@ class Plan(msgspec.Struct, frozen=True):
     description: str = ""
     timezone: str = "UTC"
     vars: Mapping[str, Any] = {}
-    secrets: frozenset[str] = frozenset()

@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from aura.fields import Fields, Reader, kind_of
+from aura.fields import Fields, Reader
 
 #: The keys of plan.yaml, and those that are part of the language but come later.
-KEYS = ("title", "description", "timezone", "vars", "secrets")
-LATER = ("uses", "resources", "defaults", "reload")
+KEYS = ("title", "description", "timezone", "vars")
+LATER = ("uses", "resources", "defaults", "reload", "secrets")
 
 
 class PlanHead(msgspec.Struct, frozen=True):
@@ -20,7 +20,6 @@ class PlanHead(msgspec.Struct, frozen=True):
     description: str = ""
     timezone: str | None = None
     vars: dict[str, Any] = {}
-    secrets: frozenset[str] = frozenset()
 
 
 def read_plan_head(reader: Reader) -> PlanHead:
@@ -31,7 +30,6 @@ def read_plan_head(reader: Reader) -> PlanHead:
         description=fields.text("description"),
         timezone=_read_timezone(fields),
         vars=_read_vars(fields),
-        secrets=_read_secrets(fields),
     )
 
 
@@ -62,16 +60,3 @@ def _read_vars(fields: Fields) -> dict[str, Any]:
         if isinstance(value, str) and "{{" in value:
             fields.reader.problem(at, f"{name}: a variable is plain data; no {{{{ … }}}} is evaluated in it")
     return given
-
-
-def _read_secrets(fields: Fields) -> frozenset[str]:
-    names = fields.get("secrets") if "secrets" in fields else []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        fields.wrong("secrets", f"a list of names is needed, not {kind_of(names)}")
-        return frozenset()
-    path = fields.at("secrets")
-    for index, name in enumerate(names):
-        for _ in fields.reader.identifiers(path, {name: None}, "a secret"):
-            if name in names[:index]:
-                fields.reader.problem((*path, index), f"{name} is named twice")
-    return frozenset(names)

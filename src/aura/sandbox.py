@@ -15,17 +15,9 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from aura.duration import Duration
-from aura.filters import (
-    FILTERS,
-    GLOBALS,
-    MAX_INT_BITS,
-    TooLarge,
-    bounded_items,
-    bounded_text,
-    shift,
-    to_moment,
-    to_text,
-)
+from aura.filters import FILTERS, GLOBALS
+from aura.plaindata import MAX_INT_BITS, TooLarge, bounded_items, bounded_text, to_text
+from aura.timefilters import shift, to_moment
 
 
 class UnknownName(StrictUndefined):

@@ -13,6 +13,7 @@ All of it has one deadline, of which every wait inside is a part; a watchdog thr
 hangs. If runs still hang at the end, the process leaves hard, with an exit code that says so.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -57,6 +58,9 @@ HURRIED_GRACE = 0.2
 REAP_EVERY = 5.0
 #: How long a busy worker thread keeps the interpreter before it must offer it: commits stay quick beside one.
 SWITCH_INTERVAL = 0.0005
+#: Allocations between two looks of the garbage collector. A run makes some hundred objects and hardly ever a cycle:
+#: with Python's own 700 the looks cost a tenth of all time (``benchmarks/bench_runs.py``).
+GC_THRESHOLDS = (20_000, 20, 20)
 
 
 class Server:
@@ -77,7 +81,9 @@ class Server:
         self.settings = settings
         self._http = http
         self._backend = backend
-        self._generations = generations or Generations(settings.plans, shipped(), settings.vars)
+        self._generations = generations or Generations(
+            settings.plans, shipped(), settings.vars, timezone=settings.server.timezone
+        )
         self._clock = clock or SystemClock()
         self._leave = leave or leave_hard
         self._console = console
@@ -323,6 +329,7 @@ def run_server(settings: Settings) -> int:
         ConfigError, StoreError: it could not start.
     """
     sys.setswitchinterval(SWITCH_INTERVAL)
+    gc.set_threshold(*GC_THRESHOLDS)
     os.umask(0o077)
     try:
         return anyio.run(_run, settings)

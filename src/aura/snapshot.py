@@ -48,7 +48,8 @@ def read_folder(root: Path) -> list[Snapshot]:
     try:
         entries = sorted(os.scandir(root), key=lambda entry: entry.name)
     except OSError as error:
-        raise ConfigError(f"the plans folder {root} cannot be read: {error.strerror}; `aura init` makes one") from None
+        message = f"the plans folder {root} cannot be read: {error.strerror}; make it, or name another with --plans"
+        raise ConfigError(message) from None
     return [_PlanReader(root, entry.name).read() for entry in entries if _may_be_plan(entry)]
 
 
@@ -187,7 +188,7 @@ def check_folder_safe(root: Path) -> None:
     """
     path = os.path.realpath(root)
     if not os.path.isdir(path):
-        raise ConfigError(f"the plans folder {root} is not there; `aura init` makes one")
+        raise ConfigError(f"the plans folder {root} is not there; make it, or name another with --plans")
     _check_owner_and_mode(path, sticky_allowed=False)
     for parent in Path(path).parents:
         _check_owner_and_mode(str(parent), sticky_allowed=True)

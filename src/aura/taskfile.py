@@ -42,7 +42,7 @@ def read_task(reader: Reader, plan_name: str, name: str, head: PlanHead, qualify
     inputs = read_inputs(reader, fields.at("inputs"), fields.get("inputs")) if "inputs" in fields else {}
     blocks = _read_blocks(fields, qualify)
     steps = {step_name: step for block in blocks.values() for step_name, step in block.steps.items()}
-    names = Names(reader, inputs, head.vars, head.secrets, steps)
+    names = Names(reader, inputs, head.vars, steps)
     _check_blocks(blocks, names)
     task = Task(
         name=name,

@@ -7,16 +7,19 @@ import asyncio
 import json
 import os
 import resource
+import shutil
 import socket
+import ssl
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
+import httpx2
 import pytest
 from tests.fakes.engine import FakeEngine
-from tests.fakes.web import TOKEN, connections, free_port, make_settings, open_web
+from tests.fakes.web import BEARER, TOKEN, connections, free_port, make_settings, open_web
 
 from aura.clock import SystemClock
 from aura.errors import ConfigError, ExitCode
@@ -316,6 +319,23 @@ async def test_refused_body_closes_the_connection_and_says_so(tmp_path: Path) ->
         body = json.dumps({"x": 1}).encode()
         answer = await web.raw(web.head("POST", "/api/tasks/run", f"Content-Length: {len(body)}") + body)
         assert (answer.status, answer.headers["connection"]) == (415, "close")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate of this test")
+async def test_tls_is_served_with_a_certificate(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make = f"openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -out {cert} -keyout {key}"
+    await anyio.run_process([*make.split(), "-addext", "subjectAltName=IP:127.0.0.1"])
+    async with open_web(tmp_path, tls_cert=cert, tls_key=key) as web:
+        transport = httpx2.AsyncHTTPTransport(verify=ssl.create_default_context(cafile=str(cert)))
+        async with httpx2.AsyncClient(base_url=web.base, headers=BEARER, transport=transport) as http:
+            answer = await http.get("/api/runs", headers={"Origin": web.base})
+        assert (web.base[:8], answer.status_code, answer.http_version) == ("https://", 200, "HTTP/1.1")
+
+
+def test_certificate_that_cannot_be_read_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cert\.pem"):
+        open_sockets(make_settings(tmp_path, tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem"))
 
 
 def test_listener_without_tls_speaks_in_the_clear(tmp_path: Path) -> None:

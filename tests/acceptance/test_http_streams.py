@@ -259,6 +259,19 @@ async def test_event_that_is_staged_while_the_stream_opens_is_not_lost(web: Web)
         assert (await events.next())["data"]["name"] == "run.started"
 
 
+async def test_run_that_goes_on_while_another_run_s_commit_is_slow_is_not_repeated(web: Web) -> None:
+    run = web.engine.add_run("running")
+    path = f"/api/runs/{run.cid}/events"
+    slow = web.engine.journal.stage("run.started", cid="other")
+    async with streaming(web, path) as events:
+        log(web, "a", "b", cid=run.cid)
+        seen = [await events.next(), await events.next()]
+        async with streaming(web, path, seen[0]["id"]) as again:
+            web.engine.journal.settle([slow], committed=True)
+            log(web, "c", cid=run.cid)
+            assert await again.messages(2) == ["b", "c"]
+
+
 async def test_ended_run_is_replayed_and_then_over(web: Web) -> None:
     run = web.engine.add_run("running")
     accepted, end = web.engine.tell(run, "run.accepted"), web.engine.end(run, "failed")

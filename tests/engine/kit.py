@@ -114,18 +114,18 @@ class Opened:
 
     async def ended(self, run: LiveRun | str) -> RunRecord:
         with anyio.fail_after(10):
-            return await self.engine.wait_run(run if isinstance(run, str) else run.cid)
+            return await self.engine.history.wait_run(run if isinstance(run, str) else run.cid)
 
     def stop(self, run: LiveRun, kind: Stop, grace: float | None = None) -> str:
         return self.engine.stops.request_stop(run, kind, kind.label, grace)[0].name.lower()
 
     async def steps(self, run: LiveRun | str) -> dict[str, StepRecord]:
         cid = run if isinstance(run, str) else run.cid
-        return {s.name: s for s in (await self.engine.get_run(cid)).steps}
+        return {s.name: s for s in (await self.engine.history.get_run(cid)).steps}
 
     async def history(self, cid: str) -> list[str]:
         """The names of the run's events, in order, a step's with its name."""
-        entries = await self.engine.run_entries(cid, 0, 1000)
+        entries = await self.engine.history.run_entries(cid, 0, 1000)
         records = [e.record() for e in entries if e.kind == "event"]
         return [f"{r['name']} {r['step']}" if r["step"] else r["name"] for r in records]
 

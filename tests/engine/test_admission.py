@@ -62,7 +62,7 @@ async def test_priority_then_order_of_acceptance(tmp_path: Path) -> None:
         await kit.engine.stop("cancel", 0.1)
         for n, priority in (("1", 0), ("2", 5), ("3", 0), ("4", 5), ("5", -1)):
             last = await kit.begin("t", labels={"n": n}, priority=priority)
-        shown = [(await kit.engine.get_run(q["cid"])).record.labels["n"] for q in kit.engine.queue_list()]
+        shown = [(await kit.engine.history.get_run(q["cid"])).record.labels["n"] for q in kit.engine.queue_list()]
         await kit.engine.start()
         await kit.ended(last)
         assert log == shown == ["2", "4", "1", "3", "5"]

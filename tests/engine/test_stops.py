@@ -473,10 +473,10 @@ async def test_swallower_gets_an_edge_and_a_pulse_then_is_stuck_and_burns_nothin
         await until(lambda: run.stuck)
         assert (await kit.ended(waiting)).state == "succeeded"  # the place came back
         assert stubborn.hits == 2
-        detail = await kit.engine.get_run(run.cid)
+        detail = await kit.engine.history.get_run(run.cid)
         assert (detail.record.state, detail.record.stuck) == ("stopping", True)
         assert kit.engine.status()["lanes"]["main"]["stuck"] == 1
-        logs = [e.record() for e in await kit.engine.log_entries(level=40)]
+        logs = [e.record() for e in await kit.engine.history.log_entries(level=40)]
         assert any(r["fields"].get("hangs_at", "").startswith(__file__) for r in logs)
         await anyio.sleep(0.1)
         assert time.process_time() - burned < 5

@@ -15,6 +15,19 @@ def running_of(cid: str) -> list[leftovers.Seen]:
     return [seen for seen in leftovers.look_at_all() if not seen.zombie and seen.marks.get(leftovers.CID) == cid]
 
 
+def running_in(folder: Path) -> list[int]:
+    """Give the living processes that work in a folder: those too that have thrown their marks away."""
+    seen = [seen.pid for seen in leftovers.look_at_all() if not seen.zombie]
+    return [pid for pid in seen if pid != os.getpid() and _works_in(pid, folder)]
+
+
+def _works_in(pid: int, folder: Path) -> bool:
+    try:
+        return os.readlink(f"/proc/{pid}/cwd") == str(folder)
+    except OSError:
+        return False
+
+
 def dead_children() -> list[leftovers.Seen]:
     """Give the children of this process that have ended and that nobody has reaped."""
     return [seen for seen in leftovers.look_at_all() if seen.zombie and seen.parent == os.getpid()]

@@ -122,6 +122,14 @@ class FakeEngine:
         self._cids = CidSource()
         self.journal.add_sink(self.stored.append)
 
+    @property
+    def history(self) -> "FakeEngine":
+        """The fake is its own history."""
+        return self
+
+    def progress_of(self, cid: str) -> dict[str, Any]:
+        return self.progress.get(cid, {})
+
     # -- what a test puts there
 
     def add_run(self, state: str = "queued", **columns: Any) -> RunRecord:

@@ -80,6 +80,7 @@ def test_every_key_has_its_row_and_no_other_has(title: str, keys: Collection[str
     [
         pytest.param("plan", planfile.LATER, id="plan"),
         pytest.param("task", taskfile.LATER, id="task"),
+        pytest.param("input", inputspec.LATER, id="input"),
         pytest.param("step", (*stepfile.LATER, *stepfile.RETRY_LATER), id="step"),
     ],
 )

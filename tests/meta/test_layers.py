@@ -16,7 +16,8 @@ SOURCE = Path(__file__).parents[2] / "src" / "aura"
 #: From nouns to doors. A package stands for all that is in it unless one of its modules is named on its own.
 LAYERS: Mapping[str, str] = {
     "nouns": """
-        errors clock duration lifecycle filters sandbox patterns expressions plan run graph events actions config
+        errors clock duration lifecycle patterns plaindata timefilters filters sandbox expressions
+        plan run graph events actions settings config
     """,
     "text to plan": """
         yamlfile fields names inputs inputspec snapshot planfile stepfile taskfile pyscan usecheck loader importing
@@ -26,7 +27,7 @@ LAYERS: Mapping[str, str] = {
     "streams": "journal logs",
     "work": """
         leftovers pipes processes scope stops liverun runtime attempt perform conclude seal executor
-        lanes admission dispatcher boot engine
+        lanes admission dispatcher boot history engine
     """,
     "shipped actions": "builtin",
     "doors": "web server client cli",

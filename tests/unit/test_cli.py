@@ -350,9 +350,12 @@ def test_second_ctrl_c_leaves_at_once(fake: FakeServer) -> None:
     with following(fake) as process:
         process.send_signal(signal.SIGINT)
         fake.wait_asked(f"/api/tasks/{CID}/cancel")
+        fake.asked.clear()
+        fake.wait_asked(f"/api/runs/{CID}")  # it goes on following
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert process.returncode == 130
+    assert f"/api/runs/{CID}/events" not in [asked.path for asked in fake.asked], "it waited for the stream"
 
 
 def test_progress_is_a_bar_on_a_terminal(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

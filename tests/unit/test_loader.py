@@ -12,13 +12,12 @@ from aura.plan import RESERVED_PLAN_NAMES
 
 
 def test_plan_yaml(tmp_path: Path) -> None:
-    text = "title: Lab\ndescription: D\ntimezone: Europe/Berlin\nvars: {inbox: /srv, n: [1]}\nsecrets: [pin]\n"
+    text = "title: Lab\ndescription: D\ntimezone: Europe/Berlin\nvars: {inbox: /srv, n: [1]}\n"
     (checked,) = check_files(tmp_path, {"lab/plan.yaml": text})
     plan = checked.plan
     assert plan is not None
     assert (plan.title, plan.description, plan.timezone) == ("Lab", "D", "Europe/Berlin")
     assert plan.vars == {"inbox": "/srv", "n": [1]}
-    assert plan.secrets == {"pin"}
     assert plan.directory == str(tmp_path / "lab")
 
 
@@ -46,9 +45,7 @@ def test_all_problems_are_found_at_once(tmp_path: Path) -> None:
         pytest.param("vars: [a]", "1:7: vars must be a mapping, not a list", id="vars"),
         pytest.param("vars: {A: 1}", "1:8: 'A' cannot name a variable", id="vars-name"),
         pytest.param("vars: {a: '{{ x }}'}", "1:11: a: a variable is plain data", id="vars-expression"),
-        pytest.param("secrets: {a: b}", "1:10: secrets: a list of names is needed", id="secrets"),
-        pytest.param("secrets: [a, a]", "1:14: a is named twice", id="secrets-twice"),
-        pytest.param("secrets: [A]", "1:10: 'A' cannot name a secret", id="secrets-name"),
+        pytest.param("secrets: [a]", "1:1: `secrets` is not supported yet", id="secrets"),
         pytest.param("uses: [notify]", "1:1: `uses` is not supported yet", id="uses"),
         pytest.param("resources: {screen: 1}", "1:1: `resources` is not supported yet", id="resources"),
         pytest.param("defaults: {}", "1:1: `defaults` is not supported yet", id="defaults"),

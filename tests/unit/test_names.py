@@ -14,7 +14,6 @@ from tests.fakes.plans import LOG, problems_in, problems_of
         pytest.param("{{ inputs.dya }}", "the task has no input 'dya'; did you mean 'day'?", id="input"),
         pytest.param("{{ inputs['dya'] }}", "the task has no input 'dya'", id="input-in-brackets"),
         pytest.param("{{ vars.inbx }}", "plan.yaml has no variable 'inbx'; did you mean 'inbox'?", id="variable"),
-        pytest.param("{{ secrets.pni }}", "plan.yaml declares no secret 'pni'; did you mean 'pin'?", id="secret"),
         pytest.param("{{ run.cdi }}", "run has no 'cdi'; did you mean 'cid'?", id="run"),
         pytest.param("{{ plan.path }}", "plan has no 'path'", id="plan"),
         pytest.param("{{ steps.nope.output }}", "the task has no step 'nope'", id="step"),
@@ -34,7 +33,7 @@ from tests.fakes.plans import LOG, problems_in, problems_of
 )
 def test_problem_of_names(tmp_path: Path, message: str, problem: str) -> None:
     files = {
-        "lab/plan.yaml": "vars: {inbox: /srv}\nsecrets: [pin]\n",
+        "lab/plan.yaml": "vars: {inbox: /srv}\n",
         "lab/tasks/t.yaml": f'inputs: {{day: string}}\nsteps:\n  a: {{action: log, params: {{message: "{message}"}}}}\n'
         f"  b: {LOG}\nfinally: {{tidy: {LOG}}}\n",
     }

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.fakes.children import dead_children, has_ended, running_of, until, until_file
+from tests.fakes.children import dead_children, has_ended, running_in, running_of, until, until_file
 
-from aura import leftovers, processes
+from aura import config, leftovers, processes
 from aura.errors import ParamsInvalid, ProcessNotEnded
 from aura.processes import ChildProcess, child_environment, open_process
 
@@ -106,6 +106,10 @@ def test_marks_cannot_be_set(name: str) -> None:
         child_environment({}, {name: "x"})
 
 
+def test_marks_are_no_settings_so_that_a_command_may_call_aura() -> None:
+    assert processes.RESERVED <= config.NO_SETTINGS
+
+
 @pytest.mark.parametrize(
     ("argv", "error"),
     [
@@ -174,7 +178,7 @@ async def test_number_of_processes_is_bounded(started: Started, monkeypatch: pyt
 async def test_stop_ends_all_of_it_quickly(started: Started, shell: str) -> None:
     started.grace = 1.0
     assert await started.stop_when_ready(shell) < 2
-    assert not running_of(started.cid)
+    assert not running_in(started.folder)
 
 
 async def test_stop_waits_for_a_clean_up_and_its_last_words(started: Started) -> None:

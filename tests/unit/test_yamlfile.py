@@ -162,9 +162,9 @@ def bomb(levels: int, width: int) -> str:
     ],
 )
 def test_alias_bomb_is_refused_at_once(text: str, said: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     assert said in problems_of(text)[0]
-    assert time.perf_counter() - begun < 0.1
+    assert time.process_time() - begun < 0.1
 
 
 def test_all_problems_are_found_at_once() -> None:

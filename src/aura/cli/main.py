@@ -4,7 +4,6 @@ A command's module is imported when it is asked for, so that each is as quick as
 """
 
 import os
-import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
@@ -76,8 +75,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.INTERRUPTED
     except click.ClickException as error:
         return _usage(error)
-    except BrokenPipeError:
-        return _nobody_reads()
     except Exception as error:
         return _failed(error)
 
@@ -91,12 +88,6 @@ def _usage(error: click.ClickException) -> int:
     say(f"aura: {one_line(error.format_message())}")
     say(f"see: {context.command_path if context else 'aura'} --help")
     return ExitCode.USAGE
-
-
-def _nobody_reads() -> int:
-    """`aura runs | head` is no error; what Python would still flush at its end goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return ExitCode.OK
 
 
 def _failed(error: Exception) -> int:

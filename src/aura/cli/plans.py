@@ -8,7 +8,6 @@ import click
 from aura.cli.options import json_option, open_client, server_options
 from aura.cli.output import print_json, print_table, short_hash
 from aura.cli.system import say_problems
-from aura.errors import ExitCode
 
 if TYPE_CHECKING:
     from aura.client import Client
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 @click.command
 @server_options
 @json_option
-def plans(as_json: bool) -> int:
-    """List the plans and what is wrong with them; exit 1 if one is broken or stale."""
+def plans(as_json: bool) -> None:
+    """List the plans and what is wrong with them."""
     with open_client() as client:
         found = client.plans()
     if as_json:
@@ -30,7 +29,6 @@ def plans(as_json: bool) -> int:
         print_table(("PLAN", "STATUS", "TASKS", "GENERATION", "TITLE"), rows)
         for plan in found:
             say_problems(plan["errors"])
-    return ExitCode.OK if all(plan["status"] == "ready" for plan in found) else ExitCode.FAILED
 
 
 @click.command

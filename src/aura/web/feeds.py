@@ -67,8 +67,7 @@ class LogFeed:
             await stream.write(gap_event(Gap(last_id + 1, until - 1), until - 1))
 
     async def _read(self, after: int, limit: int, **conditions: Any) -> list[Entry]:
-        await self._engine.journal.flush()
-        return list(await self._engine.log_entries(after=after, limit=limit, **conditions))
+        return list(await self._engine.history.log_entries(after=after, limit=limit, **conditions))
 
     async def _replay(self, stream: Stream, after: int, until: int) -> None:
         while not stream.stopping:
@@ -102,7 +101,7 @@ class RunFeed:
         """
         reader = engine.journal.watch_run(cid)  # before the run is looked at, so that no end is missed
         try:
-            feed = cls(engine, (await engine.get_run(cid)).record, reader, last_id)
+            feed = cls(engine, (await engine.history.get_run(cid)).record, reader, last_id)
             feed._first = await feed._read()
         except BaseException:
             reader.close()
@@ -117,8 +116,7 @@ class RunFeed:
         return self._record.state in RUN_ENDED
 
     async def _read(self) -> list[Entry]:
-        await self._engine.journal.flush()
-        return list(await self._engine.run_entries(self._record.cid, self._last_id, PAGE))
+        return list(await self._engine.history.run_entries(self._record.cid, self._last_id, PAGE))
 
     async def run(self, stream: Stream) -> None:
         # A run that had ended when it was looked at is in the store whole, also what came after the reader was opened.

@@ -27,8 +27,11 @@ def page(items: Sequence[Any], next_cursor: str | None) -> Json:
 # -- runs -------------------------------------------------------------------------------------------------------------
 
 
-def run_short(run: RunRecord) -> Json:
-    """A run in a list: all but its steps, inputs and result. What comes with later versions is null, 0 or empty."""
+def run_short(run: RunRecord, progress: Mapping[str, Any] | None = None) -> Json:
+    """A run in a list: all but its steps, inputs and result. What comes with later versions is null, 0 or empty.
+
+    ``progress`` is by step, null when none has said anything.
+    """
     return {
         "cid": run.cid,
         "plan_name": run.plan_name,
@@ -47,7 +50,7 @@ def run_short(run: RunRecord) -> Json:
         "not_before": time(run.not_before),
         "started_at": time(run.started_at),
         "finished_at": time(run.finished_at),
-        "progress": None,
+        "progress": progress or None,
         "waiting_for": None,
         "parent_cid": run.parent_cid,
         "stuck": run.stuck,
@@ -58,10 +61,8 @@ def run_short(run: RunRecord) -> Json:
 
 
 def run_whole(run: RunRecord, steps: Sequence[StepRecord], progress: Mapping[str, Any] | None) -> Json:
-    """One run with everything; ``progress`` is by step, null when none has said anything."""
-    short = run_short(run)
-    short["progress"] = progress or None
-    return {**short, "inputs": run.inputs, "result": run.result, "steps": [step(s) for s in steps]}
+    """One run with everything."""
+    return {**run_short(run, progress), "inputs": run.inputs, "result": run.result, "steps": [step(s) for s in steps]}
 
 
 def cause(given: Mapping[str, Any]) -> Json:

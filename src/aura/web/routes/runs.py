@@ -1,8 +1,11 @@
 """What ran and what runs: records, log lines, and everything of one run as a stream."""
 
+from collections.abc import Sequence
+
 from starlette.responses import Response
 
 from aura.events import LEVELS
+from aura.run import RunRecord
 from aura.web import shapes
 from aura.web.auth import Access
 from aura.web.call import ApiRoute, Call, json_response
@@ -15,25 +18,29 @@ from aura.web.sse import parse_last_id, serve_stream, stream_head
 async def list_runs(call: Call) -> Response:
     """List runs, newest first."""
     query = call.query(RunQuery)
-    found = await call.engine.list_runs(query.wanted(), query.limit + 1, query.number("runs"))
+    found = await call.engine.history.list_runs(query.wanted(), query.limit + 1, query.number("runs"))
     runs, last = first_page(found, query.limit)
     cursor = make_cursor("runs", last.seq) if last else None
-    return json_response(shapes.page([shapes.run_short(run) for run in runs], cursor))
+    return json_response(shapes.page(_short(call, runs), cursor))
 
 
 async def list_active(call: Call) -> Response:
     """List what holds a place now, newest first."""
     query = call.query(PageQuery)
     before = query.number("active")
-    active = sorted(await call.engine.active_runs(), key=lambda run: -run.seq)
+    active = sorted(await call.engine.history.active_runs(), key=lambda run: -run.seq)
     runs, last = first_page([run for run in active if before is None or run.seq < before], query.limit)
     cursor = make_cursor("active", last.seq) if last else None
-    return json_response(shapes.page([shapes.run_short(run) for run in runs], cursor))
+    return json_response(shapes.page(_short(call, runs), cursor))
+
+
+def _short(call: Call, runs: Sequence[RunRecord]) -> list[shapes.Json]:
+    return [shapes.run_short(run, call.engine.history.progress_of(run.cid)) for run in runs]
 
 
 async def get_run(call: Call) -> Response:
     """Show one run, whole."""
-    detail = await call.engine.get_run(known_form(call.path["cid"]))
+    detail = await call.engine.history.get_run(known_form(call.path["cid"]))
     return json_response(shapes.run_whole(detail.record, detail.steps, detail.progress))
 
 
@@ -41,9 +48,8 @@ async def get_logs(call: Call) -> Response:
     """List the log lines of a run, oldest first."""
     cid = known_form(call.path["cid"])
     query = call.query(RunLogQuery)
-    await call.engine.get_run(cid)
-    await call.engine.journal.flush()
-    found = await call.engine.log_entries(
+    await call.engine.history.get_run(cid)
+    found = await call.engine.history.log_entries(
         after=query.number("logs") or 0,
         limit=query.limit + 1,
         cid=cid,

@@ -1,0 +1,137 @@
+"""What is on record, for whoever asks: runs, their steps, their events and log lines.
+
+Everything here is read from the store and so is committed; the memory only adds what no row says: the live progress of
+a step, and a stop that is under way. Nothing here changes anything.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from aura.dispatcher import Dispatcher
+from aura.errors import RequestError
+from aura.events import Entry
+from aura.lifecycle import RunState
+from aura.records import RunFilter, get_run, get_steps, list_runs, read_logs, read_run_stream
+from aura.run import RunRecord, StepRecord
+from aura.runtime import Runtime
+
+#: How many of the runs that hold a place are listed at most.
+ACTIVE_LIMIT = 1000
+
+
+class RunDetail(msgspec.Struct, frozen=True):
+    """One run, whole: its record, its steps, and the live progress of those that run, by step."""
+
+    record: RunRecord
+    steps: list[StepRecord]
+    progress: Mapping[str, Mapping[str, Any]]
+
+
+class History:
+    """Reads the record. ``flush_logs`` returns once every log line written so far is stored."""
+
+    def __init__(self, runtime: Runtime, dispatcher: Dispatcher, flush_logs: Callable[[], Awaitable[object]]) -> None:
+        self._runtime = runtime
+        self._dispatcher = dispatcher
+        self._flush_logs = flush_logs
+
+    async def list_runs(self, wanted: RunFilter, limit: int, before: int | None = None) -> list[RunRecord]:
+        """The newest runs first, accepted before the sequence ``before``."""
+        return [
+            self._as_it_is(r) for r in await self._runtime.store.read(lambda x: list_runs(x, wanted, limit, before))
+        ]
+
+    async def active_runs(self) -> list[RunRecord]:
+        """The runs that hold a place now, or hang."""
+        runs = [*self._dispatcher.placed(), *self._dispatcher.stuck()]
+        cids = tuple(run.cid for run in runs[:ACTIVE_LIMIT])
+        return await self.list_runs(RunFilter(cids=cids), ACTIVE_LIMIT) if cids else []
+
+    async def get_run(self, cid: str) -> RunDetail:
+        """One run, whole.
+
+        Raises:
+            RequestError: ``unknown_run``.
+        """
+
+        def query(execute: Any) -> tuple[RunRecord, list[StepRecord]] | None:
+            record = get_run(execute, cid)
+            return (record, get_steps(execute, record.seq)) if record else None
+
+        found = await self._runtime.store.read(query)
+        if found is None:
+            raise _unknown(cid)
+        return RunDetail(self._as_it_is(found[0]), found[1], self.progress_of(cid))
+
+    def progress_of(self, cid: str) -> Mapping[str, Mapping[str, Any]]:
+        """How far the steps are that run now, as they said last; empty for a run that is not in memory."""
+        live = self._runtime.open.get(cid)
+        return dict(live.progress) if live else {}
+
+    async def wait_run(self, cid: str) -> RunRecord:
+        """One run once it has ended and that is committed.
+
+        Raises:
+            RequestError: ``unknown_run``.
+        """
+        live = self._runtime.open.get(cid)
+        if live is not None:
+            await live.wait_end()
+        return await self.record(cid)
+
+    async def run_entries(self, cid: str, after: int, limit: int) -> list[Entry]:
+        """The log lines and events of a run with ids above ``after``, by id."""
+        await self._flush_logs()
+        return await self._runtime.store.read(lambda x: read_run_stream(x, cid, after, limit))
+
+    async def log_entries(
+        self,
+        *,
+        after: int = 0,
+        limit: int = 1000,
+        until: int | None = None,
+        level: int | None = None,
+        plan_name: str | None = None,
+        task_name: str | None = None,
+        cid: str | None = None,
+        newest: bool = False,
+    ) -> list[Entry]:
+        """Log lines with ids above ``after`` and below ``until``, by id; the last ones with ``newest``."""
+        await self._flush_logs()
+        return await self._runtime.store.read(
+            lambda x: read_logs(
+                x,
+                after=after,
+                limit=limit,
+                until=until,
+                level=level,
+                plan_name=plan_name,
+                task_name=task_name,
+                cid=cid,
+                newest=newest,
+            )
+        )
+
+    async def record(self, cid: str) -> RunRecord:
+        """One run as it is on record.
+
+        Raises:
+            RequestError: ``unknown_run``.
+        """
+        record = await self._runtime.store.read(lambda x: get_run(x, cid))
+        if record is None:
+            raise _unknown(cid)
+        return record
+
+    def _as_it_is(self, record: RunRecord) -> RunRecord:
+        """A stored record; a stop that is under way and writes no row of its own is shown all the same."""
+        live = self._runtime.open.get(record.cid)
+        if live and live.state is RunState.STOPPING and record.state == RunState.RUNNING:
+            return msgspec.structs.replace(record, state=live.state.value, reason=live.reason)
+        return record
+
+
+def _unknown(cid: str) -> RequestError:
+    return RequestError("unknown_run", f"there is no run {cid[:64]!r}; `aura runs` lists them")
