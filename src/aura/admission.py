@@ -21,7 +21,7 @@ from aura.inputs import check_inputs
 from aura.liverun import LiveRun
 from aura.plan import Task
 from aura.records import Accepted, accept_run, encode
-from aura.run import Cause, Request
+from aura.run import Cause, Request, clean
 from aura.runtime import Runtime, history_row
 from aura.stops import Stops
 from aura.store import Ticket
@@ -173,6 +173,8 @@ class Admission:
         """The acceptance was not stored: the run never was."""
         self._runtime.journal.settle([entry], False)
         run.refused = run.sealed = True
+        if run.timer:
+            run.timer.cancel()
         self._runtime.open.pop(run.cid, None)
         self._dispatcher.leave(run)
         run.end()
@@ -199,9 +201,9 @@ def _field_errors(request: Request) -> list[FieldError]:
 
 def _long_labels(labels: Mapping[str, str]) -> list[FieldError]:
     return [
-        FieldError(f"/labels/{name[:40]}", f"a label's name and value may have {MAX_TEXT} characters at most")
+        FieldError(f"/labels/{clean(name[:40])}", f"names and values are Unicode text of at most {MAX_TEXT} characters")
         for name, value in labels.items()
-        if len(name) > MAX_TEXT or len(value) > MAX_TEXT
+        if len(name) > MAX_TEXT or len(value) > MAX_TEXT or clean(name + value) != name + value
     ]
 
 

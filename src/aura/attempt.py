@@ -27,6 +27,7 @@ import sys
 import threading
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Generator, Mapping
+from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
 from types import FrameType
@@ -73,12 +74,11 @@ class Edge:
                 self.value = await self
             except BaseException as error:
                 self.error = error
-        while task.cancelling() > base:  # a stranger's cancel must not meet our next await
-            task.uncancel()
-            try:
+        if task.cancelling() > base:  # a stranger's cancel must not meet our next await
+            while task.cancelling() > base:
+                task.uncancel()
+            with suppress(CancelledError):  # once: a level would come again for ever, and is for our owner to see
                 await asyncio.sleep(0)
-            except CancelledError:
-                continue
 
     def deliver(self, reason: str) -> None:
         """Cancel, as one edge. Does not wait."""
@@ -184,6 +184,7 @@ class Attempt:
         "edge",
         "grace",
         "over",
+        "pulsed",
         "run",
         "step",
         "stuck",
@@ -199,6 +200,7 @@ class Attempt:
         #: Loop time at which the grace is over.
         self.deadline = float("inf")
         self.over = False
+        self.pulsed = False
         self.stuck = False
         #: The ident of the worker thread of a ``def`` action.
         self.thread: int | None = None
@@ -218,12 +220,14 @@ class Attempt:
             self.cause = cause
             self._arm(self._loop.time() + (self.grace if grace is None else grace))
             self.edge.deliver(reason)
-        elif not self.stuck:
+        elif not self.pulsed:
             self._arm(min(self.deadline, self._loop.time() + (self.grace if grace is None else grace)))
 
     def time_out_after(self, seconds: float) -> None:
-        """Stop it by its own time-out ``seconds`` from now, unless something earlier does."""
+        """Stop it by its own time-out ``seconds`` from now, unless an earlier one is set already."""
         if self._timeout_timer:
+            if self._timeout_timer.when() <= self._loop.time() + seconds:
+                return
             self._timeout_timer.cancel()
         self._timeout_timer = self._loop.call_later(seconds, self.request_stop, EdgeCause.TIMEOUT, "timeout")
 
@@ -241,6 +245,7 @@ class Attempt:
         self._timer = self._loop.call_at(deadline, self._grace_over)
 
     def _grace_over(self) -> None:
+        self.pulsed = True
         self.edge.pulse()
         self._timer = self._loop.call_later(PULSE, self._give_up)
 

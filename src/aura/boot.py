@@ -5,12 +5,13 @@ are no heartbeats and no leases. Each orphan is moved by the boot table of ``lif
 them in one transaction with their history. A crash in the middle of it changes nothing.
 """
 
+import sqlite3
 from collections.abc import Callable, Iterable
 
 import msgspec
 
 from aura.clock import Clock
-from aura.errors import InternalError
+from aura.errors import InternalError, StoreCannotCreate
 from aura.events import EventEntry
 from aura.lifecycle import FINAL, PLACED, STEP_FINAL, Recovery, RunState, StepState, Stop, boot_move
 from aura.records import Accepted, OpenRun, RunColumns, StepRow, change_run, encode, encoded, read_open_runs
@@ -34,14 +35,22 @@ class Orphan(msgspec.Struct, frozen=True):
 
 
 def in_one_transaction(execute: Execute, work: Callable[[], None]) -> None:
-    """Run ``work`` between BEGIN and COMMIT; roll back if it raises."""
-    execute("BEGIN IMMEDIATE")
+    """Run ``work`` between BEGIN and COMMIT; roll back if it raises.
+
+    Raises:
+        StoreCannotCreate: the database cannot be written now.
+    """
     try:
-        work()
-    except BaseException:
-        execute("ROLLBACK")
-        raise
-    execute("COMMIT")
+        execute("BEGIN IMMEDIATE")
+        try:
+            work()
+        except BaseException:
+            execute("ROLLBACK")
+            raise
+        execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        message = f"the database cannot be written: {error}; if another process holds it, end that and start again"
+        raise StoreCannotCreate(message) from error
 
 
 def settle_orphans(execute: Execute, runtime: Runtime, clock: Clock) -> list[OpenRun]:
@@ -77,6 +86,8 @@ def decide(found: OpenRun) -> Orphan:
     if ran and found.ending is not None:
         unknown = Failure("cleanup_unknown", "the server ended during its clean-up; how far it came is unknown")
         return Orphan(found, RunState(found.ending), record.reason, _error_of(found), unknown, crashes)
+    if ran and record.stuck and stop in (Stop.INTERRUPT, Stop.SHUTDOWN):  # it had been given up: it may not come back
+        return Orphan(found, RunState.CANCELLED, "stuck", None, _not_run(ran), crashes)
     to = boot_move(state, stop, recovery)
     if to is RunState.QUEUED and crashes >= PARK_AFTER:
         return Orphan(found, RunState.CRASHED, "parked", _unknown(found), _not_run(ran), crashes)
@@ -137,7 +148,7 @@ def _move(execute: Execute, runtime: Runtime, orphan: Orphan, now: float) -> Eve
         cleanup_error=encoded(orphan.cleanup_error.shown()) if orphan.cleanup_error else None,
     )
     entry = runtime.journal.stage(
-        f"run.{orphan.to.value}" if ended else "run.accepted",
+        f"run.{orphan.to.value}" if ended else "run.requeued",
         cid=record.cid,
         plan_name=record.plan_name,
         task_name=record.task_name,

@@ -11,12 +11,12 @@ from aura.attempt import Attempt, EdgeCause
 from aura.errors import EndRun, RunError, StrayCancellation
 from aura.graph import Graph, StepProgress
 from aura.lifecycle import RunState, StepState
-from aura.liverun import LiveRun
+from aura.liverun import LiveRun, Phase
 from aura.perform import checked_output
 from aura.run import Failure, failure_of
 from aura.runtime import Runtime
 from aura.scope import scope_of
-from aura.stops import withheld
+from aura.stops import bounded, time_left, withheld
 
 P = StepState
 
@@ -48,9 +48,7 @@ class Conclusions:
     def _never_began(self, run: LiveRun, graph: Graph, attempt: Attempt) -> None:
         """Its edge came before its child began: the body never ran, and the start does not count."""
         step = attempt.step
-        step.starts -= 1
-        step.attempt -= 1
-        run.starts[step.name] = step.starts
+        run.uncount_start(step)
         if attempt.cause is EdgeCause.ENDED:
             self.end(run, graph, step, P.CANCELLED)
         elif attempt.cause is EdgeCause.TIMEOUT:
@@ -78,7 +76,8 @@ class Conclusions:
         except Exception as error:
             self._fail(run, graph, step, P.FAILED, error)
             return
-        run.result = run_result[1]
+        if run.phase is Phase.MAIN:
+            run.result = run_result[1]
         self.end(run, graph, step, P.SUCCEEDED)
         for skipped in graph.end_early(step.name):
             self.note_skipped(run, skipped)
@@ -103,7 +102,8 @@ class Conclusions:
 
     def _retry_or_end(self, run: LiveRun, graph: Graph, step: StepProgress, state: StepState, failure: Failure) -> None:
         retry = step.step.retry
-        if step.attempt >= retry.attempts:
+        hopeless = graph.ended_early_by is not None or retry.delay >= time_left(run)
+        if step.attempt >= retry.attempts or hopeless:
             self.end(run, graph, step, state, failure)
             return
         step.move(P.RETRYING)
@@ -117,6 +117,15 @@ class Conclusions:
         del run.backoffs[step.name]
         run.due_retries.append(step)
         run.changed()
+
+    def end_hopeless(self, run: LiveRun, graph: Graph) -> None:
+        """End the steps of a handler whose next try would come after the handler's time."""
+        for name, timer in list(run.backoffs.items()):
+            if timer.when() >= run.cleanup_deadline and bounded(run):
+                timer.cancel()
+                del run.backoffs[name]
+                step = graph.steps[name]
+                self.end(run, graph, step, P.FAILED, step.error)
 
     def drop_retries(self, run: LiveRun) -> None:
         """Start no further try: the run is being stopped or ended."""

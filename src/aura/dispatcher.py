@@ -22,7 +22,7 @@ from typing import Any
 import anyio
 
 from aura.config import LaneSettings
-from aura.lanes import Lane
+from aura.lanes import STALE_AT_LEAST, Lane
 from aura.lifecycle import STARTABLE, RunState
 from aura.liverun import LiveRun
 from aura.runtime import Runtime
@@ -42,7 +42,8 @@ class Dispatcher:
         # Unbounded as a stream, bounded by admission: it refuses what would make a lane's queue longer than its limit.
         self._send, self._receive = anyio.create_memory_object_stream[LiveRun | _Signal](float("inf"))
         self._kicked = False
-        self._stopping = False
+        self._stopping = True
+        self._closed = False
         self._delayed: list[tuple[float, int, LiveRun]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._idle = anyio.Event()
@@ -54,6 +55,8 @@ class Dispatcher:
         self.lanes[run.lane].waiting += 1
         run.waits = True
         self._send.send_nowait(run)
+        if self._stopping:  # nobody serves: what is cancelled meanwhile must not pile up in the stream
+            self.take_in()
 
     def leave(self, run: LiveRun) -> None:
         """Forget a run that waits: it is not to start."""
@@ -80,9 +83,16 @@ class Dispatcher:
         now = self._runtime.clock.wall()
         if run.not_before is not None and run.not_before > now:
             heapq.heappush(self._delayed, (run.not_before, run.seq, run))
+            self._forget_cancelled()
             self._arm()
         else:
             self.lanes[run.lane].push(run)
+
+    def _forget_cancelled(self) -> None:
+        """Clear the delayed runs of those that no longer wait, once they may be the most of them."""
+        if len(self._delayed) > 2 * sum(lane.waiting for lane in self.lanes.values()) + STALE_AT_LEAST:
+            self._delayed = [entry for entry in self._delayed if entry[2].waits]
+            heapq.heapify(self._delayed)
 
     def _arm(self) -> None:
         """Set the timer for the earliest delayed run; looks at the wall again at least every 5 s, in case it jumps."""
@@ -103,8 +113,7 @@ class Dispatcher:
     # -- serving
 
     async def serve(self) -> None:
-        """Start runs as places come free, until ``request_stop``."""
-        self._stopping = False
+        """Start runs as places come free, until ``request_stop``; return at once if that came first."""
         self.kick()
         async with self._receive.clone() as stream:
             async for message in stream:
@@ -115,9 +124,13 @@ class Dispatcher:
                 self._take_due()
                 self._fill()
 
+    def allow(self) -> None:
+        """Let runs start again, by the next ``serve``."""
+        self._stopping = False
+
     def kick(self) -> None:
         """Wake the dispatcher: a place came free, or an order changed."""
-        if not self._kicked:
+        if not self._kicked and not self._closed:
             self._kicked = True
             self._send.send_nowait(_Signal.KICK)
 
@@ -172,7 +185,8 @@ class Dispatcher:
     async def wait_idle(self) -> None:
         """Return once no run holds a place."""
         while any(self.placed()):
-            self._idle = anyio.Event()
+            if self._idle.is_set():  # one event for all who wait
+                self._idle = anyio.Event()
             await self._idle.wait()
 
     def queued(self, lane: str | None = None) -> list[LiveRun]:
@@ -186,6 +200,7 @@ class Dispatcher:
 
     def close(self) -> None:
         """End the stream and the timer, when the server ends."""
+        self._closed = True
         if self._timer:
             self._timer.cancel()
         self._send.close()

@@ -27,6 +27,7 @@ from aura.run import Cause, Request
 from aura.runtime import Runtime
 from aura.seal import Seal
 from aura.stops import Answer, Stops
+from aura.store import Ticket
 
 State = Literal["running", "stopping", "stopped"]
 #: Seconds that a stop waits beyond the graces for what is being marked as stuck.
@@ -67,9 +68,13 @@ class Engine:
         self.dispatcher.execute = executor.execute
         self.children: TaskGroup
         self._state: State = "stopped"
-        self._dispatching = False
-        #: Set to end the waiting of a stop that drains.
+        #: Counts stops: only the last one may say ``stopped``.
+        self._stops_begun = 0
+        #: Set to end the waiting of a stop that drains, and the pause before a failed dispatcher is started again.
         self._hurry = anyio.Event()
+        self._dispatcher_ended = anyio.Event()
+        #: The grace of the cancel that follows a drain, if one was given.
+        self._cancel_grace: float | None = None
 
     # -- starting and stopping
 
@@ -88,17 +93,25 @@ class Engine:
         """Begin to start runs. Harmless if it does already.
 
         Raises:
-            RequestError: it is just being stopped.
+            RequestError: it is just being stopped, or the server is.
         """
-        if self._state == "stopping":
-            raise RequestError(
-                "conflict", "the engine is being stopped; start it when it is", extra={"state": self.state}
-            )
+        if self._state == "stopping" or self.admission.closed:
+            extra = {"state": self.state}
+            raise RequestError("conflict", "the engine is being stopped; start it when it is", extra=extra)
         if self._state == "stopped":
             self._state = "running"
-            # in the engine's group: ends by ``request_stop`` of the dispatcher
-            self.children.start_soon(self.supervise, "dispatcher", self.dispatcher.serve, name="dispatcher")
+            self._hurry = anyio.Event()
+            self._dispatcher_ended = anyio.Event()
+            self.dispatcher.allow()
+            # in the engine's group: ends by ``request_stop`` of the dispatcher, or by ``_hurry`` in a pause
+            self.children.start_soon(self._serve_dispatcher, self._dispatcher_ended, name="dispatcher")
         return self.state
+
+    async def _serve_dispatcher(self, ended: anyio.Event) -> None:
+        try:
+            await self.supervise("dispatcher", self.dispatcher.serve, self._hurry)
+        finally:
+            ended.set()
 
     async def stop(self, mode: Literal["drain", "cancel"], grace: float) -> str:
         """Start nothing more, let what runs end (``drain``) or stop it at once (``cancel``), and return when it has.
@@ -106,34 +119,51 @@ class Engine:
         ``grace`` is in seconds: of a drain how long it waits, of a cancel how long clean-up may take. Runs that hang
         are counted in the status and not waited for.
         """
+        return await self._finish_stop(self._begin_stop(), mode, grace)
+
+    def request_stop(self, mode: Literal["drain", "cancel"], grace: float | None = None) -> str:
+        """Ask for a stop and do not wait. A ``cancel`` while one is under way ends its draining and a longer grace."""
+        seconds = self.settings.server.grace if grace is None else grace
+        if self._state == "stopping" and mode == "cancel":
+            self._cancel_grace = seconds
+            if self._hurry.is_set():
+                self._stop_all(seconds)
+            self._hurry.set()
+        elif self._state == "running":
+            # in the engine's group: ends by itself, every wait in it has a bound
+            self.children.start_soon(self._finish_stop, self._begin_stop(), mode, seconds, name="engine stop")
+        return self.state
+
+    def _begin_stop(self) -> int:
+        """Start nothing more from this turn on."""
         self._state = "stopping"
         self.dispatcher.request_stop()
         self._hurry.set()  # a stop that is draining does so no longer: this one takes its place
         self._hurry = anyio.Event()
+        self._cancel_grace = None
+        self._stops_begun += 1
+        return self._stops_begun
+
+    async def _finish_stop(self, number: int, mode: Literal["drain", "cancel"], grace: float) -> str:
         if mode == "drain":
             await self._wait_idle(grace)
-            grace = self.settings.server.grace
-        for run in list(self.dispatcher.placed()):
-            self.stops.request_stop(run, Stop.SHUTDOWN, "shutdown", grace)
+            grace = self.settings.server.grace if self._cancel_grace is None else self._cancel_grace
+        self._hurry.set()
+        self._stop_all(grace)
         with anyio.move_on_after(grace + SLACK):
             await self.dispatcher.wait_idle()
-        self._state = "stopped"
-        return self.state
-
-    def request_stop(self, mode: Literal["drain", "cancel"], grace: float | None = None) -> str:
-        """Ask for a stop and do not wait. A ``cancel`` while it drains ends the draining."""
-        if self._state == "stopping" and mode == "cancel":
-            self._hurry.set()
-        elif self._state == "running":
-            self._state = "stopping"
-            seconds = self.settings.server.grace if grace is None else grace
-            # in the engine's group: ends by itself, every wait in it has a bound
-            self.children.start_soon(self.stop, mode, seconds, name="engine stop")
+        await self._dispatcher_ended.wait()  # it has been told; it ends in the next turns
+        if number == self._stops_begun:
+            self._state = "stopped"
         return self.state
 
     def hurry(self, grace: float) -> None:
         """Bring the end of every stop that is under way to ``grace`` seconds from now."""
+        self._cancel_grace = grace
         self._hurry.set()
+        self._stop_all(grace)
+
+    def _stop_all(self, grace: float) -> None:
         for run in list(self.dispatcher.placed()):
             self.stops.request_stop(run, Stop.SHUTDOWN, "shutdown", grace)
 
@@ -150,15 +180,19 @@ class Engine:
                 race.start_soon(first, self.dispatcher.wait_idle, name="wait until idle")
                 race.start_soon(first, self._hurry.wait, name="wait for a hurry")
 
-    async def supervise(self, name: str, serve: Callable[[], Awaitable[None]]) -> None:
-        """Run a service child; if it fails, say so and run it again after a pause that grows."""
+    async def supervise(
+        self, name: str, serve: Callable[[], Awaitable[None]], hurry: anyio.Event | None = None
+    ) -> None:
+        """Run a service child; if it fails, say so and run it again after a pause that grows. ``hurry`` ends a pause."""
+        hurry = hurry or anyio.Event()
         pause = FIRST_PAUSE
         while True:
             try:
                 await serve()
             except Exception as error:
                 self.runtime.fault(f"{name} failed and is started again in {pause:g} s", error)
-                await anyio.sleep(pause)
+                with anyio.move_on_after(pause):  # the pause; bounded by itself
+                    await hurry.wait()
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
                 return
@@ -179,12 +213,21 @@ class Engine:
         except RequestError:  # the run says so itself when it is to start
             return None
 
-    def record_stuck(self) -> int:
-        """Give every run that hangs its record, at the server's end, and count them."""
-        stuck = self.dispatcher.stuck()
-        for run in stuck:
+    def record_left(self) -> int:
+        """Give every run whose body is still there its record, at the server's end, and count them."""
+        left = {*self.dispatcher.stuck(), *self.dispatcher.placed()}
+        for run in left:
+            self.stops.abandon(run)
             self.seal.seal(run)
-        return len(stuck)
+        return len(left)
+
+    def close(self) -> None:
+        """End what would act after the server's end: timers, and the waiting for runs that it will not see end."""
+        self.dispatcher.close()
+        for run in self.runtime.open.values():
+            if run.timer:
+                run.timer.cancel()
+            run.end()
 
     async def reload(self) -> list[PlanStatus]:
         """Load the plans folder again. A plan that cannot be served keeps its last good generation; the log says so."""
@@ -247,14 +290,19 @@ class Engine:
         if run is None:
             record = await self.history.record(cid)
             raise _ended(record.cid, record.state)
-        answer, ticket = self.stops.request_stop(run, Stop.CANCEL, reason)
-        if answer is Answer.STOPPING:
-            if ticket is not None:
+        return await self._told(run, *self.stops.request_stop(run, Stop.CANCEL, reason))
+
+    async def _told(self, run: LiveRun, answer: Answer, ticket: Ticket | None) -> str:
+        """Return once what the stop has found or done is on record."""
+        if answer is Answer.STOPPING and ticket is not None:
+            try:
                 await ticket.wait()
+            except Exception as error:
+                raise refusal(error) from error
             return RunState.STOPPING.value
-        await run.wait_end()  # nobody is told of an outcome before it is committed
+        await run.wait_end()  # its end, or that nothing of it had begun: nobody is told before it is committed
         if answer is Answer.ENDED:
-            raise _ended(cid, run.state.value)
+            raise _ended(run.cid, run.state.value)
         return run.state.value
 
     async def cancel_where(
@@ -277,11 +325,12 @@ class Engine:
             and lane in (None, run.lane)
             and (labels or {}).items() <= run.accepted.labels.items()
         ]
+        told = [(run, *self.stops.request_stop(run, Stop.CANCEL)) for run in fits]  # all in this turn: one commit
         cancelled = []
-        for run in fits:
+        for run, answer, ticket in told:
             try:
-                await self.cancel(run.cid)
-            except RequestError:  # it ended in between
+                await self._told(run, answer, ticket)
+            except RequestError:  # it could not be stored
                 continue
             cancelled.append(run.cid)
         return cancelled

@@ -26,7 +26,17 @@ STEP_ENDED: Mapping[StepState, str] = {state: f"step.{state}" for state in StepS
 RUN_ENDS = frozenset(RUN_ENDED.values())
 #: Every event that Aura itself may stage.
 NAMES = frozenset(
-    {"run.accepted", "run.started", "step.started", "step.retrying", "plan.reloaded", "plan.broken"}
+    {
+        "run.accepted",
+        "run.requeued",
+        "run.preempted",
+        "run.resumed",
+        "run.started",
+        "step.started",
+        "step.retrying",
+        "plan.reloaded",
+        "plan.broken",
+    }
     | {"engine.started", "engine.stopping", "engine.stopped", "engine.degraded"}
     | {*RUN_ENDED.values(), *STEP_ENDED.values()}
 )

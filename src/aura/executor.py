@@ -15,9 +15,12 @@ What a crash does: a step's start is committed and its finish is not; the boot t
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
-from aura.attempt import Attempt
+import anyio
+
+from aura.attempt import PULSE, Attempt, EdgeCause
 from aura.conclude import Conclusions
 from aura.errors import RequestError
 from aura.graph import Graph, StepProgress
@@ -30,10 +33,12 @@ from aura.run import Failure, failure_of
 from aura.runtime import Runtime
 from aura.scope import scope_of
 from aura.seal import Seal
-from aura.stops import HANDLER_GRACE, Stops, withheld
+from aura.stops import HANDLER_GRACE, Stops, bounded, time_left, withheld
 from aura.store import Ticket
 
 P = StepState
+#: How long the search for what a stopped run has left in the background may take at least, in seconds.
+MIN_SWEEP = 0.1
 #: Why a run that was accepted cannot begin, by the code of what its plan answers now.
 _CANNOT_BEGIN = {"unknown_plan": "plan_removed", "unknown_task": "plan_removed", "plan_broken": "plan_removed"}
 
@@ -56,10 +61,20 @@ class Executor:
             await self._execute(run)
         except BaseException as error:  # nothing may leave a run's child: it would end the server
             if not run.sealed:
-                run.fault = error
+                run.fault = run.fault or error
                 self._runtime.fault(f"run {run.cid} was broken off", error)
+                await self._end_attempts(run)
         finally:
             self._seal.seal(run)
+
+    async def _end_attempts(self, run: LiveRun) -> None:
+        """Stop what a run that was broken off has left running beside it. The shield is bounded by the grace."""
+        bound = run.cleanup_timeout + 2 * PULSE
+        with suppress(BaseException), anyio.move_on_after(bound, shield=True):
+            for attempt in list(run.live.values()):
+                attempt.request_stop(EdgeCause.RUN, "the run was broken off")
+            while run.live:
+                await run.wait_change()
 
     async def _execute(self, run: LiveRun) -> None:
         if run.generation is None and not self._begin(run):
@@ -136,6 +151,8 @@ class Executor:
                     self._take_back(run, graph, starts)
                     continue
             elif not (run.live or run.backoffs or run.due_retries):
+                if run.row in STARTABLE and not withheld(run):  # there was nothing to start, and still it has run
+                    self._hand_over(run)
                 return
             elif run.dirty:
                 self._hand_over(run)  # what ended is on record soon; nobody waits for it
@@ -143,18 +160,23 @@ class Executor:
             attempts = [self._prepare(run, progress) for progress in starts]
             if alone:
                 await self._attempt(run, graph, attempts[0])
+                if run.fault is not None:
+                    raise run.fault
             else:
                 for attempt in attempts:
                     # in ``runs``, as the run itself; ends with its step, or is left behind with it as stuck
                     name = f"{run.cid} {attempt.step.name}"
                     self._runtime.runs.start_soon(self._attempt, run, graph, attempt, name=name)
                 await run.wait_change()
+                if run.fault is not None:
+                    raise run.fault
 
     def _take_starts(self, run: LiveRun, graph: Graph) -> list[StepProgress]:
         """Take what may start now, marked as running; nothing while a stop withholds it."""
         if withheld(run):
             self._conclusions.drop_retries(run)
             return []
+        self._conclusions.end_hopeless(run, graph)
         starts, run.due_retries = run.due_retries, []
         while True:
             ready, skipped = graph.take_ready()
@@ -169,7 +191,7 @@ class Executor:
 
     def _may_start(self, run: LiveRun, graph: Graph, progress: StepProgress) -> bool:
         """Ask the step's ``when``, and whether a handler has time left. What may not start is ended here."""
-        if self._time_left(run) <= 0:
+        if time_left(run) <= 0:
             failure = Failure("cleanup_timeout", "there was no time left for this step", progress.name)
             self._conclusions.end(run, graph, progress, P.FAILED, failure)
             return False
@@ -199,12 +221,7 @@ class Executor:
     def _take_back(self, run: LiveRun, graph: Graph, starts: list[StepProgress]) -> None:
         """A stop came while the starts were written: none of them begins, none of them counts."""
         for progress in starts:
-            progress.attempt -= 1
-            progress.starts -= 1
-            run.starts[progress.name] = progress.starts
-            if not progress.starts:
-                del run.starts[progress.name]
-                progress.started_at = None
+            run.uncount_start(progress)
             graph.give_back(progress)
             run.mark(progress)
 
@@ -225,36 +242,36 @@ class Executor:
         grace = HANDLER_GRACE if bounded(run) else run.cleanup_timeout
         attempt = Attempt(run, progress, grace, partial(self._on_stuck, run))
         run.live[progress.name] = attempt
-        seconds = min(self._time_left(run), progress.step.timeout or float("inf"))
+        seconds = min(time_left(run), progress.step.timeout or float("inf"))
         if seconds != float("inf"):
             attempt.time_out_after(seconds)
         return attempt
 
     async def _attempt(self, run: LiveRun, graph: Graph, attempt: Attempt) -> None:
-        """Run one attempt to its end and put what came of it into the graph."""
-        if attempt.cause is None:  # else it was stopped before its child began
-            await attempt.edge.hold(perform(self._runtime, run, attempt))
-        attempt.finish()
-        del run.live[attempt.step.name]
-        self._conclusions.conclude(run, graph, attempt)
+        """Run one attempt to its end and put what came of it into the graph. Never raises: it may be a child."""
+        try:
+            if attempt.cause is None:  # else it was stopped before its child began
+                await attempt.edge.hold(perform(self._runtime, run, attempt))
+            attempt.finish()
+            del run.live[attempt.step.name]
+            self._conclusions.conclude(run, graph, attempt)
+        except BaseException as error:  # ours, since the boundary lets nothing through: the run is broken off
+            run.fault = error
+            run.live.pop(attempt.step.name, None)
         run.changed()
 
     def _on_stuck(self, run: LiveRun, attempt: Attempt) -> None:
-        self._stops.give_up(run, attempt)
         self._give_place_back(run)
-
-    def _time_left(self, run: LiveRun) -> float:
-        """Seconds that the present graph may still take; infinite for the main one, whose time-out is a stop."""
-        if not bounded(run):
-            return float("inf")
-        return run.cleanup_deadline - asyncio.get_running_loop().time()
+        self._stops.give_up(run, attempt)
 
 
 async def _end_background(run: LiveRun) -> None:
     """End what the steps of a stopped run have left in the background. Bounded by itself."""
     if run.used_processes and run.stop is not None:
         run.used_processes = False
-        await end_run_leftovers(run.boot_tag, run.cid)
+        # the scope: this call alone; ended by the deadline of the run's handlers, which a shutdown brings nearer
+        with anyio.move_on_after(max(MIN_SWEEP, run.cleanup_deadline - asyncio.get_running_loop().time())):
+            await end_run_leftovers(run.boot_tag, run.cid)
 
 
 def handlers_of(run: LiveRun) -> list[Phase]:
@@ -266,13 +283,6 @@ def handlers_of(run: LiveRun) -> list[Phase]:
         (Phase.FINALLY, bool(run.task.finally_)),
     ]
     return [phase for phase, applies in wanted if applies]
-
-
-def bounded(run: LiveRun) -> bool:
-    """Whether the present graph counts against ``cleanup_timeout``: handlers do, but ``on_failure`` of a failure."""
-    if run.phase is Phase.ON_FAILURE:
-        return run.ending is not RunState.FAILED
-    return run.phase is not Phase.MAIN
 
 
 def _with_fields(refused: RequestError) -> str:

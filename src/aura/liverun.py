@@ -22,6 +22,7 @@ from aura.lifecycle import FINAL, Recovery, RunState, Stop
 from aura.plan import DEFAULT_CLEANUP_TIMEOUT, Steps, Task
 from aura.records import Accepted, RunColumns, StepRow, encoded
 from aura.run import Failure
+from aura.store import Ticket
 
 
 class Phase(Enum):
@@ -89,6 +90,8 @@ class LiveRun:
         #: Loop time at which its handlers have to be done.
         self.cleanup_deadline = float("inf")
         self.reason: str | None = None
+        #: Of the row that says that it is stopping.
+        self.stop_ticket: Ticket | None = None
         self.ending: RunState | None = None
         self.stuck = False
         self.sealed = False
@@ -188,6 +191,29 @@ class LiveRun:
             self.happened.append((event, progress.name, payload))
         if self.scope is not None:
             self.scope["steps"][progress.name] = progress.value()
+
+    def uncount_start(self, progress: StepProgress) -> None:
+        """Take back a start whose body never began."""
+        progress.attempt -= 1
+        progress.starts -= 1
+        self.starts[progress.name] = progress.starts
+        if not progress.starts:
+            del self.starts[progress.name]
+            progress.started_at = None
+
+    def start_over(self) -> None:
+        """Forget all but how often each step began: it takes the plan's current generation when it starts again."""
+        self.generation = self.task = None
+        self.graphs.clear()
+        self.progress.clear()
+        self.phase = Phase.MAIN
+        self.scope = self.started_at = self.error = self.cleanup_error = self.result = None
+        self.active_s = 0.0
+
+    def come_back(self) -> None:
+        """Forget the stop: it is to run again."""
+        self.stop = self.reason = self.ending = self.stop_ticket = None
+        self.cleanup_deadline = float("inf")
 
     def note_progress(self, step: str, done: float, total: float | None, message: str) -> None:
         """Keep the last progress of a step; it lives in memory only."""

@@ -33,16 +33,21 @@ async def perform(runtime: Runtime, run: LiveRun, attempt: Attempt) -> Produced:
     if not step.outputs:
         return output, encoded, None
     scope = {**scope_of(run, runtime.clock), "result": output}
-    return output, encoded, {name: value.render(scope) for name, value in step.outputs.items()}
+    outputs = {name: value.render(scope) for name, value in step.outputs.items()}
+    checked_output(outputs)
+    return output, encoded, outputs
 
 
 def checked_output(output: Any) -> tuple[Any, bytes]:
     """Encode plain JSON data.
 
     Raises:
-        BadOutput: it is larger than an output may be.
+        BadOutput: it is larger than an output may be, or has no JSON text.
     """
-    encoded = encode(output)
+    try:
+        encoded = encode(output)
+    except Exception as error:
+        raise BadOutput(f"the result has no JSON text: {error}") from None
     if len(encoded) > MAX_OUTPUT:
         raise BadOutput(
             f"the result is {len(encoded)} bytes of JSON; at most {MAX_OUTPUT} are kept: write it to a file"

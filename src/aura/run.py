@@ -76,35 +76,42 @@ def failure_of(error: BaseException, step: str | None = None, plan_files: str | 
     """
     leaves = list(leaves_of(error))
     first = leaves[0]
-    message = _message_of(first)
+    message = clean(_message_of(first))
     if len(leaves) > 1:
         message += f" (and {len(leaves) - 1} more errors)"
     file, line = _innermost(first, plan_files)
     kind = first.type if isinstance(first, RunError) else type(first).__name__
     bases = tuple(base.__name__ for leaf in leaves for base in type(leaf).__mro__ if base is not object)
-    return Failure(kind, message, step, None, file, line, bases, _trace_of(error))
+    return Failure(kind, message, step, None, file, line, bases, clean(_trace_of(error)))
+
+
+def clean(text: str) -> str:
+    """Text that UTF-8 can hold: surrogates that stand alone become question marks."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def leaves_of(error: BaseException) -> Iterable[BaseException]:
-    """Flatten groups in groups to the errors that were really raised, in order."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaves_of(inner)
-    else:
-        yield error
+    """Flatten groups in groups to the errors that were really raised, in order, however deep."""
+    waiting = [error]
+    while waiting:
+        first = waiting.pop()
+        if isinstance(first, BaseExceptionGroup):
+            waiting += reversed(first.exceptions)
+        else:
+            yield first
 
 
 def _message_of(error: BaseException) -> str:
     try:
         return str(error)[:MAX_MESSAGE]
-    except Exception as broken:
+    except BaseException as broken:  # a text is not worth more than the run
         return f"<{type(error).__name__}, whose text cannot be had: {type(broken).__name__}>"
 
 
 def _trace_of(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(error))[-16 * MAX_MESSAGE :]
-    except Exception:
+    except BaseException:  # a text is not worth more than the run
         return "".join(traceback.format_tb(error.__traceback__))
 
 

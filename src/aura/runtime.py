@@ -82,10 +82,11 @@ class Runtime:
             if to is not former:
                 check_move(former, to)
             run.row = to
-        entries = self._stage(run)
-        history = [history_row(run.seq, entry) for entry in entries]
         columns = run.columns(self.boot) if to is not None else None
-        unit = change_run(run.seq, run.take_step_rows(), history, former.value, columns)
+        steps = run.take_step_rows()
+        entries = self._stage(run)  # last: what is staged must be handed over
+        history = [history_row(run.seq, entry) for entry in entries]
+        unit = change_run(run.seq, steps, history, former.value, columns)
         return self.store.put(
             unit,
             partial(self._committed, entries, after),
@@ -126,8 +127,16 @@ class Runtime:
 
     def _lost(self, run: LiveRun, entries: Sequence[EventEntry], error: Exception) -> None:
         self.journal.settle(entries, False)
-        if not run.refused:  # the start of a run whose acceptance failed loses its compare-and-set: no fault
-            self.fault(f"a change of run {run.cid} was not stored", error)
+        if run.refused:  # the start of a run whose acceptance failed loses its compare-and-set: no fault
+            return
+        self.fault(f"a change of run {run.cid} was not stored", error)
+        if run.sealed:  # the record is what counts now; whoever waits reads it there
+            self.forget(run)
+
+    def forget(self, run: LiveRun) -> None:
+        """Let a run leave the memory and tell all who wait for it."""
+        self.open.pop(run.cid, None)
+        run.end()
 
 
 def history_row(seq: int, entry: EventEntry) -> HistoryRow:

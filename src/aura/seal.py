@@ -13,11 +13,12 @@ rides in one unit with the last finish, so a boot finds both or neither.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from aura.errors import InternalError
 from aura.graph import StepProgress
-from aura.lifecycle import FINAL, RunState, StepState, end_of_stop
-from aura.liverun import LiveRun, Phase
+from aura.lifecycle import FINAL, RunState, StepState, Stop, end_of_stop
+from aura.liverun import LiveRun
 from aura.run import failure_of
 from aura.runtime import Runtime
 
@@ -43,13 +44,30 @@ class Seal:
         outcome = decide(run)
         self._stop_timers(run)
         run.state = outcome
+        try:
+            self._write(run, outcome)
+        except Exception as error:
+            outcome = self._write_bare(run, error)
+        self._release(run)
+        if outcome is RunState.QUEUED:
+            self._enter(run)
+
+    def _write(self, run: LiveRun, outcome: RunState) -> None:
         if outcome in FINAL:
             self._end(run, outcome)
         else:
             self._come_back(run, outcome)
-        self._release(run)
-        if outcome is RunState.QUEUED:
-            self._enter(run)
+
+    def _write_bare(self, run: LiveRun, error: Exception) -> RunState:
+        """The last resort: something of the run cannot be written down, so it ends without it. That is our fault."""
+        self._runtime.fault(f"run {run.cid} could not be written down as it was", error)
+        run.state = RunState.CRASHED
+        run.reason, run.error, run.cleanup_error, run.result = "fault", failure_of(error), None, None
+        run.dirty.clear()
+        run.happened = [("run.crashed", None, None)]
+        run.sealed = True
+        self._runtime.hand_over(run, RunState.CRASHED, partial(self._runtime.forget, run))
+        return RunState.CRASHED
 
     def _stop_timers(self, run: LiveRun) -> None:
         run.count_active(self._runtime.clock.monotonic())
@@ -71,35 +89,22 @@ class Seal:
                 if progress.state in _CUT_OFF:
                     _cancel_step(run, progress, now)
         run.happened.append((f"run.{outcome.value}", None, _payload(run, outcome)))
-        self._runtime.hand_over(run, outcome, partial_end(self._runtime, run))
+        self._runtime.hand_over(run, outcome, partial(self._runtime.forget, run))
 
     def _come_back(self, run: LiveRun, outcome: RunState) -> None:
         """Make ready for the next start: what had begun and not ended is pending again."""
+        if run.stop is Stop.SHUTDOWN:
+            run.crashes = 0  # the server ended in good order: crashes count in a row only
         if outcome is RunState.QUEUED:
-            if run.row is RunState.QUEUED or not run.begun:  # nothing began: this start does not count
-                run.attempt = max(0, run.attempt - 1)
-            _forget_steps(run)
+            _start_over(run)
+            if run.row is not RunState.QUEUED:
+                run.happened.append(("run.requeued", None, {"reason": run.reason}))
         else:
-            for graph in run.graphs.values():
-                for progress in graph:
-                    if progress.state in _CUT_OFF:
-                        graph.give_back(progress)
-                        run.mark(progress)
+            _give_back(run)
             run.happened.append(("run.preempted", None, {"reason": run.reason}))
-        run.stop = run.reason = run.ending = None
-        run.cleanup_deadline = float("inf")
+        run.come_back()
         if outcome is not run.row or run.dirty:
             self._runtime.hand_over(run, outcome if outcome is not run.row else None)
-
-
-def partial_end(runtime: Runtime, run: LiveRun) -> Callable[[], None]:
-    """What follows the commit of an outcome: the run leaves the memory and whoever waits is told."""
-
-    def end() -> None:
-        runtime.open.pop(run.cid, None)
-        run.end()
-
-    return end
 
 
 def decide(run: LiveRun) -> RunState:
@@ -126,19 +131,28 @@ def _cancel_step(run: LiveRun, progress: StepProgress, now: float) -> None:
     run.mark(progress, "step.cancelled" if begun else None)
 
 
-def _forget_steps(run: LiveRun) -> None:
+def _give_back(run: LiveRun) -> None:
+    """Make what was cut off pending again. A start that a stop cut off uses up no attempt."""
+    for graph in run.graphs.values():
+        for progress in graph:
+            if progress.state in _CUT_OFF:
+                if progress.state is P.RUNNING:
+                    progress.attempt -= 1
+                graph.give_back(progress)
+                run.mark(progress)
+
+
+def _start_over(run: LiveRun) -> None:
     """A run that is to start over keeps how often each step began, and nothing else."""
+    if run.row is RunState.QUEUED or not run.begun:  # nothing began: this start does not count
+        run.attempt = max(0, run.attempt - 1)
     for graph in run.graphs.values():
         for progress in graph:
             if progress.starts or progress.state is not P.PENDING:
                 fresh = StepProgress(progress.step)
                 fresh.starts = progress.starts
                 run.mark(fresh)
-    run.generation = run.task = None  # it takes the plan's current generation when it starts again
-    run.graphs.clear()
-    run.progress.clear()
-    run.phase = Phase.MAIN
-    run.scope = None
+    run.start_over()
 
 
 def _payload(run: LiveRun, outcome: RunState) -> dict[str, object] | None:

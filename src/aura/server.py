@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import anyio
@@ -49,9 +49,9 @@ from aura.stores.sqlite import SqliteBackend
 #: Seconds beyond the grace within which a stop is over, whatever hangs.
 STOP_SLACK = 1.8
 #: How long open connections may take to end, in seconds.
-CONNECTION_GRACE = 0.5
+CONNECTION_GRACE = 0.3
 #: How long the last log lines may take to be stored, in seconds.
-FLUSH_TIMEOUT = 0.5
+FLUSH_TIMEOUT = 0.3
 #: The grace that a second signal leaves, in seconds.
 HURRIED_GRACE = 0.2
 #: How often adopted children that have ended are looked for, in seconds.
@@ -87,6 +87,7 @@ class Server:
         self._clock = clock or SystemClock()
         self._leave = leave or leave_hard
         self._console = console
+        self._opened = Event()
         self._stop_asked = Event()
         self._ended = threading.Event()
         #: There once the store is open and the plans are being loaded.
@@ -108,43 +109,49 @@ class Server:
         Raises:
             StoreError, ConfigError: it could not start; nothing is left behind.
         """
-        # root: the one child below; its body only waits, so that a host's cancel becomes a stop
+        # root: the one child below; its body only waits, so that a host's cancel becomes a stop, also while it starts
         async with create_task_group() as root:
-            task_status.started(await root.start(self._tree, name="server"))
+            root.start_soon(self._tree, name="server")
             try:
+                await self._opened.wait()
+                task_status.started(self.address)
                 await self._stop_asked.wait()
             finally:
                 self._stop_asked.set()
 
-    async def _tree(self, *, task_status: TaskStatus[str]) -> None:
+    async def _tree(self) -> None:
         # The shield keeps a host's cancel from ending children out of order. It cannot hang: the stop sequence bounds
         # every wait in it, and the watchdog ends the process otherwise.
         with CancelScope(shield=True):
             try:
                 if self._backend is not None:
-                    await self._with_store(self._backend, task_status)
+                    await self._with_store(self._backend)
                 else:
-                    await self._with_folder(task_status)
+                    await self._with_folder()
             finally:
                 self._ended.set()
         if self.exit_code:
             self._leave(self.exit_code)
 
-    async def _with_folder(self, task_status: TaskStatus[str]) -> None:
+    async def _with_folder(self) -> None:
         check_folder_safe(self.settings.plans)
         folder = DataFolder.open(self.settings.data)
         try:
-            await self._with_store(SqliteBackend(folder.database), task_status)
+            await self._with_store(SqliteBackend(folder.database))
         finally:
             folder.release()
 
-    async def _with_store(self, backend: StoreBackend, task_status: TaskStatus[str]) -> None:
-        runtime = self._boot(backend)
+    async def _with_store(self, backend: StoreBackend) -> None:
+        try:
+            runtime = self._boot(backend)
+        except BaseException:
+            backend.close()
+            raise
         # store: its flusher alone; ends when its intake is closed and all is written
         async with create_task_group() as keeping:
             keeping.start_soon(runtime.store.serve, name="store")
             try:
-                await self._with_runs(runtime, backend, task_status)
+                await self._with_runs(runtime, backend)
             finally:
                 runtime.store.put(end_boot(runtime.boot, self._clock.wall()))
                 runtime.store.close()
@@ -180,33 +187,38 @@ class Server:
         print(f"aura: {error}", file=sys.stderr)
         self._leave(error.exit_code)
 
-    async def _with_runs(self, runtime: Runtime, backend: StoreBackend, task_status: TaskStatus[str]) -> None:
+    async def _with_runs(self, runtime: Runtime, backend: StoreBackend) -> None:
         # runs: every run and every attempt beside it; each ends by its seal. The group is left last, when none hangs.
         async with create_task_group() as runs:
             runtime.runs = runs
             writer = LogWriter(runtime.journal, lambda lines: _store_lines(runtime, lines))
             runtime.journal.add_sink(writer.put)
             engine = self.engine = Engine(runtime, writer.flush)
-            # services: log writer, console, reaper; cancelled below when everything that they serve has ended
-            async with create_task_group() as services:
-                services.start_soon(engine.supervise, "log writer", writer.serve, name="log writer")
-                await self._start_services(services, runtime)
-                await self._take_over(engine, backend)
-                with runtime.logs.capture_stdlib():
-                    await self._with_engine(engine, writer, task_status)
-                services.cancel_scope.cancel("the server has ended")
+            try:
+                # services: log writer, console, reaper; cancelled below when everything that they serve has ended
+                async with create_task_group() as services:
+                    self._start_services(services, engine, writer)
+                    await self._take_over(engine, backend)
+                    with runtime.logs.capture_stdlib():
+                        await self._with_engine(engine, writer)
+                    services.cancel_scope.cancel("the server has ended")
+            finally:
+                engine.close()
             if self.exit_code:  # work hangs: its bodies stay in ``runs``, so the process leaves from here
                 await _close_store(runtime)
                 self._ended.set()
                 self._leave(self.exit_code)
 
-    async def _start_services(self, services: TaskGroup, runtime: Runtime) -> None:
+    def _start_services(self, services: TaskGroup, engine: Engine, writer: LogWriter) -> None:
+        wanted: dict[str, Callable[[], Awaitable[None]]] = {"log writer": writer.serve}
         if self._console:
             console = Console()
-            runtime.journal.add_sink(console.put)
-            services.start_soon(console.serve, name="console")
+            engine.journal.add_sink(console.put)
+            wanted["console"] = console.serve
         if become_subreaper():
-            services.start_soon(_reap, name="reaper")
+            wanted["reaper"] = _reap
+        for name, serve in wanted.items():
+            services.start_soon(engine.supervise, name, serve, name=name)
 
     async def _take_over(self, engine: Engine, backend: StoreBackend) -> None:
         """Settle what an older boot left: its processes, its runs. Then load the plans and take its queue."""
@@ -217,28 +229,34 @@ class Server:
         await engine.reload()
         engine.take_over(queued)
 
-    async def _with_engine(self, engine: Engine, writer: LogWriter, task_status: TaskStatus[str]) -> None:
+    async def _with_engine(self, engine: Engine, writer: LogWriter) -> None:
         # engine: its dispatcher and stops; they end by themselves once the engine has been stopped
         async with create_task_group() as engine.children:
             await engine.start()
             # doors: the HTTP server; ends by its stop event, within its grace
             async with create_task_group() as doors:
                 closing = Event()
-                if self._http:
-                    self.address = await self._open_http(doors, engine, closing)
-                engine.ready = self._booted = True
-                task_status.started(self.address)
-                await self._stop_asked.wait()
-                self._start_watchdog()
-                engine.admission.closed = True
-                await engine.stop("cancel", self.settings.server.grace)
-                writer.close()
-                with anyio.move_on_after(FLUSH_TIMEOUT):
-                    await writer.flush()
-                closing.set()
-            if engine.record_stuck():
+                try:
+                    if self._http:
+                        self.address = await self._open_http(doors, engine, closing)
+                    engine.ready = self._booted = True
+                    self._opened.set()
+                    await self._stop_asked.wait()
+                finally:  # also when a door has failed: whatever ends the server, this is how it ends
+                    # The shield holds the sequence alone; every wait in it has a bound, and the watchdog stands behind.
+                    with CancelScope(shield=True):
+                        await self._stop(engine, writer)
+                    closing.set()
+            if engine.record_left():
                 self.exit_code = ExitCode.INTERNAL
-        engine.dispatcher.close()
+
+    async def _stop(self, engine: Engine, writer: LogWriter) -> None:
+        """Stop accepting, stop what runs, and write the last log lines."""
+        self._start_watchdog()
+        engine.admission.closed = True
+        await engine.stop("cancel", self.settings.server.grace)
+        writer.close()
+        await writer.flush(FLUSH_TIMEOUT)
 
     async def _open_http(self, doors: TaskGroup, engine: Engine, closing: Event) -> str:
         # imported here: only a server with doors pays for them

@@ -18,6 +18,7 @@ from enum import Enum, auto
 from aura.attempt import Attempt, EdgeCause
 from aura.lifecycle import PLACED, RunState, Stop, outranks
 from aura.liverun import LiveRun, Phase
+from aura.run import Failure, clean
 from aura.runtime import Runtime
 from aura.store import Ticket
 
@@ -52,19 +53,19 @@ class Stops:
 
         The ticket is that of the ``stopping`` row, if one was handed over: whoever tells a client waits for it.
         """
+        reason = clean(reason) if reason else reason
         if run.sealed:
             return Answer.ENDED, None
         if run.state not in PLACED:
             return self._stop_idle(run, kind, reason)
-        ticket = None
         if outranks(kind, run.stop):
             run.stop, run.reason = kind, reason
             if kind >= Stop.TIMEOUT and run.row in PLACED:
-                ticket = self._runtime.hand_over(run, RunState.STOPPING)
+                run.stop_ticket = self._runtime.hand_over(run, RunState.STOPPING)
         run.state = RunState.STOPPING
         self._deliver(run, kind, reason or kind.label, run.cleanup_timeout if grace is None else grace)
         run.changed()
-        return Answer.STOPPING, ticket
+        return Answer.STOPPING, run.stop_ticket
 
     def _stop_idle(self, run: LiveRun, kind: Stop, reason: str | None) -> tuple[Answer, Ticket | None]:
         if kind < Stop.TIMEOUT:
@@ -95,9 +96,10 @@ class Stops:
             run.timer = asyncio.get_running_loop().call_later(left, self.request_stop, run, Stop.TIMEOUT, reason)
 
     def start_queue_timeout(self, run: LiveRun, seconds: float) -> None:
-        """End a run that has not started ``seconds`` from now. The start or the seal cancels the timer."""
+        """End a run that has not started ``seconds`` after it may. The start or the seal cancels the timer."""
         reason = f"it waited longer than {seconds:g} s for a place"
-        run.timer = asyncio.get_running_loop().call_later(seconds, self._queue_timeout, run, reason)
+        delay = max(0.0, (run.not_before or 0.0) - self._runtime.clock.wall())
+        run.timer = asyncio.get_running_loop().call_later(delay + seconds, self._queue_timeout, run, reason)
 
     def _queue_timeout(self, run: LiveRun, reason: str) -> None:
         if run.state is RunState.QUEUED:
@@ -106,15 +108,45 @@ class Stops:
     def give_up(self, run: LiveRun, attempt: Attempt) -> None:
         """Mark a run as stuck: the grace of one of its attempts is over and its body is still there."""
         run.stuck = True
-        where = attempt.hangs_at() or "an unknown place"
+        where = _where(attempt)
         self._runtime.log.error(
             f"run {run.cid} is stuck: step {attempt.step.name} did not end when told to; it hangs at {where}",
             hangs_at=where,
         )
-        if run.stop is None:  # a step's own time-out: nothing of a run that hangs may go on
+        if run.stop is None and not bounded(run):  # a step's own time-out: nothing of a run that hangs may go on
             self.request_stop(run, Stop.CANCEL, "stuck")
         if run.row in PLACED:
             self._runtime.hand_over(run, run.row)
+
+    def abandon(self, run: LiveRun) -> None:
+        """Mark a run whose body outlives the server: it gets its record now, and what it does later changes nothing."""
+        run.stuck = True
+        if run.stop is None:
+            run.stop = Stop.SHUTDOWN
+        if run.ending is None and run.begun and run.task and (run.task.finally_ or run.task.on_cancel):
+            message = "the server ended while the run hung: its clean-up steps did not run"
+            run.cleanup_error = run.cleanup_error or Failure("not_run", message)
+
+
+def _where(attempt: Attempt) -> str:
+    try:
+        return attempt.hangs_at() or "an unknown place"
+    except Exception as error:  # foreign awaitables may show anything
+        return f"a place that cannot be named ({error!r})"
+
+
+def bounded(run: LiveRun) -> bool:
+    """Whether the present graph counts against ``cleanup_timeout``: handlers do, but ``on_failure`` of a failure."""
+    if run.phase is Phase.ON_FAILURE:
+        return run.ending is not RunState.FAILED
+    return run.phase is not Phase.MAIN
+
+
+def time_left(run: LiveRun) -> float:
+    """Seconds that the present graph may still take; infinite for the main one, whose time-out is a stop."""
+    if not bounded(run):
+        return float("inf")
+    return run.cleanup_deadline - asyncio.get_running_loop().time()
 
 
 def withheld(run: LiveRun) -> bool:

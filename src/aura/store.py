@@ -205,9 +205,9 @@ class Store:
             await self._backend.commit(batch)
         except StoreReadOnly as error:
             await self._hold_back(batch, error)
-        except StoreError as error:
+        except Exception as error:
             self._lost = True
-            self._on_fatal(error)
+            self._on_fatal(error if isinstance(error, StoreError) else StoreIOError(f"the store failed: {error!r}"))
         else:
             self.unavailable = None
             self.commits += 1
@@ -231,6 +231,10 @@ class Store:
             self._lost = True
             self._on_fatal(error)
         await anyio.sleep(RETRY_EVERY)
+        if not self._pending:
+            self._pending.append(
+                Ticket(_nothing, None, None, False)
+            )  # a probe: somebody has to find out that it can be written again
 
 
 def _nothing(execute: Execute) -> None:
@@ -254,9 +258,11 @@ def commit_batch(execute: Execute, batch: Sequence[Ticket]) -> None:
             execute("BEGIN IMMEDIATE")
             _replay(execute, batch)
         execute("COMMIT")
-    except sqlite3.Error as error:
+    except Exception as error:
         _roll_back(execute)
         _raise_if_lost(error)
+        if isinstance(error, StoreError):
+            raise
         raise StoreIOError(f"the database could not be written: {error}") from error
 
 

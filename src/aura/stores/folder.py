@@ -58,6 +58,7 @@ class DataFolder:
         """Give the lock back. The file stays: removing it would let two processes lock two files."""
         if self._lock is not None:
             os.ftruncate(self._lock, 0)
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # a child that is just being forked still shares the descriptor
             os.close(self._lock)
             self._lock = None
 
