@@ -210,9 +210,7 @@ class Executor:
 
     def _mark_started(self, run: LiveRun, progress: StepProgress) -> None:
         progress.move(P.RUNNING)
-        progress.attempt += 1
-        progress.starts += 1
-        run.starts[progress.name] = progress.starts
+        run.count_start(progress)
         if progress.started_at is None or progress.attempt == 1:
             progress.started_at = self._runtime.clock.wall()
         progress.error = None

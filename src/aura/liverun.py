@@ -73,7 +73,9 @@ class LiveRun:
         self.task: Task | None = None
         self.attempt = 0
         self.crashes = 0
+        #: How often each step began, for ever, and how many starts there were since the run's own last beginning.
         self.starts: dict[str, int] = {}
+        self.begun_starts = 0
         self.used_processes = False
         self.graphs: dict[Phase, Graph] = {}
         self.phase = Phase.MAIN
@@ -125,6 +127,7 @@ class LiveRun:
         """Begin from the beginning with this generation, which it keeps until it ends or starts over."""
         self.generation, self.task = generation, task
         self.attempt += 1
+        self.begun_starts = 0
         self.graphs = {Phase.MAIN: self._graph(task.steps)}
         self.phase = Phase.MAIN
         self.scope = None
@@ -154,8 +157,8 @@ class LiveRun:
 
     @property
     def begun(self) -> bool:
-        """Whether a step of it has ever begun."""
-        return bool(self.starts)
+        """Whether a step has begun since it was last started from its beginning."""
+        return self.begun_starts > 0
 
     @property
     def cleanup_timeout(self) -> float:
@@ -192,8 +195,16 @@ class LiveRun:
         if self.scope is not None:
             self.scope["steps"][progress.name] = progress.value()
 
+    def count_start(self, progress: StepProgress) -> None:
+        """Count a start that is being written down."""
+        progress.attempt += 1
+        progress.starts += 1
+        self.starts[progress.name] = progress.starts
+        self.begun_starts += 1
+
     def uncount_start(self, progress: StepProgress) -> None:
         """Take back a start whose body never began."""
+        self.begun_starts -= 1
         progress.attempt -= 1
         progress.starts -= 1
         self.starts[progress.name] = progress.starts

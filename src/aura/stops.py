@@ -113,7 +113,10 @@ class Stops:
             f"run {run.cid} is stuck: step {attempt.step.name} did not end when told to; it hangs at {where}",
             hangs_at=where,
         )
-        if run.stop is None and not bounded(run):  # a step's own time-out: nothing of a run that hangs may go on
+        if bounded(run):
+            failure = Failure("stuck", f"it did not end when its time was over; it hung at {where}", attempt.step.name)
+            run.cleanup_error = run.cleanup_error or failure
+        elif run.stop is None:  # a step's own time-out: nothing of a run that hangs may go on
             self.request_stop(run, Stop.CANCEL, "stuck")
         if run.row in PLACED:
             self._runtime.hand_over(run, run.row)

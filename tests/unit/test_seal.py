@@ -24,7 +24,7 @@ def live(
     )  # fmt: skip
     run = LiveRun(accepted, {}, boot_tag="s.1", workdirs=None, logger_for=None)  # type: ignore[arg-type]
     run.row, run.stop, run.stuck, run.ending = row, stop, stuck, ending
-    run.starts = {"a": 1} if begun else {}
+    run.begun_starts = int(begun)
     return run
 
 
