@@ -291,7 +291,7 @@ def test_run_shows_progress_by_tenths_without_a_terminal(
     serve_run(fake, RUN, step("ping", "started"), log("a"), log("b"))
     how_far = [{"done": 1, "total": 40}, {"done": 20, "total": 40, "message": "half"}, {"done": 21, "total": 40}]
     running = [RUN | {"state": "running", "progress": {"ping": one}} for one in how_far]
-    fake.answers[f"GET /api/runs/{CID}"] = [*running, RUN]
+    fake.answers[f"GET /api/runs/{CID}"] = [RUN, *running, RUN]  # the first is asked for before the step has begun
     lines = [line.split(" ", 1)[1] for line in run("run", "lab/report").err.splitlines()]
     assert [line for line in lines if line.startswith("ping ")] == ["ping 20/40 (50%) half"]
 
