@@ -7,17 +7,18 @@ them in one transaction with their history. A crash in the middle of it changes 
 
 import sqlite3
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import msgspec
 
 from aura.clock import Clock
-from aura.errors import InternalError, StoreCannotCreate
+from aura.errors import InternalError, StoreCannotCreate, StoreReadOnly
 from aura.events import EventEntry
 from aura.lifecycle import FINAL, PLACED, STEP_FINAL, Recovery, RunState, StepState, Stop, boot_move
 from aura.records import Accepted, OpenRun, RunColumns, StepRow, change_run, encode, encoded, read_open_runs
 from aura.run import Failure
 from aura.runtime import Runtime, history_row
-from aura.store import Execute
+from aura.store import Execute, raise_if_lost
 
 #: After so many crashes in a row under the same run it is not started again (reason ``parked``).
 PARK_AFTER = 3
@@ -38,7 +39,7 @@ def in_one_transaction(execute: Execute, work: Callable[[], None]) -> None:
     """Run ``work`` between BEGIN and COMMIT; roll back if it raises.
 
     Raises:
-        StoreCannotCreate: the database cannot be written now.
+        StoreCannotCreate: the database cannot be written now. StoreCorrupt, StoreIOError: as their names say.
     """
     try:
         execute("BEGIN IMMEDIATE")
@@ -48,7 +49,9 @@ def in_one_transaction(execute: Execute, work: Callable[[], None]) -> None:
             execute("ROLLBACK")
             raise
         execute("COMMIT")
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
+        with suppress(StoreReadOnly):
+            raise_if_lost(error)
         message = f"the database cannot be written: {error}; if another process holds it, end that and start again"
         raise StoreCannotCreate(message) from error
 

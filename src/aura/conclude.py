@@ -16,7 +16,7 @@ from aura.perform import checked_output
 from aura.run import Failure, failure_of
 from aura.runtime import Runtime
 from aura.scope import scope_of
-from aura.stops import bounded, time_left, withheld
+from aura.stops import bounded, withheld
 
 P = StepState
 
@@ -102,8 +102,7 @@ class Conclusions:
 
     def _retry_or_end(self, run: LiveRun, graph: Graph, step: StepProgress, state: StepState, failure: Failure) -> None:
         retry = step.step.retry
-        hopeless = graph.ended_early_by is not None or retry.delay >= time_left(run)
-        if step.attempt >= retry.attempts or hopeless:
+        if step.attempt >= retry.attempts or graph.ended_early_by is not None:
             self.end(run, graph, step, state, failure)
             return
         step.move(P.RETRYING)

@@ -20,7 +20,7 @@ from aura.errors import RequestError
 from aura.executor import Executor
 from aura.generations import PlanStatus
 from aura.history import History
-from aura.lifecycle import RunState, Stop
+from aura.lifecycle import FINAL, RunState, Stop
 from aura.liverun import LiveRun
 from aura.records import OpenRun
 from aura.run import Cause, Request
@@ -183,7 +183,7 @@ class Engine:
     async def supervise(
         self, name: str, serve: Callable[[], Awaitable[None]], hurry: anyio.Event | None = None
     ) -> None:
-        """Run a service child; if it fails, say so and run it again after a pause that grows. ``hurry`` ends a pause."""
+        """Run a service child; if it fails, say so, and again after a pause that grows. ``hurry`` ends a pause."""
         hurry = hurry or anyio.Event()
         pause = FIRST_PAUSE
         while True:
@@ -289,7 +289,12 @@ class Engine:
         run = self.runtime.open.get(cid)
         if run is None:
             record = await self.history.record(cid)
-            raise _ended(record.cid, record.state)
+            if record.state in FINAL:
+                raise _ended(record.cid, record.state)
+            detail = (
+                f"run {cid} is {record.state} on record, but a change of it was lost; restart the server to settle it"
+            )
+            raise RequestError("conflict", detail, extra={"state": record.state})
         return await self._told(run, *self.stops.request_stop(run, Stop.CANCEL, reason))
 
     async def _told(self, run: LiveRun, answer: Answer, ticket: Ticket | None) -> str:

@@ -14,32 +14,12 @@ import msgspec
 from aura.clock import rfc3339
 from aura.lifecycle import FINAL, STEP_FINAL, RunState, StepState
 
-#: First parts of names that belong to Aura: no plan may emit them, and no wildcard in the first part matches them.
-RESERVED = frozenset(
-    {"run", "step", "plan", "schedule", "interrupt", "engine", "state", "approval", "file", "webhook", "poll", "aura"}
-)
 #: final state of a run → the event that says so. After it nothing more comes from that run.
 RUN_ENDED: Mapping[RunState, str] = {state: f"run.{state}" for state in RunState if state in FINAL}
 #: final state of a step → the event that says so.
 STEP_ENDED: Mapping[StepState, str] = {state: f"step.{state}" for state in StepState if state in STEP_FINAL}
 #: The events after which the stream of a run ends.
 RUN_ENDS = frozenset(RUN_ENDED.values())
-#: Every event that Aura itself may stage.
-NAMES = frozenset(
-    {
-        "run.accepted",
-        "run.requeued",
-        "run.preempted",
-        "run.resumed",
-        "run.started",
-        "step.started",
-        "step.retrying",
-        "plan.reloaded",
-        "plan.broken",
-    }
-    | {"engine.started", "engine.stopping", "engine.stopped", "engine.degraded"}
-    | {*RUN_ENDED.values(), *STEP_ENDED.values()}
-)
 
 LEVELS: Mapping[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 LEVEL_NAMES: Mapping[int, str] = {number: name for name, number in LEVELS.items()}

@@ -270,11 +270,12 @@ def get_run(execute: Execute, cid: str) -> RunRecord | None:
 
 
 def get_steps(execute: Execute, seq: int) -> list[StepRecord]:
-    """The steps of a run that have begun or ended, in the order in which they did."""
+    """The steps of a run that have begun or ended, in the order in which they did, whatever the clock did meanwhile."""
     rows = execute(
-        "SELECT name, state, attempt, started_at, finished_at, output, error, skipped_because FROM step WHERE seq=?"
-        " ORDER BY coalesce(started_at, finished_at), name",
-        (seq,),
+        "SELECT name, state, attempt, started_at, finished_at, output, error, skipped_because FROM step LEFT JOIN"
+        " (SELECT step, min(id) AS first FROM history WHERE seq=? GROUP BY step) ON step = name WHERE seq=?"
+        " ORDER BY first, coalesce(started_at, finished_at), name",
+        (seq, seq),
     )
     return [StepRecord(n, s, a, b, f, _decoded(o), _decoded(e), w) for n, s, a, b, f, o, e, w in rows]
 

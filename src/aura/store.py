@@ -222,10 +222,11 @@ class Store:
     async def _hold_back(self, batch: list[Ticket], error: StoreReadOnly) -> None:
         """Refuse what may be refused, keep the rest in its order, and wait a little."""
         self.unavailable = error
-        refused = [t for t in batch if t.refusable]
+        waiting = [*batch, *self._pending]  # what came while it was tried as well: it would wait for the next try
+        refused = [t for t in waiting if t.refusable]
         for ticket in refused:
             ticket.error = error
-        self._pending[:0] = [t for t in batch if not t.refusable]
+        self._pending = [t for t in waiting if not t.refusable]
         self._resolve(refused)
         if self._closed:  # the server is going: it cannot wait for a disk to get room again
             self._lost = True
@@ -253,14 +254,14 @@ def commit_batch(execute: Execute, batch: Sequence[Ticket]) -> None:
             for ticket in batch:
                 ticket.unit(execute)
         except Exception as error:
-            _raise_if_lost(error)
+            raise_if_lost(error)
             execute("ROLLBACK")
             execute("BEGIN IMMEDIATE")
             _replay(execute, batch)
         execute("COMMIT")
     except Exception as error:
         _roll_back(execute)
-        _raise_if_lost(error)
+        raise_if_lost(error)
         if isinstance(error, StoreError):
             raise
         raise StoreIOError(f"the database could not be written: {error}") from error
@@ -272,7 +273,7 @@ def _replay(execute: Execute, batch: Sequence[Ticket]) -> None:
         try:
             ticket.unit(execute)
         except Exception as error:
-            _raise_if_lost(error)
+            raise_if_lost(error)
             execute("ROLLBACK TO unit")
             ticket.error = error
         execute("RELEASE unit")
@@ -286,7 +287,7 @@ def _roll_back(execute: Execute) -> None:
 _PRIMARY = 0xFF  # the low byte of an extended result code is the primary one (sqlite.org/rescode.html)
 
 
-def _raise_if_lost(error: Exception) -> None:
+def raise_if_lost(error: Exception) -> None:
     """Turn an error of the storage itself into a ``StoreError``; an error of one unit is let through.
 
     Raises:

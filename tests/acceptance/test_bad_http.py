@@ -440,6 +440,16 @@ async def test_cancel_where_without_a_condition_is_refused(web: Web) -> None:
     assert not web.engine.calls
 
 
+@pytest.mark.parametrize("path", ["/api/tasks/run", "/api/tasks/batch"])
+async def test_idempotency_key_is_refused_until_it_can_be_kept(web: Web, path: str) -> None:
+    body = {"plan_name": "lab", "task_name": "report", "inputs": {"day": "x"}}
+    answer = await web.http.post(
+        path, json={"tasks": [body]} if "batch" in path else body, headers={"Idempotency-Key": "k"}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_header")
+    assert not web.engine.records
+
+
 async def test_full_queue_is_429_with_retry_after(web: Web) -> None:
     web.engine.queue_limit = 0
     answer = await web.http.post(RUN, json=GOOD)

@@ -1,87 +1,16 @@
 """The HTTP door over the real server: a plan on disk, a database, runs that run, streams over a restart."""
 
+import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import anyio
-import httpx2
 import pytest
-from tests.fakes.web import Events, connections, make_settings
-
-from aura.server import Server
-
-HELLO = """\
-title: Hello
-inputs:
-  day: {type: string, pattern: '^[0-9]{4}$'}
-  count: {type: integer, default: 1, minimum: 1}
-steps:
-  - name: say
-    action: log
-    params: {message: "hello {{ inputs.day }}"}
-  - name: count
-    action: log
-    params: {message: "{{ inputs.count }} times"}
-returns: {day: "{{ inputs.day }}"}
-"""
-LONG = """\
-steps:
-  nap: {action: sleep, params: {duration: 10m}}
-"""
-
+from tests.fakes.real import HELLO, Real, open_real
+from tests.fakes.web import Events, connections
 
 BAD = "inputs_invalid"
-
-
-class Real(NamedTuple):
-    """A running server and a client that has its token."""
-
-    server: Server
-    http: httpx2.AsyncClient
-
-    async def run(self, task: str = "hello", **body: Any) -> httpx2.Response:
-        inputs = {"day": "2026"} if task == "hello" else {}
-        request = {"plan_name": "lab", "task_name": task, "inputs": inputs} | body
-        return await self.http.post("/api/tasks/run", json=request)
-
-    async def cid(self, task: str = "hello", **body: Any) -> str:
-        answer = await self.run(task, **body)
-        assert answer.status_code == 202, answer.text
-        return str(answer.json()["cid"])
-
-    async def get(self, path: str, **params: Any) -> Any:
-        return (await self.http.get(path, params=params)).json()
-
-    async def events(self, cid: str) -> list[dict[str, Any]]:
-        """Everything of a run, once it has ended."""
-        async with self.http.stream("GET", f"/api/runs/{cid}/events") as answer:
-            return await Events(answer).rest()
-
-    async def wait_state(self, cid: str, state: str) -> None:
-        with anyio.fail_after(10):
-            while (await self.get(f"/api/runs/{cid}"))["state"] != state:
-                await anyio.lowlevel.checkpoint()
-
-
-def refuse_to_leave(code: int) -> None:
-    raise AssertionError(f"the server wanted to leave hard with {code}")
-
-
-@asynccontextmanager
-async def open_real(tmp: Path) -> AsyncIterator[Real]:
-    (tmp / "plans/lab/tasks").mkdir(parents=True, exist_ok=True)
-    (tmp / "plans/lab/tasks/hello.yaml").write_text(HELLO)
-    (tmp / "plans/lab/tasks/long.yaml").write_text(LONG)
-    server = Server(make_settings(tmp, grace=0.5), leave=refuse_to_leave)
-    async with anyio.create_task_group() as group:  # the server, which ends by request_stop
-        base = await group.start(server.serve)
-        headers = {"Authorization": "Bearer " + (tmp / "data/token").read_text().strip()}
-        transport = httpx2.AsyncHTTPTransport(verify=False)
-        async with httpx2.AsyncClient(base_url=base, headers=headers, timeout=20, transport=transport) as http:
-            yield Real(server, http)
-        server.request_stop()
 
 
 @pytest.fixture
@@ -168,11 +97,16 @@ async def test_cancel_twice_is_202_then_409_with_the_state(real: Real) -> None:
     assert (await real.get(f"/api/runs/{cid}"))["reason"] == "enough"
 
 
-async def test_stopped_engine_queues_and_a_started_one_runs(real: Real) -> None:
+async def stop_engine(real: Real) -> None:
+    """Stop what runs, and return once it has stopped."""
     assert (await real.http.post("/api/system/stop", json={"mode": "cancel", "grace_s": 0})).status_code == 202
     with anyio.fail_after(5):
         while (await real.get("/api/system/status"))["state"] != "stopped":
             await anyio.lowlevel.checkpoint()
+
+
+async def test_stopped_engine_queues_and_a_started_one_runs(real: Real) -> None:
+    await stop_engine(real)
     cids = [await real.cid(priority=p) for p in (0, 5)]
     assert [item["cid"] for item in (await real.get("/api/queue/list"))["items"]] == cids[::-1]
     assert (await real.http.get("/readyz")).status_code == 503
@@ -247,3 +181,96 @@ async def test_ten_runs_at_once_have_streams_of_their_own(real: Real) -> None:
     async with anyio.create_task_group() as group:  # ten readers, which end with their runs
         for n, cid in enumerate(cids):
             group.start_soon(follow, cid, f"{n:04}")
+
+
+# -- clients that go, plans that change -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "stored"),
+    [
+        pytest.param(0.5, 0.0, 0, id="within the head"),
+        pytest.param(1.0, 0.0, 0, id="before the body"),
+        pytest.param(1.0, 0.5, 0, id="within the body"),
+        pytest.param(1.0, 1.0, 1, id="before the answer"),
+    ],
+)
+async def test_request_of_a_client_that_goes_is_stored_whole_or_not_at_all(
+    real: Real, head: float, body: float, stored: int
+) -> None:
+    raw = json.dumps({"plan_name": "lab", "task_name": "hello", "inputs": {"day": "2026"}}).encode()
+    url = real.http.base_url
+    lines = ["POST /api/tasks/run HTTP/1.1", f"Host: {url.host}:{url.port}", "Content-Type: application/json"]
+    lines += [f"Authorization: {real.http.headers['Authorization']}", f"Content-Length: {len(raw)}", "", ""]
+    asked = "\r\n".join(lines).encode()
+    before = connections()
+    async with await anyio.connect_tcp(url.host, url.port or 0) as stream:
+        await stream.send(asked[: int(head * len(asked))] + raw[: int(body * len(raw))])
+    with anyio.fail_after(5):
+        while connections() - before or len((await real.get("/api/runs"))["items"]) < stored:
+            await anyio.lowlevel.checkpoint()
+    items = (await real.get("/api/runs"))["items"]
+    assert len(items) == stored
+    for item in items:
+        await real.wait_state(item["cid"], "succeeded")
+
+
+async def test_run_keeps_the_plan_that_it_started_with(real: Real, tmp_path: Path) -> None:
+    task = tmp_path / "plans/lab/tasks/gate.yaml"
+    wait = {
+        "name": "wait",
+        "action": "shell.run",
+        "params": {"shell": f"until [ -e {tmp_path}/open ]; do sleep 0.01; done"},
+    }
+    say = {"name": "say", "action": "log", "params": {"message": "first"}}
+    task.write_text(json.dumps({"steps": [wait, say]}))
+    await real.http.post("/api/system/reload")
+    cid = await real.cid("gate")
+    await real.wait_state(cid, "running")
+    task.write_text(json.dumps({"steps": [wait, say | {"params": {"message": "second"}}]}))
+    (plan,) = (await real.http.post("/api/system/reload")).json()["plans"]
+    (tmp_path / "open").touch()
+    said = [event["data"].get("message") for event in await real.events(cid)]
+    assert ("first" in said, "second" in said) == (True, False)
+    assert (await real.get(f"/api/runs/{cid}"))["generation"] != plan["generation"]
+    assert "second" in [event["data"].get("message") for event in await real.events(await real.cid("gate"))]
+
+
+@pytest.mark.parametrize("gone", ["plans/lab", "plans/lab/tasks/hello.yaml"], ids=["whole plan", "task"])
+async def test_queued_run_of_what_was_removed_fails_and_says_so(real: Real, tmp_path: Path, gone: str) -> None:
+    await stop_engine(real)
+    cid = await real.cid()
+    (tmp_path / gone).rename(tmp_path / "gone")
+    await real.http.post("/api/system/reload")
+    await real.http.post("/api/system/start")
+    assert (await real.events(cid))[-1]["event"] == "end"
+    run = await real.get(f"/api/runs/{cid}")
+    assert (run["state"], run["reason"]) == ("failed", "plan_removed")
+    said = "the plan lab has no task 'hello'" if gone.endswith(".yaml") else "there is no plan 'lab'"
+    assert said in run["error"]["message"]
+    assert (await real.run()).status_code == 404
+
+
+ACTION = "from aura import action\n@action\ndef say() -> str:\n    return 'first'\n"
+
+
+async def test_queued_run_whose_action_was_removed_runs_the_last_good_version(real: Real, tmp_path: Path) -> None:
+    (tmp_path / "plans/lab/tasks/own.yaml").write_text("steps: {a: {action: say}}\nreturns: '{{ steps.a.output }}'\n")
+    (tmp_path / "plans/lab/actions.py").write_text(ACTION)
+    await real.http.post("/api/system/reload")
+    await stop_engine(real)
+    cid = await real.cid("own")
+    (tmp_path / "plans/lab/actions.py").write_text(ACTION.replace("say", "speak"))
+    (plan,) = (await real.http.post("/api/system/reload")).json()["plans"]
+    assert (plan["status"], "there is no action 'say'" in plan["errors"][0]["message"]) == ("stale", True)
+    await real.http.post("/api/system/start")
+    await real.wait_state(cid, "succeeded")
+    assert (await real.get(f"/api/runs/{cid}"))["result"] == "first"
+
+
+async def test_import_that_starts_a_thread_is_said_in_the_log(real: Real, tmp_path: Path) -> None:
+    code = "import threading\nend = threading.Timer(0.1, int)\nend.name = 'poller'\nend.start()\n"
+    (tmp_path / "plans/lab/actions.py").write_text(code)
+    async with real.http.stream("GET", "/api/logs/stream", params={"level": "warning"}) as answer:
+        await real.http.post("/api/system/reload")
+        assert "the import started a thread, poller" in (await Events(answer).next())["data"]["message"]

@@ -203,6 +203,15 @@ async def test_steps_are_put_and_put_again(kept: Kept) -> None:
     assert (b.state, b.skipped_because) == ("skipped", "a failed")
 
 
+async def test_steps_are_in_the_order_in_which_they_began_whatever_the_clock_did(kept: Kept) -> None:
+    await put_run(kept.store, 1).wait()
+    times = {"b": 2e9, "a": -5.0, "c": 1e9}  # the clock was set back below 1970, and forward
+    for at, (name, began) in enumerate(times.items(), 200):
+        row = (1, name, "succeeded", 1, 1, began, began - 1, None, None, None, None)
+        await kept.store.put(change_run(1, [row], [(at, 1, "step.started", name, began, None)])).wait()
+    assert [step.name for step in await kept.store.read(lambda x: get_steps(x, 1))] == ["b", "a", "c"]
+
+
 FILTERS: list[tuple[RunFilter, list[int]]] = [
     (RunFilter(), [5, 4, 3, 2, 1]),
     (RunFilter(state="running"), [2]),

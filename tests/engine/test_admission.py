@@ -1,6 +1,7 @@
 """Accepting and refusing: limits, order, delays, batches, the undoing of what could not be stored."""
 
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,21 @@ async def test_full_queue_refuses_with_a_time_to_come_back(tmp_path: Path) -> No
             await kit.begin("t")
         assert (refused.value.code, refused.value.status, refused.value.retry_after) == ("queue_full", 429, 5.0)
         assert kit.engine.status()["lanes"]["main"]["queued"] == 2
+
+
+async def test_storm_of_refusals_is_cheap_and_stores_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path, task("t", step("a", forever)), lanes={"main": 1}, queue=1) as kit:
+        await kit.engine.stop("cancel", 0.1)
+        await kit.begin("t")
+        await turns()
+        commits, begun = kit.engine.runtime.store.commits, time.process_time()
+        for _ in range(1000):
+            with pytest.raises(RequestError, match="runs wait in lane main"):
+                await kit.engine.submit(Request("p", "t"), CAUSE)
+        assert time.process_time() - begun < 1.0  # a millisecond each
+        await turns()
+        assert kit.engine.runtime.store.commits == commits
+        assert len(kit.engine.runtime.open) == len(kit.engine.queue_list()) == 1
 
 
 async def test_delayed_run_waits_for_its_time(tmp_path: Path) -> None:

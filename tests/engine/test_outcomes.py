@@ -142,8 +142,25 @@ async def test_what_cannot_be_rendered_or_bound_fails_the_step(tmp_path: Path, k
         assert (record.error["type"], record.error["step"]) == (kind, "two")
 
 
+ENDLESS: list[Any] = []
+ENDLESS.append(ENDLESS)
+
+
 @pytest.mark.parametrize(
-    "value", [{1, 2}, float("nan"), object(), {1: 2}, "x" * 1_100_000, b"x"], ids=lambda v: type(v).__name__
+    "value",
+    [
+        pytest.param({1, 2}, id="set"),
+        pytest.param(float("nan"), id="NaN"),
+        pytest.param([{"a": float("inf")}], id="infinity inside"),
+        pytest.param(object(), id="object"),
+        pytest.param(iter([1]), id="iterator"),
+        pytest.param({1: 2}, id="number as a key"),
+        pytest.param("x" * 1_100_000, id="just over 1 MiB"),
+        pytest.param("x" * 100_000_000, id="100 MB"),
+        pytest.param(b"x", id="bytes"),
+        pytest.param("\ud800", id="lone surrogate"),
+        pytest.param(ENDLESS, id="list that contains itself"),
+    ],
 )
 async def test_result_that_is_not_json_fails_the_step(tmp_path: Path, value: Any) -> None:
     async def act():  # type: ignore[no-untyped-def]

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.fakes.server import Answer, FakeServer, open_fake_server, problem, ss
 
 from aura import __version__
 from aura.cli.main import COMMANDS, aura, main
-from aura.cli.output import log_line, one_line, seconds
+from aura.cli.output import local_time, log_line, one_line, seconds, took
 from aura.cli.run import read_input
 
 CID = "0198a1b2-0000-7000-8000-0123456789ab"
@@ -291,7 +292,7 @@ def test_run_shows_progress_by_tenths_without_a_terminal(
     serve_run(fake, RUN, step("ping", "started"), log("a"), log("b"))
     how_far = [{"done": 1, "total": 40}, {"done": 20, "total": 40, "message": "half"}, {"done": 21, "total": 40}]
     running = [RUN | {"state": "running", "progress": {"ping": one}} for one in how_far]
-    fake.answers[f"GET /api/runs/{CID}"] = [RUN, *running, RUN]  # the first is asked for before the step has begun
+    fake.answers[f"GET /api/runs/{CID}"] = [*running, RUN]
     lines = [line.split(" ", 1)[1] for line in run("run", "lab/report").err.splitlines()]
     assert [line for line in lines if line.startswith("ping ")] == ["ping 20/40 (50%) half"]
 
@@ -614,6 +615,31 @@ def test_json_cannot_steer_the_terminal(run: Aura, fake: FakeServer) -> None:
 )
 def test_durations_are_for_people(number: float, text: str) -> None:
     assert seconds(number) == text
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "text"),
+    [
+        pytest.param("2026-11-22T05:00:00Z", "2026-11-22T05:00:01.5Z", "1.5 s", id="ordinary"),
+        pytest.param("2026-11-22T05:00:00Z", "2025-11-22T05:00:00Z", "0.00 s", id="set back a year"),
+        pytest.param("1970-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "70389527 h 59 min", id="all of the calendar"),
+        pytest.param("2026-11-22T05:00:00Z", None, "", id="not ended"),
+    ],
+)
+def test_time_between_is_never_negative(begin: str, end: str | None, text: str) -> None:
+    assert took(begin, end) == text
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"])
+@pytest.mark.parametrize("stamp", ["1970-01-01T00:00:00Z", "2038-01-19T03:14:08Z", "9999-12-31T23:59:59Z", "soon"])
+def test_any_time_can_be_shown(stamp: str, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert local_time(stamp)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aura.clock import SystemClock, rfc3339
-from aura.events import MAX_LINE, NAMES, RESERVED, RUN_ENDS, clean_text, encode, plain, printable
+from aura.events import MAX_LINE, RUN_ENDS, clean_text, encode, plain, printable
 from aura.journal import Journal
 
 
@@ -30,8 +30,7 @@ def test_event_record_has_the_public_shape() -> None:
     assert entry.ends_run
 
 
-def test_names_are_aura_s_own() -> None:
-    assert {name.partition(".")[0] for name in NAMES} <= RESERVED
+def test_final_states_end_the_stream_of_a_run() -> None:
     assert {"run.succeeded", "run.failed", "run.cancelled", "run.timed_out", "run.crashed"} == RUN_ENDS
 
 

@@ -6,13 +6,23 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import anyio
 import pytest
 
-from aura.errors import StoreCannotCreate, StoreCorrupt, StoreError, StoreInUse, StoreNewer, StoreReadOnly
+from aura.errors import (
+    StoreCannotCreate,
+    StoreCorrupt,
+    StoreError,
+    StoreInUse,
+    StoreIOError,
+    StoreNewer,
+    StoreReadOnly,
+)
 from aura.store import Store
+from aura.stores import folder as folder_module
 from aura.stores import sqlite
 from aura.stores.folder import DataFolder
 from aura.stores.sqlite import SqliteBackend
@@ -93,6 +103,40 @@ def test_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
     assert refused.value.exit_code == 73
 
 
+@pytest.mark.parametrize(("kind", "refused"), [("nfs4", True), ("cifs", True), ("ext4", False)])
+def test_folder_on_a_network_file_system_is_refused(
+    tmp_path: Path, kind: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = tmp_path.stat().st_dev
+    line = f"30 1 {os.major(device)}:{os.minor(device)} / /mnt rw,relatime shared:1 - {kind} source rw\n"
+    (tmp_path / "mounts").write_text(f"22 27 0:0 / /proc rw - proc proc rw\n{line}")
+    monkeypatch.setattr(folder_module, "MOUNTS", tmp_path / "mounts")
+    if refused:
+        with pytest.raises(
+            StoreCannotCreate, match=rf"network file system \({kind}\).*choose a folder on a local disk"
+        ):
+            DataFolder.open(tmp_path / "data")
+    else:
+        DataFolder.open(tmp_path / "data").release()
+
+
+def test_system_that_does_not_say_what_is_mounted_refuses_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_module, "MOUNTS", tmp_path / "none")
+    DataFolder.open(tmp_path / "data").release()
+
+
+def test_file_system_without_shared_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(path: Path) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{path}?vfs=unix-dotfile", uri=True, isolation_level=None)
+
+    monkeypatch.setattr(sqlite, "_connect", connect)  # a way of SQLite's to lock that knows no shared memory
+    with pytest.raises(StoreCannotCreate, match="cannot have a write-ahead log") as refused:
+        SqliteBackend(tmp_path / "aura.db")
+    assert refused.value.exit_code == 73
+
+
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     for at in range(5000, len(data), 97):
@@ -130,29 +174,98 @@ def test_newer_database_is_refused_untouched(tmp_path: Path) -> None:
     assert (refused.value.exit_code, path.read_bytes() == before) == (76, True)
 
 
-async def test_store_locked_by_another_process_refuses_what_it_may_and_keeps_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def lock(_: SqliteBackend, path: Path) -> Callable[[], object]:
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    return other.close
+
+
+def fill(backend: SqliteBackend, _: Path) -> Callable[[], object]:
+    """Let the database be no larger than it is, as on a full disk."""
+    (most,) = backend.execute("PRAGMA max_page_count").fetchone()
+    backend.execute("PRAGMA max_page_count=1")
+    return lambda: backend.execute(f"PRAGMA max_page_count={most}")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        pytest.param(lock, "another process holds a lock", id="locked by another"),
+        pytest.param(fill, "the disk is full", id="full"),
+    ],
+)
+async def test_store_that_cannot_be_written_for_now_refuses_what_it_may_and_keeps_the_rest(
+    tmp_path: Path,
+    spoil: Callable[[SqliteBackend, Path], Callable[[], object]],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.01)
     monkeypatch.setattr("aura.store.RETRY_EVERY", 0.01)
     backend = SqliteBackend(tmp_path / "aura.db")
-    other = sqlite3.connect(tmp_path / "aura.db", isolation_level=None)
+    fatal: list[StoreError] = []
+    store = Store(backend, on_fault=fatal.append, on_fatal=fatal.append)  # type: ignore[arg-type]
+    async with anyio.create_task_group() as group:
+        mend = spoil(backend, tmp_path / "aura.db")
+        group.start_soon(store.serve)
+        kept = store.put(lambda x: x("INSERT INTO meta VALUES ('kept', ?)", ("k" * 100_000,)))  # type: ignore[arg-type]
+        refusable = store.put(lambda x: None, refusable=True)
+        with pytest.raises(StoreReadOnly, match=said):
+            await refusable.wait()
+        assert (store.unavailable is None, kept.done) == (False, False)
+        mend()
+        await kept.wait()
+        assert store.unavailable is None
+        store.close()
+    assert not fatal
+
+
+def replace(path: Path) -> None:
+    copy = path.with_name("copy")
+    copy.write_bytes(path.read_bytes())
+    os.replace(copy, path)
+
+
+TAKEN: dict[str, Callable[[Path], object]] = {
+    "moved": lambda p: os.rename(p, p.with_name("elsewhere.db")),
+    "removed": os.unlink,
+    "replaced": replace,
+    "log removed": lambda p: os.unlink(f"{p}-wal"),
+    "folder moved": lambda p: os.rename(p.parent, p.parent.with_name("gone")),
+}
+
+
+@pytest.mark.parametrize("take", list(TAKEN.values()), ids=list(TAKEN))
+async def test_commit_to_files_that_were_taken_away_is_fatal_and_resolves_nobody(
+    tmp_path: Path, take: Callable[[Path], object]
+) -> None:
+    (tmp_path / "data").mkdir()
+    fatal: list[StoreError] = []
+    path = tmp_path / "data/aura.db"
+    store = Store(SqliteBackend(path), on_fault=fatal.append, on_fatal=fatal.append)  # type: ignore[arg-type]
+    async with anyio.create_task_group() as group:
+        group.start_soon(store.serve)
+        await store.written()
+        take(path)
+        waiting = store.put(lambda x: None)
+        store.close()
+    (error,) = fatal
+    assert (type(error), error.exit_code, waiting.done) == (StoreIOError, 74, False)
+    assert "moved, replaced or removed while it was in use" in str(error)
+
+
+async def test_files_that_others_only_read_stay_the_same_ones(tmp_path: Path) -> None:
+    backend = SqliteBackend(tmp_path / "aura.db")
     fatal: list[StoreError] = []
     store = Store(backend, on_fault=fatal.append, on_fatal=fatal.append)  # type: ignore[arg-type]
     async with anyio.create_task_group() as group:
         group.start_soon(store.serve)
-        other.execute("BEGIN EXCLUSIVE")
-        kept = store.put(lambda x: x("INSERT INTO meta VALUES ('kept', '1')"))  # type: ignore[arg-type]
-        refusable = store.put(lambda x: None, refusable=True)
-        with pytest.raises(StoreReadOnly, match="another process"):
-            await refusable.wait()
-        assert store.unavailable is not None
-        assert not kept.done
-        other.execute("ROLLBACK")
-        await kept.wait()
-        assert store.unavailable is None
+        await store.written()
+        with closing(sqlite3.connect(tmp_path / "aura.db")) as other:  # the last to leave would remove the log
+            assert other.execute("PRAGMA quick_check").fetchone() == ("ok",)
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        await store.written()
         store.close()
-    other.close()
     assert not fatal
 
 

@@ -121,8 +121,8 @@ class Follower:
         self._view = view
         self._arrived: queue.Queue[Message | Exception] = queue.Queue(maxsize=1000)
         self._ask_at = time.monotonic() + PROGRESS_EVERY
-        #: Steps that run by what the stream has said so far; an answer about progress may be older or newer than that.
-        self._running: set[str] = set()
+        #: Steps that have ended by what the stream has said so far; an answer about progress may be older than that.
+        self._ended: set[str] = set()
         self.interrupted = False
 
     def follow(self) -> Record:
@@ -183,9 +183,9 @@ class Follower:
         name, step = str(event.get("name")), event.get("step")
         subject, _, happened = name.rpartition(".")
         if step and happened in ("started", "retrying"):
-            self._running.add(step)
+            self._ended.discard(step)
         elif step:
-            self._running.discard(step)
+            self._ended.add(step)
             self._view.ended(step)
         who = one_line(step) if step else subject
         why = failure_text((event.get("payload") or {}).get("error"), of_step=bool(step))
@@ -198,7 +198,7 @@ class Follower:
             return
         with suppress(ClientError):  # the stream says what is wrong with the server
             found = self._client.get_run(self._cid).get("progress") or {}
-            self._view.progress({step: how_far for step, how_far in found.items() if step in self._running})
+            self._view.progress({step: how_far for step, how_far in found.items() if step not in self._ended})
         now = time.monotonic()
         self._ask_at = now + max(PROGRESS_EVERY, PROGRESS_SHARE * (now - began))
 

@@ -92,15 +92,16 @@ def local_time(stamp: str | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
         return ""
     try:
         return datetime.fromisoformat(stamp).astimezone().strftime(form)
-    except ValueError:
+    except (ValueError, OverflowError):  # such as the last hour of the calendar, east of Greenwich
         return stamp
 
 
 def took(begin: str | None, end: str | None) -> str:
-    """How long it took, from two times of the server's; empty if one is missing."""
+    """How long it took, by two times of the server's; empty if one is missing, 0 if its clock was set back between."""
     if not (begin and end):
         return ""
-    return seconds((datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds())
+    between = datetime.fromisoformat(end) - datetime.fromisoformat(begin)
+    return seconds(max(between.total_seconds(), 0.0))
 
 
 def seconds(number: float) -> str:

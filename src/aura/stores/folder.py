@@ -1,7 +1,8 @@
 """The data folder: made private, locked by one process, told apart from all others.
 
 Only the lock counts (``flock`` on ``aura.lock``, closed on exec, so that no surviving child can hold it); what is
-written in the file only says who holds it.
+written in the file only says who holds it. A folder on a network file system is refused: neither such a lock nor the
+database's shared memory can be trusted there.
 """
 
 import fcntl
@@ -9,12 +10,16 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from aura.errors import StoreCannotCreate, StoreInUse
 
 LOCK_NAME = "aura.lock"
 DATABASE_NAME = "aura.db"
+#: Where Linux says what is mounted (proc(5)); elsewhere it is not there, and no folder is refused.
+MOUNTS = Path("/proc/self/mountinfo")
+NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "fuse.sshfs", "davfs", "fuse.davfs"})
 
 
 class DataFolder:
@@ -29,13 +34,14 @@ class DataFolder:
         """Make the folder (0700) if it is missing, and lock it.
 
         Raises:
-            StoreCannotCreate: the folder or its lock file cannot be made.
+            StoreCannotCreate: the folder or its lock file cannot be made, or it is on a network file system.
             StoreInUse: another process owns it; the message names it.
         """
         lock = -1
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.chmod(path, 0o700)
+            _check_local(path)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             lock = os.open(path / LOCK_NAME, flags, 0o600)
         except OSError as error:
@@ -61,6 +67,25 @@ class DataFolder:
             fcntl.flock(self._lock, fcntl.LOCK_UN)  # a child that is just being forked still shares the descriptor
             os.close(self._lock)
             self._lock = None
+
+
+def _check_local(path: Path) -> None:
+    kind = _file_system(path)
+    if kind in NETWORK:
+        message = f"the data folder {path} is on a network file system ({kind}), where no database is safe"
+        raise StoreCannotCreate(f"{message}; choose a folder on a local disk with --data")
+
+
+def _file_system(path: Path) -> str:
+    """The kind of file system that a folder is on, such as ``ext4``; empty if nothing says so."""
+    device = path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with suppress(OSError):
+        for line in MOUNTS.read_text(errors="replace").splitlines():
+            mount, _, source = line.partition(" - ")
+            if mount.split()[2] == number:
+                return source.split()[0]
+    return ""
 
 
 def _sign(lock: int) -> None:

@@ -2,6 +2,9 @@
 
 All commits run in a worker thread, one at a time (a limiter of one); queries run on connections of their own in other
 threads, and none of their transactions spans an await. Only the writer checkpoints.
+
+A file that was moved, replaced or removed while it is open still takes commits, which nobody would find again. So after
+each commit, before anybody is told of it, its files are compared with those that were opened.
 """
 
 import os
@@ -14,7 +17,7 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from aura.errors import StoreCannotCreate, StoreCorrupt, StoreError, StoreNewer
+from aura.errors import StoreCannotCreate, StoreCorrupt, StoreError, StoreIOError, StoreNewer
 from aura.store import Execute, Ticket, commit_batch
 
 T = TypeVar("T")
@@ -34,9 +37,11 @@ class SqliteBackend:
 
         Raises:
             StoreCorrupt: it is damaged. StoreNewer: a newer Aura wrote it. StoreCannotCreate: it cannot be made.
+            StoreIOError: the disk failed.
         """
         self.path = path
         self._db = _open_writer(path)
+        self._files = {file: _identity(file) for file in (path, path.with_name(f"{path.name}-wal"))}
         self._limiter = CapacityLimiter(1)
         self._readers: list[sqlite3.Connection] = []
         self._reader_limiter = CapacityLimiter(READERS)
@@ -48,7 +53,21 @@ class SqliteBackend:
         return self._db.execute
 
     async def commit(self, batch: Sequence[Ticket]) -> None:
-        await to_thread.run_sync(commit_batch, self._db.execute, batch, limiter=self._limiter)
+        await to_thread.run_sync(self._commit, batch, limiter=self._limiter)
+
+    def _commit(self, batch: Sequence[Ticket]) -> None:
+        try:
+            commit_batch(self._db.execute, batch)
+        finally:  # also when it failed: for a file that is gone nobody has to make room
+            self._check_files()
+
+    def _check_files(self) -> None:
+        for file, opened in self._files.items():
+            if _identity(file) != opened:
+                raise StoreIOError(
+                    f"{file} was moved, replaced or removed while it was in use; what was written last may be lost. "
+                    "Put the files back, or a backup, and start again"
+                )
 
     async def read(self, query: Callable[[Execute], T]) -> T:
         return await to_thread.run_sync(self._read, query, limiter=self._reader_limiter)
@@ -75,6 +94,15 @@ class SqliteBackend:
         self._db.close()
 
 
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Device and inode of a file, by which it is the same one; None if it is not there."""
+    try:
+        status = os.stat(file)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=BUSY_TIMEOUT)
     db.execute("PRAGMA trusted_schema=OFF")
@@ -95,13 +123,19 @@ def _open_writer(path: Path) -> sqlite3.Connection:
         raise StoreCannotCreate(f"the database {path} cannot be opened: {error}") from error
     try:
         migrate(db)  # looks at the version first: what a newer Aura wrote is left untouched
-        db.execute("PRAGMA journal_mode=WAL")
+        _begin_wal(db, path)
         db.execute("PRAGMA synchronous=FULL")
         _check(db, path)
     except (StoreError, sqlite3.Error) as error:
         db.close()
         raise _as_store_error(error, path) from error
     return db
+
+
+def _begin_wal(db: sqlite3.Connection, path: Path) -> None:
+    if db.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
+        message = f"the database {path} cannot have a write-ahead log: its file system has no shared memory"
+        raise StoreCannotCreate(f"{message}; choose a folder on a local disk with --data")
 
 
 def _create_private(path: Path) -> None:
@@ -122,6 +156,10 @@ def _as_store_error(error: Exception, path: Path) -> StoreError:
         return StoreCannotCreate(f"the database {path} is locked by another process: {error}; end it and start again")
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return StoreCannotCreate(f"the database {path} cannot be written: {error}")
+    if code == sqlite3.SQLITE_IOERR:
+        return StoreIOError(
+            f"the disk failed under the database {path}: {error}; nothing says that its data is damaged"
+        )
     return StoreCorrupt(_damaged(path, str(error)))
 
 

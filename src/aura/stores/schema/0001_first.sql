@@ -48,6 +48,7 @@ CREATE TABLE run (
     error         BLOB,
     cleanup_error BLOB
 );
+CREATE INDEX run_by_plan ON run (plan_name, seq);
 CREATE INDEX run_by_task ON run (plan_name, task_name, seq);
 CREATE INDEX run_by_state ON run (state, seq);
 
