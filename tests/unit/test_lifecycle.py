@@ -3,6 +3,8 @@
 import itertools
 import re
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -165,32 +167,33 @@ def test_checks_of_the_schema_repeat_the_tables(table: str, column: str, words: 
     assert words_of_check(table, column) == words
 
 
-def row_in(state: str) -> sqlite3.Connection:
-    db = sqlite3.connect(":memory:")
-    db.executescript(schema())
-    db.execute(
-        "INSERT INTO run (seq, cid, plan_name, task_name, lane, priority, labels, state, recovery, due, accepted_at,"
-        " cause, root_cid, boot, inputs)"
-        " VALUES (1, 'c', 'p', 't', 'main', 0, '{}', ?, 'fail', 0, 0, '{}', 'c', 1, '{}')",
-        (state,),
-    )
-    return db
+@contextmanager
+def row_in(state: str) -> Iterator[sqlite3.Connection]:
+    """A database with one run in this state."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(schema())
+        db.execute(
+            "INSERT INTO run (seq, cid, plan_name, task_name, lane, priority, labels, state, recovery, due,"
+            " accepted_at, cause, root_cid, boot, inputs)"
+            " VALUES (1, 'c', 'p', 't', 'main', 0, '{}', ?, 'fail', 0, 0, '{}', 'c', 1, '{}')",
+            (state,),
+        )
+        yield db
 
 
 @pytest.mark.parametrize("state", list(RunState), ids=str)
 def test_trigger_refuses_to_change_a_finished_row(state: RunState) -> None:
-    db = row_in(state.value)
-    if state in FINAL:
-        with pytest.raises(sqlite3.IntegrityError, match="has ended"):
-            db.execute("UPDATE run SET reason='late' WHERE seq=1")
-    else:
-        db.execute("UPDATE run SET reason='fine' WHERE seq=1")
-    db.close()
+    with row_in(state.value) as db:
+        if state in FINAL:
+            with pytest.raises(sqlite3.IntegrityError, match="has ended"):
+                db.execute("UPDATE run SET reason='late' WHERE seq=1")
+        else:
+            db.execute("UPDATE run SET reason='fine' WHERE seq=1")
 
 
 def test_state_that_is_none_is_refused_by_the_schema() -> None:
-    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
-        row_in("paused")
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"), row_in("paused"):
+        pass
 
 
 def test_diagram_in_the_docs_is_the_one_that_the_table_draws() -> None:
