@@ -264,10 +264,11 @@ class Executor:
 
 
 async def _end_background(run: LiveRun) -> None:
-    """End what the steps of a stopped run have left in the background. Bounded by itself."""
+    """End what the steps of a stopped run have left in the background."""
     if run.used_processes and run.stop is not None:
         run.used_processes = False
-        # the scope: this call alone; ended by the deadline of the run's handlers, which a shutdown brings nearer
+        # the scope: this call alone. It bounds the search; the ending itself has a shield with a bound of its own, so a
+        # stop of the server may find this run still here, and then gives it its record and leaves
         with anyio.move_on_after(max(MIN_SWEEP, run.cleanup_deadline - asyncio.get_running_loop().time())):
             await end_run_leftovers(run.boot_tag, run.cid)
 
