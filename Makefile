@@ -11,7 +11,7 @@ PIP    := -m pip --disable-pip-version-check -qq install -c constraints.txt
 CODE   := src tests $(wildcard plans benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check bench test-all
+.PHONY: help setup serve test check bench profile crash mutate test-all
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,15 @@ check: $(VENV)/.stamp-test ## Lint, format check, types, layer test
 bench: $(VENV)/.stamp-bench ## Run the benchmarks
 	@for file in benchmarks/bench_*.py; do $(BIN)/python "$$file" $(ARGS) || exit 1; done
 
+profile: $(VENV)/.stamp-bench ## Show where the time of a run goes (ARGS="lane limit, runs, rows")
+	@$(BIN)/python benchmarks/profile_runs.py $(ARGS)
+
+crash: $(VENV)/.stamp-test ## Kill a server N=1000 times under load and check what is left (SEED=… repeats)
+	@$(BIN)/python -m tests.acceptance.crash $(or $(N),1000) $(SEED)
+
+mutate: $(VENV)/.stamp-test ## Take rules of the kernel out, one by one, and show which tests notice
+	@$(BIN)/python -m tests.meta.mutations $(ARGS)
+
 test-all: $(TESTED:%=test-on-%) ## Run the suite on each supported Python that is here
 	@echo "the suite has run on each of $(TESTED) that is here"
 
@@ -45,6 +54,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 
 # $(call install,extras): the build backend comes from the constraints too, so two set-ups a month apart are the same
+comma  := ,
 install = $(BIN)/python $(PIP) hatchling editables && $(BIN)/python $(PIP) --no-build-isolation -e '.$(1)'
 
 $(VENV)/.stamp-serve: pyproject.toml constraints.txt | $(VENV)/bin/python
@@ -59,7 +69,7 @@ $(VENV)/.stamp-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.stamp-bench: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing Aura and its benchmark tools into $(VENV)" >&2
-	@$(call install,[test,bench])
+	@$(call install,[test$(comma)bench])
 	@touch $@ $(VENV)/.stamp-test $(VENV)/.stamp-serve
 
 test-on-%:

@@ -17,6 +17,7 @@ import msgspec
 from aura.dispatcher import Dispatcher
 from aura.errors import FieldError, RequestError, StoreReadOnly
 from aura.events import EventEntry
+from aura.failpoints import Site
 from aura.inputs import check_inputs
 from aura.liverun import LiveRun
 from aura.plan import Task
@@ -68,6 +69,7 @@ class Admission:
             lambda: journal.settle([entry], True),
             lambda _: self._undo(run, entry),
             refusable=True,
+            site=Site.ACCEPT,
         )
         if ticket.done:  # the store's intake is closed
             raise RequestError("shutting_down", "the server is shutting down; ask again when it is back")

@@ -1,143 +1,33 @@
-"""The attempt boundary: where a stop becomes one edge, and where everything that an action does becomes a value.
+"""The attempt boundary: one start of one step, with its edge, its grace and what stands behind its ``ctx``.
 
-Theory of operation. anyio delivers a cancellation as a level: again at every await, so that an unshielded clean-up in
-somebody's ``finally`` is lost, and an action that swallows it burns a core. Here, and nowhere else, a stop is delivered
-as one *edge*. An attempt is awaited inside two scopes; ``outer`` is cancelled, and ``inner`` becomes a shield as soon
-as the cancellation has been taken, so that none follows:
+Theory of operation. A stop, or a time-out of the step's own, sends the attempt its *edge* (``edge``), once, and gives
+it a grace. When the grace is over comes one *pulse*; when that does not help either the attempt is *stuck*: its owner
+is told, with the line where it hangs. It may still end later.
 
-- in the same turn, if the child took it then (``task.cancelling()`` grew);
-- else (its waiter was already done, it is the running child, it has not begun, or it sits in a shield of its own)
-  when the ``CancelledError`` is thrown into the attempt, which the send/throw wrapper round its coroutine sees. To
-  shield regardless would lose the stop.
-
-*Evidence* is whether our edge was thrown into the attempt (``seen``). Not seen: the attempt ended by itself; a
+*Evidence* is whether the edge was thrown in (``edge.seen``). Not seen: the attempt ended by itself; a
 ``CancelledError`` is then stray, an error is its own. Seen: a ``CancelledError`` is a stop, any other error is a stop
-whose clean-up failed, and a returned value is a finished step all the same.
+whose clean-up failed, and a returned value is a finished step all the same, unless the attempt is stuck.
 
-When the grace after an edge is over, the shield is opened once and closed by the same rule (the *pulse*); when that
-does not help either the attempt is *stuck*: its owner is told, with the line where it hangs. It may still end later.
-
-Nothing leaves the boundary: it catches inside both scopes, and before the child's next await what a stranger left on
-it (``task.cancel()`` by somebody else) is used up. What a crash does: the start of an attempt was committed before it
-began, so the next boot finds it as started and not ended.
+What a crash does: the start of an attempt was committed before it began, so the next boot finds it as started and not
+ended.
 """
 
 import asyncio
 import sys
 import threading
-from asyncio import CancelledError
-from collections.abc import Callable, Coroutine, Generator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from anyio import CancelScope
-
 from aura.actions import Log
+from aura.edge import Edge
 from aura.graph import StepProgress
 from aura.lifecycle import Stop
 
 #: Seconds between the pulse and giving an attempt up as stuck.
 PULSE = 0.05
-
-
-class Edge:
-    """Awaits a coroutine and delivers at most one cancellation to it, and one more by ``pulse``.
-
-    ``value`` or ``error`` is what came of it; ``seen`` whether our edge was thrown in.
-    """
-
-    __slots__ = ("_coroutine", "_inner", "_outer", "_task", "error", "seen", "value")
-
-    def __init__(self) -> None:
-        # outer: the one coroutine of ``hold``; ended by ``deliver`` or by the coroutine's own end.
-        # inner: the same; it is the shield that turns the level into an edge. It cannot hang anything for ever: when
-        # the grace is over the attempt is pulsed and then left behind as stuck, and its owner waits no longer.
-        self._outer = CancelScope()
-        self._inner = CancelScope()
-        self._task: asyncio.Task[Any] | None = None
-        self._coroutine: Coroutine[Any, Any, Any] | None = None
-        self.seen = False
-        self.value: Any = None
-        self.error: BaseException | None = None
-
-    async def hold(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Await ``coroutine``; never raises what it raises, whatever that is."""
-        self._task = task = asyncio.current_task()
-        assert task is not None
-        base = task.cancelling()
-        self._coroutine = coroutine
-        with self._outer, self._inner:
-            try:
-                self.value = await self
-            except BaseException as error:
-                self.error = error
-        if task.cancelling() > base:  # a stranger's cancel must not meet our next await
-            while task.cancelling() > base:
-                task.uncancel()
-            with suppress(CancelledError):  # once: a level would come again for ever, and is for our owner to see
-                await asyncio.sleep(0)
-
-    def deliver(self, reason: str) -> None:
-        """Cancel, as one edge. Does not wait."""
-        self._shield_if_taken(lambda: self._outer.cancel(reason))
-
-    def pulse(self) -> None:
-        """Open the shield once, by the same rule; anyio then delivers again what ``outer`` already has."""
-        self._shield_if_taken(self._open)
-
-    def _open(self) -> None:
-        self._inner.shield = False
-
-    def _shield_if_taken(self, cancel: Callable[[], object]) -> None:
-        before = self._task.cancelling() if self._task else 0
-        cancel()
-        if self._task and self._task.cancelling() > before:
-            self._inner.shield = True
-
-    # -- the send/throw wrapper round the coroutine; a world counts suspension points here as well
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return self  # type: ignore[return-value]  # it has send, throw and close: all that an await needs
-
-    def __iter__(self) -> "Edge":
-        return self
-
-    def __next__(self) -> Any:
-        assert self._coroutine is not None
-        return self._coroutine.send(None)
-
-    def send(self, value: Any) -> Any:
-        assert self._coroutine is not None
-        return self._coroutine.send(value)
-
-    def throw(self, error: BaseException, *_: Any) -> Any:
-        assert self._coroutine is not None
-        if isinstance(error, CancelledError) and self._outer.cancel_called:
-            self.seen = True
-            self._inner.shield = True
-        return self._coroutine.throw(error)
-
-    def close(self) -> None:
-        assert self._coroutine is not None
-        self._coroutine.close()
-
-    def frames(self) -> list[FrameType]:
-        """The frames that the coroutine is suspended in, outermost first."""
-        frames: list[FrameType] = []
-        inner: Any = self._coroutine
-        while inner is not None:
-            frame = _first(inner, "cr_frame", "gi_frame", "ag_frame")
-            if frame is not None:
-                frames.append(frame)
-            inner = _first(inner, "cr_await", "gi_yieldfrom", "ag_await")
-        return frames
-
-
-def _first(thing: Any, *names: str) -> Any:
-    return next((value for name in names if (value := getattr(thing, name, None)) is not None), None)
 
 
 class Owner(Protocol):
@@ -303,10 +193,16 @@ class Attempt:
     def progress(self, done: float, total: float | None, message: str) -> None:
         self.run.note_progress(self.step.name, done, total, message)
 
-    def run_in_thread(self, function: Callable[[], Any]) -> Any:
-        """Call ``function`` in the present worker thread, whose ident is noted so that a hang can be named."""
+    def run_in_thread(self, function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+        """Call ``function`` in the present worker thread, whose ident is noted so that a hang can be named.
+
+        What it raises is given back: a future does not carry every error, and a ``GeneratorExit`` closes who awaits it.
+        """
         self.thread = threading.get_ident()
-        return function()
+        try:
+            return function(), None
+        except BaseException as error:
+            return None, error
 
 
 def _stack(top: FrameType | None) -> list[FrameType]:

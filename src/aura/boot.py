@@ -14,6 +14,7 @@ import msgspec
 from aura.clock import Clock
 from aura.errors import InternalError, StoreCannotCreate, StoreReadOnly
 from aura.events import EventEntry
+from aura.failpoints import Moment, Site, passed
 from aura.lifecycle import FINAL, PLACED, STEP_FINAL, Recovery, RunState, StepState, Stop, boot_move
 from aura.records import Accepted, OpenRun, RunColumns, StepRow, change_run, encode, encoded, read_open_runs
 from aura.run import Failure
@@ -35,16 +36,18 @@ class Orphan(msgspec.Struct, frozen=True):
     crashes: int
 
 
-def in_one_transaction(execute: Execute, work: Callable[[], None]) -> None:
-    """Run ``work`` between BEGIN and COMMIT; roll back if it raises.
+def in_one_transaction(execute: Execute, site: Site, work: Callable[[], None]) -> None:
+    """Run ``work`` between BEGIN and COMMIT; roll back if it raises. ``site`` says whose commit it is.
 
     Raises:
         StoreCannotCreate: the database cannot be written now. StoreCorrupt, StoreIOError: as their names say.
     """
+    passed(site, Moment.BEFORE)
     try:
         execute("BEGIN IMMEDIATE")
         try:
             work()
+            passed(site, Moment.INSIDE)
         except BaseException:
             execute("ROLLBACK")
             raise
@@ -54,6 +57,7 @@ def in_one_transaction(execute: Execute, work: Callable[[], None]) -> None:
             raise_if_lost(error)
         message = f"the database cannot be written: {error}; if another process holds it, end that and start again"
         raise StoreCannotCreate(message) from error
+    passed(site, Moment.AFTER)
 
 
 def settle_orphans(execute: Execute, runtime: Runtime, clock: Clock) -> list[OpenRun]:
@@ -69,7 +73,7 @@ def settle_orphans(execute: Execute, runtime: Runtime, clock: Clock) -> list[Ope
             if orphan.to != orphan.found.record.state:
                 staged.append(_move(execute, runtime, orphan, clock.wall()))
 
-    in_one_transaction(execute, settle)
+    in_one_transaction(execute, Site.BOOT_SETTLE, settle)
     runtime.journal.settle(staged, True)
     for orphan in orphans:
         if orphan.error is not None:
@@ -88,7 +92,10 @@ def decide(found: OpenRun) -> Orphan:
     crashes = found.crashes + 1 if ran else found.crashes
     if ran and found.ending is not None:
         unknown = Failure("cleanup_unknown", "the server ended during its clean-up; how far it came is unknown")
-        return Orphan(found, RunState(found.ending), record.reason, _error_of(found), unknown, crashes)
+        to, error = RunState(found.ending), _error_of(found)
+        if to is RunState.TIMED_OUT and stop is Stop.CANCEL:  # it was cancelled in its clean-up, and somebody was told
+            to, error = RunState.CANCELLED, None
+        return Orphan(found, to, record.reason, error, unknown, crashes)
     if ran and record.stuck and stop in (Stop.INTERRUPT, Stop.SHUTDOWN):  # it had been given up: it may not come back
         return Orphan(found, RunState.CANCELLED, "stuck", None, _not_run(ran), crashes)
     to = boot_move(state, stop, recovery)

@@ -4,11 +4,10 @@ Nothing else in the engine asks for either, so that a test may own both. Monoton
 that timers and the clock can never disagree.
 """
 
+import asyncio
 import time
 from datetime import UTC, datetime
 from typing import Protocol
-
-import anyio
 
 
 class Clock(Protocol):
@@ -30,7 +29,7 @@ class SystemClock:
         return time.time()
 
     def monotonic(self) -> float:
-        return anyio.current_time()
+        return asyncio.get_running_loop().time()
 
 
 #: The last second that RFC 3339 can write.

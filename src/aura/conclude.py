@@ -32,6 +32,8 @@ class Conclusions:
         step, error = attempt.step, attempt.edge.error
         if attempt.cause is not None and not attempt.edge.seen and error is None and attempt.edge.value is None:
             self._never_began(run, graph, attempt)
+        elif attempt.stuck:  # given up: what it gives back now changes nothing
+            self._stopped(run, graph, attempt, error or CancelledError())
         elif error is None:
             step.output, step.output_json, step.outputs = attempt.edge.value
             self.end(run, graph, step, P.SUCCEEDED)
@@ -46,7 +48,7 @@ class Conclusions:
             self._fail(run, graph, step, P.FAILED, stray if isinstance(error, CancelledError) else error)
 
     def _never_began(self, run: LiveRun, graph: Graph, attempt: Attempt) -> None:
-        """Its edge came before its child began: the body never ran, and the start does not count."""
+        """Its edge came before its child, or its thread, began: the body never ran, and the start does not count."""
         step = attempt.step
         run.uncount_start(step)
         if attempt.cause is EdgeCause.ENDED:
@@ -66,6 +68,8 @@ class Conclusions:
                 self._retry_or_end(run, graph, step, P.TIMED_OUT, _timed_out(step))
             case EdgeCause.ENDED:
                 self.end(run, graph, step, P.CANCELLED)
+            case _ if _waited_for_a_thread(run, attempt):
+                self._never_began(run, graph, attempt)
             case _:  # cut off by the run's stop: it stays as it is until the seal says whether it comes back
                 run.mark(step)
 
@@ -168,6 +172,12 @@ class Conclusions:
             run.error = failure_of(error)
             return RunState.FAILED
         return RunState.SUCCEEDED
+
+
+def _waited_for_a_thread(run: LiveRun, attempt: Attempt) -> bool:
+    """Whether a ``def`` action was cut off before a thread took it: nothing of it has run."""
+    assert run.generation is not None
+    return attempt.thread is None and not run.generation.action(attempt.step.step.action).is_async
 
 
 def _timed_out(step: StepProgress) -> Failure:

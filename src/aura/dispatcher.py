@@ -57,6 +57,7 @@ class Dispatcher:
         self._send.send_nowait(run)
         if self._stopping:  # nobody serves: what is cancelled meanwhile must not pile up in the stream
             self.take_in()
+            self.kick()  # one may have been among what was taken in, and ``serve`` still has to hear of its stop
 
     def leave(self, run: LiveRun) -> None:
         """Forget a run that waits: it is not to start."""

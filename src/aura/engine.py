@@ -6,6 +6,7 @@ waited for. Doors call nothing of the work layer but this.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import anyio
@@ -28,12 +29,15 @@ from aura.runtime import Runtime
 from aura.seal import Seal
 from aura.stops import Answer, Stops
 from aura.store import Ticket
+from aura.supervisor import Supervisor
 
 State = Literal["running", "stopping", "stopped"]
 #: Seconds that a stop waits beyond the graces for what is being marked as stuck.
 SLACK = 0.3
-#: Pauses between restarts of a service child that failed, in seconds: the first, and the longest.
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+#: The same for a stop that is made quicker: on a slow machine what is killed needs a while to be gone.
+HURRIED_SLACK = 1.0
+#: The child that carries out a stop of the engine alone.
+STOP_CHILD = "engine stop"
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -48,8 +52,9 @@ class Accepted(msgspec.Struct, frozen=True):
 class Engine:
     """Runs what is asked for. ``children`` is the group of the engine's own children, opened by the server."""
 
-    def __init__(self, runtime: Runtime, flush_logs: Callable[[], Awaitable[object]]) -> None:
+    def __init__(self, runtime: Runtime, flush_logs: Callable[[], Awaitable[object]], supervisor: Supervisor) -> None:
         self.runtime = runtime
+        self.supervisor = supervisor
         #: Set by the server once all that an older boot left is settled.
         self.ready = False
         self.settings = runtime.settings
@@ -60,7 +65,7 @@ class Engine:
         self.started_at = runtime.clock.wall()
         self._mono_started = runtime.clock.monotonic()
         self.dispatcher = Dispatcher(runtime, runtime.settings.lanes)
-        self.seal = Seal(runtime, self.dispatcher.release, self.dispatcher.enter)
+        self.seal = Seal(runtime, self.dispatcher.release, self._enter_again)
         self.stops = Stops(runtime, self.seal.seal)
         self.history = History(runtime, self.dispatcher, flush_logs)
         self.admission = Admission(runtime, self.dispatcher, self.stops)
@@ -70,11 +75,14 @@ class Engine:
         self._state: State = "stopped"
         #: Counts stops: only the last one may say ``stopped``.
         self._stops_begun = 0
-        #: Set to end the waiting of a stop that drains, and the pause before a failed dispatcher is started again.
+        #: Set to end the waiting of a stop that drains, and to tell the dispatcher, and an older stop, to end. Replaced
+        #: by each start and each stop, so that it is the event of whatever began last.
         self._hurry = anyio.Event()
         self._dispatcher_ended = anyio.Event()
         #: The grace of the cancel that follows a drain, if one was given.
         self._cancel_grace: float | None = None
+        #: Bounds the wait of the last stop for what it has stopped; a next one may bring its end nearer.
+        self._last_wait = anyio.CancelScope()
 
     # -- starting and stopping
 
@@ -87,7 +95,7 @@ class Engine:
     def reasons(self) -> list[str]:
         """Why it is degraded, or does not take or start work."""
         unavailable = self.runtime.store.unavailable
-        return [*self.runtime.faults, *([str(unavailable)] if unavailable else [])]
+        return [*self.runtime.faults, *self.supervisor.reasons, *([str(unavailable)] if unavailable else [])]
 
     async def start(self) -> str:
         """Begin to start runs. Harmless if it does already.
@@ -104,12 +112,12 @@ class Engine:
             self._dispatcher_ended = anyio.Event()
             self.dispatcher.allow()
             # in the engine's group: ends by ``request_stop`` of the dispatcher, or by ``_hurry`` in a pause
-            self.children.start_soon(self._serve_dispatcher, self._dispatcher_ended, name="dispatcher")
+            self.children.start_soon(self._serve_dispatcher, self._hurry, self._dispatcher_ended, name="dispatcher")
         return self.state
 
-    async def _serve_dispatcher(self, ended: anyio.Event) -> None:
+    async def _serve_dispatcher(self, told: anyio.Event, ended: anyio.Event) -> None:
         try:
-            await self.supervise("dispatcher", self.dispatcher.serve, self._hurry)
+            await self.supervisor.serve("dispatcher", self.dispatcher.serve, told)
         finally:
             ended.set()
 
@@ -130,8 +138,9 @@ class Engine:
                 self._stop_all(seconds)
             self._hurry.set()
         elif self._state == "running":
-            # in the engine's group: ends by itself, every wait in it has a bound
-            self.children.start_soon(self._finish_stop, self._begin_stop(), mode, seconds, name="engine stop")
+            # in the engine's group: ends by itself, every wait in it has a bound; a next stop ends its pause
+            finish = partial(self._finish_stop, self._begin_stop(), mode, seconds)
+            self.children.start_soon(self.supervisor.serve, STOP_CHILD, finish, self._hurry, name=STOP_CHILD)
         return self.state
 
     def _begin_stop(self) -> int:
@@ -150,7 +159,7 @@ class Engine:
             grace = self.settings.server.grace if self._cancel_grace is None else self._cancel_grace
         self._hurry.set()
         self._stop_all(grace)
-        with anyio.move_on_after(grace + SLACK):
+        with anyio.move_on_after(grace + SLACK) as self._last_wait:  # its only child: this wait
             await self.dispatcher.wait_idle()
         await self._dispatcher_ended.wait()  # it has been told; it ends in the next turns
         if number == self._stops_begun:
@@ -164,6 +173,8 @@ class Engine:
         self._stop_all(grace)
 
     def _stop_all(self, grace: float) -> None:
+        end = anyio.current_time() + grace + HURRIED_SLACK
+        self._last_wait.deadline = min(self._last_wait.deadline, end)
         for run in list(self.dispatcher.placed()):
             self.stops.request_stop(run, Stop.SHUTDOWN, "shutdown", grace)
 
@@ -180,32 +191,18 @@ class Engine:
                 race.start_soon(first, self.dispatcher.wait_idle, name="wait until idle")
                 race.start_soon(first, self._hurry.wait, name="wait for a hurry")
 
-    async def supervise(
-        self, name: str, serve: Callable[[], Awaitable[None]], hurry: anyio.Event | None = None
-    ) -> None:
-        """Run a service child; if it fails, say so, and again after a pause that grows. ``hurry`` ends a pause."""
-        hurry = hurry or anyio.Event()
-        pause = FIRST_PAUSE
-        while True:
-            try:
-                await serve()
-            except Exception as error:
-                self.runtime.fault(f"{name} failed and is started again in {pause:g} s", error)
-                with anyio.move_on_after(pause):  # the pause; bounded by itself
-                    await hurry.wait()
-                pause = min(2 * pause, LONGEST_PAUSE)
-            else:
-                return
-
     def take_over(self, found: Sequence[OpenRun]) -> None:
         """Put the queued runs of an older boot into their lanes, at their old positions."""
         for orphan in found:
             run = self.runtime.live_run(accepted_of(orphan), orphan.record.inputs or {})
             run.attempt, run.crashes = orphan.record.attempt, orphan.crashes
             run.started_at, run.active_s = None, 0.0
-            run.starts = {row[1]: row[4] for row in orphan.steps if row[4]}
+            run.starts = {row[1]: row[4] for row in orphan.steps}
             self.runtime.open[run.cid] = run
             self.admission.enter(run, self._task_of(run))
+
+    def _enter_again(self, run: LiveRun) -> None:
+        self.admission.enter(run, self._task_of(run))
 
     def _task_of(self, run: LiveRun) -> Any:
         try:
@@ -306,6 +303,10 @@ class Engine:
                 raise refusal(error) from error
             return RunState.STOPPING.value
         await run.wait_end()  # its end, or that nothing of it had begun: nobody is told before it is committed
+        if run.refused:
+            raise RequestError("unknown_run", f"run {run.cid} could not be stored; nothing of it was kept")
+        if run.lost:
+            raise RequestError("internal", f"the end of run {run.cid} could not be stored; restart the server")
         if answer is Answer.ENDED:
             raise _ended(run.cid, run.state.value)
         return run.state.value
@@ -366,6 +367,7 @@ class Engine:
             "lanes": lanes,
             "plans": plans,
             "store": {"writable": store.unavailable is None, "pending": store.pending, "commits": store.commits},
+            "services": self.supervisor.status(),
             "reasons": self.reasons,
         }
 

@@ -242,6 +242,10 @@ class StoreReadOnly(StoreError):
     """The disk is full: the store takes no new work until there is room again."""
 
 
+class StoreLocked(StoreReadOnly):
+    """Another process holds the database's lock; for some seconds that is nothing to speak of."""
+
+
 class StoreIOError(StoreError):
     """The disk failed; what was being written is of unknown fate and nobody is told otherwise."""
 

@@ -151,7 +151,7 @@ class Executor:
                     self._take_back(run, graph, starts)
                     continue
             elif not (run.live or run.backoffs or run.due_retries):
-                if run.row in STARTABLE and not withheld(run):  # there was nothing to start, and still it has run
+                if run.row in STARTABLE and graph.ended:  # there was nothing to start, and still it has run
                     self._hand_over(run)
                 return
             elif run.dirty:
@@ -267,8 +267,8 @@ async def _end_background(run: LiveRun) -> None:
     """End what the steps of a stopped run have left in the background."""
     if run.used_processes and run.stop is not None:
         run.used_processes = False
-        # the scope: this call alone. It bounds the search; the ending itself has a shield with a bound of its own, so a
-        # stop of the server may find this run still here, and then gives it its record and leaves
+        # the scope: this call alone. The ending lives within what it leaves, but for what hangs in the kernel: that has
+        # a bound of its own, so a stop of the server may find this run here, gives it its record and leaves
         with anyio.move_on_after(max(MIN_SWEEP, run.cleanup_deadline - asyncio.get_running_loop().time())):
             await end_run_leftovers(run.boot_tag, run.cid)
 

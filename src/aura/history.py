@@ -39,9 +39,7 @@ class History:
 
     async def list_runs(self, wanted: RunFilter, limit: int, before: int | None = None) -> list[RunRecord]:
         """The newest runs first, accepted before the sequence ``before``."""
-        return [
-            self._as_it_is(r) for r in await self._runtime.store.read(lambda x: list_runs(x, wanted, limit, before))
-        ]
+        return [self.as_it_is(r) for r in await self._runtime.store.read(lambda x: list_runs(x, wanted, limit, before))]
 
     async def active_runs(self) -> list[RunRecord]:
         """The runs that hold a place now, or hang."""
@@ -63,7 +61,7 @@ class History:
         found = await self._runtime.store.read(query)
         if found is None:
             raise _unknown(cid)
-        return RunDetail(self._as_it_is(found[0]), found[1], self.progress_of(cid))
+        return RunDetail(self.as_it_is(found[0]), found[1], self.progress_of(cid))
 
     def progress_of(self, cid: str) -> Mapping[str, Mapping[str, Any]]:
         """How far the steps are that run now, as they said last; empty for a run that is not in memory."""
@@ -125,7 +123,7 @@ class History:
             raise _unknown(cid)
         return record
 
-    def _as_it_is(self, record: RunRecord) -> RunRecord:
+    def as_it_is(self, record: RunRecord) -> RunRecord:
         """A stored record; a stop that is under way and writes no row of its own is shown all the same."""
         live = self._runtime.open.get(record.cid)
         if live and live.state is RunState.STOPPING and record.state == RunState.RUNNING:

@@ -173,10 +173,12 @@ async def end_processes(wanted: Wanted, patience: float) -> tuple[list[int], lis
             left = await find(wanted)
             if not left:
                 break
-            kill = anyio.current_time() - began >= patience
+            more = began + patience - anyio.current_time()
+            kill = more <= 0 and (patience <= 0 or bool(told))  # a slow look must not cost them their clean-up
             _tell([seen for seen in left if kill or seen.pid not in told], kill)
             told.update(seen.pid for seen in left)
-            await anyio.sleep(pause)
+            _remember(seen for seen in left if seen.pid not in awaited)
+            await anyio.sleep(pause if more <= 0 else min(pause, more))
     reap_adopted()
     return sorted(told), [seen.pid for seen in left]
 
@@ -229,13 +231,15 @@ def _ancestry() -> set[int]:
 async def end_run_leftovers(boot_tag: str, cid: str) -> list[int]:
     """End what a run left running in the background; give the numbers of those processes.
 
-    One look at ``/proc`` at least: call it only for a run that may have had processes.
+    Half of what the caller's scope leaves, at most 0.5 s, is for its own clean-up; then it is killed. One look at
+    ``/proc`` at least: call it only for a run that may have had processes.
     """
+    left = max(0.0, anyio.current_effective_deadline() - anyio.current_time())
 
     def wanted(seen: Seen) -> bool:
         return seen.marks.get(CID) == cid and seen.marks.get(BOOT) == boot_tag
 
-    return (await end_processes(wanted, LEFTOVER_PATIENCE))[0]
+    return (await end_processes(wanted, min(LEFTOVER_PATIENCE, left / 2)))[0]
 
 
 # -- adopting and reaping ---------------------------------------------------------------------------------------------
@@ -254,14 +258,19 @@ def become_subreaper() -> bool:
 
 def adopted() -> list[Seen]:
     """Give the living children that nobody here started; they carry the mark of the command that left them."""
-    foreign = os.environ.get(PROCESS)  # when this server itself is a command of another one's run
     children = [seen for pid in _children() if pid not in awaited and (seen := look_at(pid)) is not None]
-    living = [seen for seen in children if not seen.zombie and seen.marks.get(PROCESS, foreign) != foreign]
     known = {seen.pid for seen in children}
     for pid in _adopted.keys() - known:
         del _adopted[pid]
-    _adopted.update((seen.pid, seen.start) for seen in living)
-    return living
+    return _remember(seen for seen in children if not seen.zombie)
+
+
+def _remember(those: Iterable[Seen]) -> list[Seen]:
+    """Keep those that a command of ours has left, and give them: once they have ended nothing tells them apart."""
+    foreign = os.environ.get(PROCESS)  # when this server itself is a command of another one's run
+    left = [seen for seen in those if seen.marks.get(PROCESS, foreign) != foreign]
+    _adopted.update((seen.pid, seen.start) for seen in left)
+    return left
 
 
 def reap_adopted() -> None:

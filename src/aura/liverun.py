@@ -8,24 +8,25 @@ writing a state.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 
 from aura.actions import Log
 from aura.attempt import Attempt
 from aura.generations import Generation
 from aura.graph import Graph, StepProgress
-from aura.lifecycle import FINAL, Recovery, RunState, Stop
+from aura.lifecycle import FINAL, Recovery, RunState, StepState, Stop
 from aura.plan import DEFAULT_CLEANUP_TIMEOUT, Steps, Task
 from aura.records import Accepted, RunColumns, StepRow, encoded
 from aura.run import Failure
 from aura.store import Ticket
 
 
-class Phase(Enum):
+class Phase(StrEnum):
     """Which of a task's graphs a run is in. All but ``MAIN`` are handlers."""
 
     MAIN = "steps"
@@ -38,7 +39,7 @@ class Phase(Enum):
 Happening = tuple[str, str | None, Any]
 
 
-class LiveRun:
+class LiveRun(msgspec.Struct, eq=False):
     """One run that has not ended, or whose end is not committed yet.
 
     Invariants: ``row`` is the state that the last unit handed over will have written, ``state`` is the one in memory;
@@ -46,80 +47,85 @@ class LiveRun:
     once, by the seal, and nothing changes a sealed run.
     """
 
-    def __init__(
-        self,
-        accepted: Accepted,
-        inputs: Mapping[str, Any],
-        *,
-        boot_tag: str,
-        workdirs: Path,
-        logger_for: Callable[..., Log],
-    ) -> None:
-        self.accepted = accepted
-        self.seq = accepted.seq
-        self.cid = accepted.cid
-        self.plan_name = accepted.plan_name
-        self.task_name = accepted.task_name
-        self.lane = accepted.lane
-        self.priority = accepted.priority
-        self.not_before = accepted.not_before
+    accepted: Accepted
+    inputs: Mapping[str, Any]
+    boot_tag: str
+    workdirs: Path
+    logger_for: Callable[..., Log]
+    # -- of ``accepted``, since they are asked for often or may change
+    seq: int = 0
+    cid: str = ""
+    plan_name: str = ""
+    task_name: str = ""
+    lane: str = ""
+    priority: int = 0
+    not_before: float | None = None
+    recovery: Recovery = Recovery.FAIL
+    # -- what it runs
+    generation: Generation | None = None
+    task: Task | None = None
+    attempt: int = 0
+    crashes: int = 0
+    #: How often each step began, for ever, and how many starts there were since the run's own last beginning.
+    starts: dict[str, int] = {}
+    begun_starts: int = 0
+    used_processes: bool = False
+    graphs: dict[Phase, Graph] = {}
+    phase: Phase = Phase.MAIN
+    live: dict[str, Attempt] = {}
+    #: Steps that wait for their next try, and those whose wait is over.
+    backoffs: dict[str, asyncio.TimerHandle] = {}
+    due_retries: list[StepProgress] = []
+    progress: dict[str, dict[str, Any]] = {}
+    scope: dict[str, Any] | None = None
+    # -- where it stands
+    state: RunState = RunState.QUEUED
+    row: RunState = RunState.QUEUED
+    stop: Stop | None = None
+    #: Loop time at which its handlers have to be done.
+    cleanup_deadline: float = float("inf")
+    reason: str | None = None
+    #: Of the row that says that it is stopping.
+    stop_ticket: Ticket | None = None
+    ending: RunState | None = None
+    stuck: bool = False
+    sealed: bool = False
+    refused: bool = False
+    #: Its end could not be stored.
+    lost: bool = False
+    fault: BaseException | None = None
+    # -- its place and its time
+    entry: tuple[int, int, "LiveRun"] | None = None
+    waits: bool = False
+    placed: bool = False
+    timer: asyncio.TimerHandle | None = None
+    active_s: float = 0.0
+    active_since: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    # -- what it came to
+    result: bytes | None = None
+    error: Failure | None = None
+    cleanup_error: Failure | None = None
+    # -- what the next unit has to write
+    dirty: dict[str, StepProgress] = {}
+    happened: list[Happening] = []
+    former_rows: list[StepRow] = []
+    columns_changed: bool = False
+    _has_changed: bool = False
+    _change: anyio.Event | None = None
+    _ended: bool = False
+    _done: anyio.Event | None = None
+
+    def __post_init__(self) -> None:
+        accepted = self.accepted
+        self.seq, self.cid = accepted.seq, accepted.cid
+        self.plan_name, self.task_name = accepted.plan_name, accepted.task_name
+        self.lane, self.priority, self.not_before = accepted.lane, accepted.priority, accepted.not_before
         self.recovery = Recovery(accepted.recovery)
-        self.inputs = inputs
-        self.boot_tag = boot_tag
-        self._workdirs = workdirs
-        self._logger_for = logger_for
-        # -- what it runs
-        self.generation: Generation | None = None
-        self.task: Task | None = None
-        self.attempt = 0
-        self.crashes = 0
-        #: How often each step began, for ever, and how many starts there were since the run's own last beginning.
-        self.starts: dict[str, int] = {}
-        self.begun_starts = 0
-        self.used_processes = False
-        self.graphs: dict[Phase, Graph] = {}
-        self.phase = Phase.MAIN
-        self.live: dict[str, Attempt] = {}
-        #: Steps that wait for their next try, and those whose wait is over.
-        self.backoffs: dict[str, asyncio.TimerHandle] = {}
-        self.due_retries: list[StepProgress] = []
-        self.progress: dict[str, dict[str, Any]] = {}
-        self.scope: dict[str, Any] | None = None
-        # -- where it stands
-        self.state = RunState.QUEUED
-        self.row = RunState.QUEUED
-        self.stop: Stop | None = None
-        #: Loop time at which its handlers have to be done.
-        self.cleanup_deadline = float("inf")
-        self.reason: str | None = None
-        #: Of the row that says that it is stopping.
-        self.stop_ticket: Ticket | None = None
-        self.ending: RunState | None = None
-        self.stuck = False
-        self.sealed = False
-        self.refused = False
-        self.fault: BaseException | None = None
-        # -- its place and its time
-        self.entry: tuple[int, int, LiveRun] | None = None
-        self.waits = False
-        self.placed = False
-        self.timer: asyncio.TimerHandle | None = None
-        self.active_s = 0.0
-        self.active_since: float | None = None
-        self.started_at: float | None = None
-        self.finished_at: float | None = None
-        # -- what it came to
-        self.result: bytes | None = None
-        self.error: Failure | None = None
-        self.cleanup_error: Failure | None = None
-        # -- what the next unit has to write
-        self.dirty: dict[str, StepProgress] = {}
-        self.happened: list[Happening] = []
-        self.columns_changed = False
-        self._has_changed = False
-        self._change: anyio.Event | None = None
-        self._ended = False
-        self._done: anyio.Event | None = None
+
+    def __repr__(self) -> str:
+        return f"<run {self.cid} {self.state}>"
 
     # -- the plan that it runs
 
@@ -173,7 +179,7 @@ class LiveRun:
     @property
     def workdir_path(self) -> Path:
         """Where its own folder is, or would be."""
-        return self._workdirs / self.cid
+        return self.workdirs / self.cid
 
     @property
     def workdir(self) -> Path:
@@ -183,7 +189,7 @@ class LiveRun:
 
     def logger(self, step: str | None = None, attempt: int | None = None) -> Log:
         """Make a logger whose lines say that they are this run's."""
-        return self._logger_for(self.cid, self.plan_name, self.task_name, step, attempt)
+        return self.logger_for(self.cid, self.plan_name, self.task_name, step, attempt)
 
     # -- what happened, and how it is written down
 
@@ -209,7 +215,6 @@ class LiveRun:
         progress.starts -= 1
         self.starts[progress.name] = progress.starts
         if not progress.starts:
-            del self.starts[progress.name]
             progress.started_at = None
 
     def start_over(self) -> None:
@@ -220,6 +225,15 @@ class LiveRun:
         self.phase = Phase.MAIN
         self.scope = self.started_at = self.error = self.cleanup_error = self.result = None
         self.active_s = 0.0
+
+    def end_former_steps(self, now: float) -> None:
+        """End on record what began in an earlier start and is none of this one's steps: its run ends without it."""
+        known = {progress.name for graph in self.graphs.values() for progress in graph}
+        self.former_rows = [
+            (self.seq, name, StepState.CANCELLED.value, 0, starts, None, now, None, None, None, None)
+            for name, starts in self.starts.items()
+            if name not in known
+        ]
 
     def come_back(self) -> None:
         """Forget the stop: it is to run again."""
@@ -260,6 +274,9 @@ class LiveRun:
         """The rows of the steps that have changed since the last call."""
         rows = [step_row(self.seq, p) for p in self.dirty.values()]
         self.dirty.clear()
+        if self.former_rows:
+            rows += self.former_rows
+            self.former_rows = []
         return rows
 
     # -- waiting for it

@@ -204,6 +204,8 @@ class LogWriter:
 
     ``write`` stores one batch and returns once it is committed. What waits is bounded: when there is too much, the
     oldest lines are dropped, and one line says how many. Readers see dropped lines live, but not in the history.
+    While nobody serves, lines gather up to the same bound. A batch whose ``write`` fails is kept for the next
+    ``serve``; if that fails with it too it is dropped, so that no line can keep all others from being stored.
     """
 
     def __init__(
@@ -228,8 +230,11 @@ class LogWriter:
         self._some = anyio.Event()  # set: there is a line to store, or no more will come
         self._hurry = anyio.Event()  # set: do not wait for more lines
         self._progress = anyio.Event()
-        self._closed = False
+        #: Set by ``close``: ``serve`` is to store what is left and end.
+        self.closing = anyio.Event()
         self._serving = False
+        self._failed = False  # the latest batch could not be written and was put back
+        self._ended = False  # ``serve`` has returned: nothing more will be stored
 
     def put(self, entry: LogEntry) -> None:
         """Take a line; never waits. To be given to ``Journal.add_sink``."""
@@ -237,6 +242,10 @@ class LogWriter:
         self._taken += 1
         self._bytes += entry.size
         self._some.set()
+        self._trim()
+
+    def _trim(self) -> None:
+        """Drop the oldest lines while there are too many."""
         while len(self._waiting) > self._limit or self._bytes > self._limit_bytes:
             self._bytes -= self._waiting.popleft().size
             self._dropped += 1
@@ -246,52 +255,80 @@ class LogWriter:
         """Store lines until ``close``, then the rest of them, and return.
 
         Raises:
-            StoreError: the storage cannot go on. A full disk is no such case: its lines are dropped and counted.
+            Exception: what ``write`` raised, and ``serve`` may be called again. A full disk is no such case: its lines
+                are dropped and counted.
         """
         self._serving = True
         try:
-            while not (self._closed and not self._waiting):
+            while not (self._is_closed and not self._waiting):
                 await self._some.wait()
                 with anyio.move_on_after(self._interval):  # ends by itself, or when somebody waits for a flush
                     await self._hurry.wait()
                 await self._store_waiting()
+            self._ended = True
         finally:
             self._serving = False
-            self._progress.set()
+            self._tell_progress()
 
     async def _store_waiting(self) -> None:
         self._tell_dropped()
         batch, self._waiting, self._bytes = self._waiting, deque(), 0
-        if not self._closed:
+        if not self._is_closed:
             self._some, self._hurry = anyio.Event(), anyio.Event()
         if not batch:
             return
+        kept = False
         try:
             await self._write(batch)
         except StoreReadOnly:
             self._dropped += len(batch)
-        finally:
-            self._done += len(batch)
-            self._progress.set()
-            self._progress = anyio.Event()
+        except Exception:
+            kept = self._put_back(batch)
+            raise
+        finally:  # when it is cancelled, too: the storage has the batch
+            self._failed = kept
+            self._done += 0 if kept else len(batch)
+            self._tell_progress()
+
+    def _put_back(self, batch: deque[LogEntry]) -> bool:
+        """Keep what could not be written before all that has come since; or drop it, if that was done with the last."""
+        if self._failed or self._is_closed:
+            self._dropped += len(batch)
+            return False
+        self._waiting.extendleft(reversed(batch))
+        self._bytes += sum(entry.size for entry in batch)
+        self._some.set()
+        self._trim()
+        return True
+
+    def _tell_progress(self) -> None:
+        self._progress.set()
+        self._progress = anyio.Event()
+
+    @property
+    def _is_closed(self) -> bool:
+        return self.closing.is_set()
 
     def _tell_dropped(self) -> None:
-        if self._dropped and not self._closed:
+        if self._dropped and not self._is_closed:
             count, self._dropped = self._dropped, 0
             self._journal.log("warning", f"{count} log lines were not stored: the storage could not keep up")
 
     async def flush(self, timeout: float = 5.0) -> None:
-        """Return once every line put so far is stored or dropped, after ``timeout`` seconds, or if nobody serves."""
+        """Return once every line put so far is stored or dropped, after ``timeout`` seconds, or if nobody serves.
+
+        Between ``close`` and the end of ``serve`` somebody is going to serve what is left, and is waited for.
+        """
         goal = self._taken
         with anyio.move_on_after(timeout):
-            while self._done < goal and self._serving:
+            while self._done < goal and (self._serving or (self._is_closed and not self._ended)):
                 progress = self._progress
                 self._hurry.set()
                 await progress.wait()
 
     def close(self) -> None:
-        """Let ``serve`` store what is left and end."""
-        self._closed = True
+        """Let ``serve``, or the next one, store what is left and end."""
+        self.closing.set()
         self._some.set()
         self._hurry.set()
 
@@ -324,11 +361,11 @@ class Console:
             await anyio.to_thread.run_sync(self._write, text, abandon_on_cancel=True, limiter=self._limiter)
 
     def _take_text(self) -> str:
-        lines = [render(entry) for entry in self._lines]
-        if self._dropped:
-            lines.insert(0, f"… {self._dropped} log lines not shown")
-        self._lines.clear()
-        self._dropped = 0
+        taken, self._lines = self._lines, deque()  # first: a line that cannot be shown must not come again and again
+        dropped, self._dropped = self._dropped, 0
+        lines = [render(entry) for entry in taken]
+        if dropped:
+            lines.insert(0, f"… {dropped} log lines not shown")
         return "".join(f"{line}\n" for line in lines)
 
     def _write(self, text: str) -> None:

@@ -68,7 +68,10 @@ async def _call(runtime: Runtime, run: LiveRun, attempt: Attempt, action: Action
     # Not abandoned: anyio's own shield keeps this child here until the thread is done, so that a result within the
     # grace counts and nothing runs on unseen. When the grace is over the attempt is stuck like any other.
     call = partial(attempt.run_in_thread, partial(function, **arguments))
-    return await to_thread.run_sync(call, limiter=runtime.threads)
+    result, error = await to_thread.run_sync(call, limiter=runtime.threads)
+    if error is not None:
+        raise error
+    return result
 
 
 def _context(run: LiveRun, attempt: Attempt) -> Context:

@@ -8,7 +8,8 @@ Theory of operation
     allow-list: nothing of the server's own (its settings, its token, its secrets) is inherited.
 
     End by itself. The process is not reaped while its owner may still signal it: as a zombie it holds its number, so
-    that ``killpg`` cannot hit a stranger's group. Whoever keeps its pipes open after that is waited for 2 s.
+    that ``killpg`` cannot hit a stranger's group. If plan code has reaped it, only its mark counts. Whoever keeps its
+    pipes open after that is waited for 2 s.
 
     Stop. TERM to the group, and patience: until five seconds, or half of what the stop leaves, are over; what has left
     the group but not the session, or carries the mark of this process, is found and told too. Then KILL to all of it.
@@ -136,11 +137,18 @@ class ChildProcess:
             raise ProcessNotEnded(f"processes {left} are still there after SIGKILL: they hang in the kernel")
 
     def _is_ours(self, seen: leftovers.Seen) -> bool:
-        return self.pid in (seen.pid, seen.group, seen.session) or seen.marks.get(leftovers.PROCESS) == self._mark
+        by_number = self._has_number and self.pid in (seen.pid, seen.group, seen.session)
+        return by_number or seen.marks.get(leftovers.PROCESS) == self._mark
+
+    @property
+    def _has_number(self) -> bool:
+        """Whether nobody has reaped it, so that its number cannot be another's."""
+        return self.returncode is None or self._popen.returncode is None
 
     def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError, PermissionError):  # nobody is left who could hear it
-            os.killpg(self.pid, number)
+        if self._has_number:
+            with suppress(ProcessLookupError, PermissionError):  # nobody is left who could hear it
+                os.killpg(self.pid, number)
 
     def _close(self) -> None:
         for pipe in self._pipes:

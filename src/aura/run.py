@@ -131,8 +131,11 @@ class CidSource:
         self._last = uuid_utils.UUID(last).int if last else 0
 
     def next(self) -> str:
-        self._last = max(uuid_utils.uuid7().int, self._last + 1)
-        return str(uuid_utils.UUID(int=self._last))
+        cid = uuid_utils.uuid7()
+        if cid.int <= self._last:
+            cid = uuid_utils.UUID(int=self._last + 1)
+        self._last = cid.int
+        return str(cid)
 
 
 class StepRecord(msgspec.Struct, frozen=True):

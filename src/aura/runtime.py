@@ -16,9 +16,10 @@ from anyio.abc import TaskGroup
 from aura.clock import Clock
 from aura.config import Settings
 from aura.events import EventEntry
+from aura.failpoints import Site
 from aura.generations import Generations
 from aura.journal import Journal
-from aura.lifecycle import RunState, check_move
+from aura.lifecycle import FINAL, RunState, check_move
 from aura.liverun import LiveRun
 from aura.logs import Logs
 from aura.records import Accepted, HistoryRow, change_run, encoded
@@ -29,6 +30,14 @@ from aura.store import Store, Ticket
 ACTION_THREADS = 64
 #: How many of the latest faults the status names.
 FAULTS_SHOWN = 10
+#: Whose unit a change of a run is, by the move that it brings.
+_SITES: Mapping[RunState | None, Site] = {
+    None: Site.HOP,
+    RunState.RUNNING: Site.START,
+    RunState.STOPPING: Site.STOPPING,
+    **dict.fromkeys((RunState.QUEUED, RunState.WAITING, RunState.PREEMPTED), Site.COME_BACK),
+    **dict.fromkeys(FINAL, Site.OUTCOME),
+}
 
 
 class Runtime:
@@ -78,24 +87,35 @@ class Runtime:
         ``after`` runs once it is committed. ``to`` may be the state that the run is in: its other columns are written.
         """
         former = run.row
-        if to is not None:
-            if to is not former:
-                check_move(former, to)
-            run.row = to
-        columns = run.columns(self.boot) if to is not None else None
-        steps = run.take_step_rows()
-        entries = self._stage(run)  # last: what is staged must be handed over
-        history = [history_row(run.seq, entry) for entry in entries]
+        if to is not None and to is not former:
+            check_move(former, to)
+        run.row = to or former
+        try:
+            columns = run.columns(self.boot) if to is not None else None
+            steps = run.take_step_rows()
+            entries, history = self._stage(run)  # last: what is staged must be handed over
+        except BaseException:
+            run.row = former  # nothing was handed over
+            raise
         unit = change_run(run.seq, steps, history, former.value, columns)
         return self.store.put(
             unit,
             partial(self._committed, entries, after),
             partial(self._lost, run, entries),
+            site=Site.STUCK if run.stuck and to is former else _SITES[None if to is former else to],
+            owner=run,
         )
 
-    def _stage(self, run: LiveRun) -> Sequence[EventEntry]:
+    def _stage(self, run: LiveRun) -> tuple[list[EventEntry], list[HistoryRow]]:
         happened, run.happened = run.happened, []
-        return [self.stage_event(run, name, step, payload) for name, step, payload in happened]
+        entries: list[EventEntry] = []
+        try:
+            for name, step, payload in happened:
+                entries.append(self.stage_event(run, name, step, payload))
+            return entries, [history_row(run.seq, entry) for entry in entries]
+        except BaseException:
+            self.journal.settle(entries, False)  # else they would hold back all that stands behind them
+            raise
 
     def stage_event(self, run: LiveRun, name: str, step: str | None = None, payload: Any = None) -> EventEntry:
         """Give an event of a run its id and its place on the streams; it must be settled after its commit."""
@@ -131,6 +151,7 @@ class Runtime:
             return
         self.fault(f"a change of run {run.cid} was not stored", error)
         if run.sealed:  # the record is what counts now; whoever waits reads it there
+            run.lost = True
             self.forget(run)
 
     def forget(self, run: LiveRun) -> None:

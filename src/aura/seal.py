@@ -6,19 +6,21 @@ and there is no await between deciding and handing over; afterwards a stop answe
 
 Sealing cannot raise: from every state there is a move for every outcome that can be decided there
 (``tests/unit/test_seal.py`` goes through all of them). A run that reaches the seal with neither an outcome nor a stop
-is an engine fault and ``crashed``; it never stays without an end.
+is an engine fault and ``crashed``; it never stays without an end. So is one of which something cannot be written down:
+that is left out (``tests/engine/test_unsealed.py``).
 
 Nobody is told of an outcome before it is committed; the place does not wait for that. What a crash does: the outcome
 rides in one unit with the last finish, so a boot finds both or neither.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from aura.errors import InternalError
 from aura.graph import StepProgress
 from aura.lifecycle import FINAL, RunState, StepState, Stop, end_of_stop
-from aura.liverun import LiveRun
+from aura.liverun import LiveRun, step_row
 from aura.run import failure_of
 from aura.runtime import Runtime
 
@@ -39,14 +41,14 @@ class Seal:
     def seal(self, run: LiveRun) -> None:
         """Decide the outcome, hand it over, and give the place back. Does nothing to a run that is sealed already."""
         if run.sealed:  # stuck at the server's end, so that its record came first; or its acceptance was undone
+            self._stop_timers(run)
             self._release(run)
             return
-        outcome = decide(run)
-        self._stop_timers(run)
-        run.state = outcome
         try:
+            outcome = run.state = decide(run)
+            self._stop_timers(run)
             self._write(run, outcome)
-        except Exception as error:
+        except BaseException as error:  # nothing may leave a run's child: it would end the server
             outcome = self._write_bare(run, error)
         self._release(run)
         if outcome is RunState.QUEUED:
@@ -58,15 +60,24 @@ class Seal:
         else:
             self._come_back(run, outcome)
 
-    def _write_bare(self, run: LiveRun, error: Exception) -> RunState:
+    def _write_bare(self, run: LiveRun, error: BaseException) -> RunState:
         """The last resort: something of the run cannot be written down, so it ends without it. That is our fault."""
         self._runtime.fault(f"run {run.cid} could not be written down as it was", error)
+        run.sealed = True
         run.state = RunState.CRASHED
         run.reason, run.error, run.cleanup_error, run.result = "fault", failure_of(error), None, None
-        run.dirty.clear()
+        run.finished_at = self._runtime.clock.wall()
         run.happened = [("run.crashed", None, None)]
-        run.sealed = True
-        self._runtime.hand_over(run, RunState.CRASHED, partial(self._runtime.forget, run))
+        with suppress(BaseException):
+            self._stop_timers(run)
+        with suppress(BaseException):
+            _end_steps_bare(run, run.finished_at)
+        try:
+            self._runtime.hand_over(run, RunState.CRASHED, partial(self._runtime.forget, run))
+        except BaseException as worse:  # the next boot settles it
+            self._runtime.fault(f"run {run.cid} could not be written down at all", worse)
+            run.lost = True
+            self._runtime.forget(run)
         return RunState.CRASHED
 
     def _stop_timers(self, run: LiveRun) -> None:
@@ -84,10 +95,14 @@ class Seal:
         run.finished_at = now
         if outcome is not RunState.SUCCEEDED:
             run.result = None
+        if outcome is RunState.CRASHED and run.fault is None:
+            self._runtime.fault(f"run {run.cid} was not sealed", InternalError("it ended without an outcome"))
         for graph in run.graphs.values():
             for progress in graph:
                 if progress.state in _CUT_OFF:
                     _cancel_step(run, progress, now)
+        if run.attempt > 1 or not run.graphs:
+            run.end_former_steps(now)
         run.happened.append((f"run.{outcome.value}", None, _payload(run, outcome)))
         self._runtime.hand_over(run, outcome, partial(self._runtime.forget, run))
 
@@ -117,6 +132,8 @@ def decide(run: LiveRun) -> RunState:
     if run.stop is not None:
         if run.stuck:
             run.reason = "stuck"
+        if run.ending is RunState.TIMED_OUT and run.stop is Stop.CANCEL:  # it was cancelled in its clean-up
+            run.error = None
         begun = run.begun and run.row is not RunState.QUEUED
         return end_of_stop(run.stop, run.recovery, stuck=run.stuck, begun=begun)
     run.reason = "fault"
@@ -129,6 +146,21 @@ def _cancel_step(run: LiveRun, progress: StepProgress, now: float) -> None:
     progress.finished_at = now
     progress.state = P.CANCELLED  # not by the table: whatever it was, its run has ended
     run.mark(progress, "step.cancelled" if begun else None)
+
+
+def _end_steps_bare(run: LiveRun, now: float) -> None:
+    """End what was cut off, without an event, and drop of each step what cannot be written down."""
+    run.dirty.clear()
+    for graph in run.graphs.values():
+        for progress in graph:
+            if progress.state in _CUT_OFF:
+                progress.state, progress.finished_at = P.CANCELLED, now
+            try:
+                step_row(run.seq, progress)
+            except Exception:
+                progress.output_json = progress.outputs = progress.error = None
+            run.dirty[progress.name] = progress
+    run.end_former_steps(now)
 
 
 def _give_back(run: LiveRun) -> None:
@@ -150,7 +182,7 @@ def _start_over(run: LiveRun) -> None:
         for progress in graph:
             if progress.starts or progress.state is not P.PENDING:
                 fresh = StepProgress(progress.step)
-                fresh.starts = progress.starts
+                fresh.starts = run.starts[progress.name] = progress.starts
                 run.mark(fresh)
     run.start_over()
 

@@ -10,16 +10,18 @@ one shield and ends by the sequence alone, so that nothing is cancelled out of o
 awaited, before the group ``runs`` is left (that group would wait for a hanging body for ever)   7. the lock goes back.
 
 All of it has one deadline, of which every wait inside is a part; a watchdog thread ends the process if the loop itself
-hangs. If runs still hang at the end, the process leaves hard, with an exit code that says so.
+hangs. If runs still hang at the end, the process leaves hard, with an exit code that says so (70). So it does if the
+storage cannot be written and what is left could not be written before the deadline (74): the next start settles it.
 """
 
 import gc
+import itertools
 import os
 import signal
 import sys
 import threading
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
 
 import anyio
@@ -27,13 +29,16 @@ from anyio import CancelScope, Event, create_task_group
 from anyio.abc import TaskGroup, TaskStatus
 
 import aura
+from aura import failpoints
 from aura.boot import in_one_transaction, settle_orphans
 from aura.builtin import shipped
 from aura.clock import Clock, SystemClock
 from aura.config import Settings
 from aura.engine import Engine
 from aura.errors import AuraError, ExitCode, StoreError
+from aura.eventloop import StayingLoop
 from aura.events import LogEntry
+from aura.failpoints import Site
 from aura.generations import Generations
 from aura.journal import Journal
 from aura.leftovers import become_subreaper, end_leftovers, reap_adopted
@@ -43,24 +48,31 @@ from aura.run import leaves_of
 from aura.runtime import Runtime
 from aura.snapshot import check_folder_safe
 from aura.store import Store, StoreBackend
+from aura.stores.failpoints import with_failpoints
 from aura.stores.folder import DataFolder
 from aura.stores.sqlite import SqliteBackend
+from aura.supervisor import Supervisor
 
 #: Seconds beyond the grace within which a stop is over, whatever hangs.
 STOP_SLACK = 1.8
+#: The part of it in which what is left is still tried to be written, if the storage cannot be written for now.
+WRITE_SLACK = 1.0
 #: How long open connections may take to end, in seconds.
 CONNECTION_GRACE = 0.3
 #: How long the last log lines may take to be stored, in seconds.
 FLUSH_TIMEOUT = 0.3
 #: The grace that a second signal leaves, in seconds.
 HURRIED_GRACE = 0.2
+#: The longest pause of a failed listener to signals, in seconds: a signal that comes meanwhile must not wait for long.
+SIGNALS_PAUSE = 1.0
 #: How often adopted children that have ended are looked for, in seconds.
 REAP_EVERY = 5.0
 #: How long a busy worker thread keeps the interpreter before it must offer it: commits stay quick beside one.
 SWITCH_INTERVAL = 0.0005
 #: Allocations between two looks of the garbage collector. A run makes some hundred objects and hardly ever a cycle:
-#: with Python's own 700 the looks cost a tenth of all time (``benchmarks/bench_runs.py``).
-GC_THRESHOLDS = (20_000, 20, 20)
+#: with Python's own 700 the looks cost a tenth of all time. A batch of 500 runs at lane limit 500 keeps 50,000 objects
+#: alive; a look at those that will soon go by themselves costs a sixth (``benchmarks/profile_runs.py``).
+GC_THRESHOLDS = (100_000, 20, 20)
 
 
 class Server:
@@ -76,6 +88,7 @@ class Server:
         http: bool = True,
         backend: StoreBackend | None = None,
         generations: Generations | None = None,
+        supervisor: Supervisor | None = None,
     ) -> None:
         """``backend`` given: nothing is locked and the data folder holds workdirs alone."""
         self.settings = settings
@@ -85,11 +98,15 @@ class Server:
             settings.plans, shipped(), settings.vars, timezone=settings.server.timezone
         )
         self._clock = clock or SystemClock()
+        #: What every service child is run by, so that it heals.
+        self.supervisor = supervisor or Supervisor(self._clock)
         self._leave = leave or leave_hard
         self._console = console
         self._opened = Event()
         self._stop_asked = Event()
         self._ended = threading.Event()
+        #: Loop time until which the stop tries to write what is left; 0 while there is no stop.
+        self._deadline = 0.0
         #: There once the store is open and the plans are being loaded.
         self.engine: Engine
         self._booted = False
@@ -101,7 +118,13 @@ class Server:
         """Begin the stop sequence; a second call leaves less grace. Does not wait."""
         if self._stop_asked.is_set() and self._booted:
             self.engine.hurry(HURRIED_GRACE)
+            self._write_until(HURRIED_GRACE)
+            self.engine.runtime.store.hurry(self._deadline)
         self._stop_asked.set()
+
+    def _write_until(self, grace: float) -> None:
+        end = anyio.current_time() + grace + WRITE_SLACK
+        self._deadline = min(self._deadline or end, end)
 
     async def serve(self, *, task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run until ``request_stop`` or until the host cancels; ``started`` gives the address.
@@ -137,7 +160,7 @@ class Server:
         check_folder_safe(self.settings.plans)
         folder = DataFolder.open(self.settings.data)
         try:
-            await self._with_store(SqliteBackend(folder.database))
+            await self._with_store(with_failpoints(SqliteBackend(folder.database)))
         finally:
             folder.release()
 
@@ -153,8 +176,7 @@ class Server:
             try:
                 await self._with_runs(runtime, backend)
             finally:
-                runtime.store.put(end_boot(runtime.boot, self._clock.wall()))
-                runtime.store.close()
+                self._end_store(runtime)
 
     def _boot(self, backend: StoreBackend) -> Runtime:
         """Count this start and make what everything else shares."""
@@ -182,6 +204,11 @@ class Server:
         )
         return runtime
 
+    def _end_store(self, runtime: Runtime) -> None:
+        """Write that this start has ended in order, and close the intake behind it. Harmless the second time."""
+        runtime.store.put(end_boot(runtime.boot, self._clock.wall()), site=Site.BOOT_END)
+        runtime.store.close(self._deadline)
+
     def _die(self, error: StoreError) -> None:
         """The storage is lost: what is in memory can no longer be made true, so nothing more may be said of it."""
         print(f"aura: {error}", file=sys.stderr)
@@ -193,7 +220,7 @@ class Server:
             runtime.runs = runs
             writer = LogWriter(runtime.journal, lambda lines: _store_lines(runtime, lines))
             runtime.journal.add_sink(writer.put)
-            engine = self.engine = Engine(runtime, writer.flush)
+            engine = self.engine = Engine(runtime, writer.flush, self.supervisor)
             try:
                 # services: log writer, console, reaper; cancelled below when everything that they serve has ended
                 async with create_task_group() as services:
@@ -205,7 +232,8 @@ class Server:
             finally:
                 engine.close()
             if self.exit_code:  # work hangs: its bodies stay in ``runs``, so the process leaves from here
-                await _close_store(runtime)
+                self._end_store(runtime)
+                await runtime.store.ended.wait()
                 self._ended.set()
                 self._leave(self.exit_code)
 
@@ -215,10 +243,11 @@ class Server:
             console = Console()
             engine.journal.add_sink(console.put)
             wanted["console"] = console.serve
-        if become_subreaper():
+        if become_subreaper() and self._backend is None:  # with a store of its host's, its host reaps
             wanted["reaper"] = _reap
         for name, serve in wanted.items():
-            services.start_soon(engine.supervise, name, serve, name=name)
+            told = writer.closing if name == "log writer" else None  # the others are cancelled with their group
+            services.start_soon(self.supervisor.serve, name, serve, told, name=name)
 
     async def _take_over(self, engine: Engine, backend: StoreBackend) -> None:
         """Settle what an older boot left: its processes, its runs. Then load the plans and take its queue."""
@@ -247,16 +276,24 @@ class Server:
                     with CancelScope(shield=True):
                         await self._stop(engine, writer)
                     closing.set()
-            if engine.record_left():
-                self.exit_code = ExitCode.INTERNAL
+            self.exit_code = await self._left_behind(engine)
 
     async def _stop(self, engine: Engine, writer: LogWriter) -> None:
         """Stop accepting, stop what runs, and write the last log lines."""
         self._start_watchdog()
+        self._write_until(self.settings.server.grace)
         engine.admission.closed = True
         await engine.stop("cancel", self.settings.server.grace)
         writer.close()
         await writer.flush(FLUSH_TIMEOUT)
+
+    async def _left_behind(self, engine: Engine) -> int:
+        """Give what is still there its record, and say with what exit code the server has to leave it behind, or 0."""
+        store = engine.runtime.store
+        if store.blocked:  # some may only wait for their commit; those end by themselves, once it is written
+            with anyio.move_on_after(self._deadline - anyio.current_time()):
+                await engine.dispatcher.wait_idle()
+        return ExitCode.INTERNAL if engine.record_left() else ExitCode.OK
 
     async def _open_http(self, doors: TaskGroup, engine: Engine, closing: Event) -> str:
         # imported here: only a server with doors pays for them
@@ -267,8 +304,8 @@ class Server:
         sockets, address = open_sockets(self.settings)
         auth = Auth.open(self.settings)
         app = create_app(engine, auth, self.settings, closing)
-        serve = partial(serve_http, app, sockets, stop=closing, grace=CONNECTION_GRACE)
-        await doors.start(serve, name="http")
+        serve = partial(serve_http, app, sockets, self.supervisor, stop=closing, grace=CONNECTION_GRACE)
+        await doors.start(serve, name="doors")
         return address
 
     def _start_watchdog(self) -> None:
@@ -296,18 +333,13 @@ def _count_boot(backend: StoreBackend, clock: Clock) -> tuple[str, int]:
     def count() -> None:
         counted.append(begin_boot(backend.execute, clock.wall(), aura.__version__, lambda: uuid.uuid4().hex))
 
-    in_one_transaction(backend.execute, count)
+    in_one_transaction(backend.execute, Site.BOOT_COUNT, count)
     return counted[0]
 
 
 async def _store_lines(runtime: Runtime, lines: Sequence[LogEntry]) -> None:
-    await runtime.store.put(insert_logs([log_row(line) for line in lines]), refusable=True).wait()
-
-
-async def _close_store(runtime: Runtime) -> None:
-    runtime.store.put(end_boot(runtime.boot, runtime.clock.wall()))
-    runtime.store.close()
-    await runtime.store.ended.wait()
+    unit = insert_logs([log_row(line) for line in lines])
+    await runtime.store.put(unit, refusable=True, site=Site.LOGS).wait()
 
 
 async def _reap() -> None:
@@ -317,27 +349,32 @@ async def _reap() -> None:
         reap_adopted()
 
 
-async def _listen_for_signals(server: Server) -> None:
-    """Turn SIGINT and SIGTERM into a stop, a second one into a quicker one, a third into an end at once."""
-    count = 0
+async def _listen_for_signals(server: Server, signals: AsyncIterator[signal.Signals], numbers: Iterator[int]) -> None:
+    """Turn the first signal into a stop, a second one into a quicker one, a third into an end at once."""
+    async for _ in signals:
+        if next(numbers) > 2:
+            leave_hard(ExitCode.INTERNAL)
+        server.request_stop()
+
+
+async def serve_until_signal(server: Server) -> int:
+    """Run a server until SIGINT or SIGTERM stops it, and give its exit code."""
+    # The handlers stay while the listener is in a pause: what comes then is kept, and heard after it.
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            count += 1
-            if count > 2:
-                leave_hard(ExitCode.INTERNAL)
-            server.request_stop()
+        listen = partial(_listen_for_signals, server, signals, itertools.count(1))
+        supervised = partial(server.supervisor.serve, "signals", listen, longest=SIGNALS_PAUSE)
+        # the server and the signals that stop it; the listener is cancelled when the server has ended
+        async with create_task_group() as group:
+            group.start_soon(supervised, name="signals")
+            async with create_task_group() as serving:
+                address = await serving.start(server.serve, name="serve")
+                print(f"aura: ready on {address}", flush=True)
+            group.cancel_scope.cancel("the server has ended")
+    return server.exit_code
 
 
 async def _run(settings: Settings) -> int:
-    server = Server(settings, console=True)
-    # the server and the signals that stop it; the listener is cancelled when the server has ended
-    async with create_task_group() as group:
-        group.start_soon(_listen_for_signals, server, name="signals")
-        async with create_task_group() as serving:
-            address = await serving.start(server.serve, name="serve")
-            print(f"aura: ready on {address}", flush=True)
-        group.cancel_scope.cancel("the server has ended")
-    return server.exit_code
+    return await serve_until_signal(Server(settings, console=True))
 
 
 def run_server(settings: Settings) -> int:
@@ -349,8 +386,9 @@ def run_server(settings: Settings) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL)
     gc.set_threshold(*GC_THRESHOLDS)
     os.umask(0o077)
+    failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
     try:
-        return anyio.run(_run, settings)
+        return anyio.run(_run, settings, backend_options={"loop_factory": StayingLoop})
     except BaseExceptionGroup as group:
         for error in leaves_of(group):
             if isinstance(error, AuraError):

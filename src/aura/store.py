@@ -11,8 +11,12 @@ order of handing over, and then whoever waits is woken.
 
 The ties. A waiter that is cancelled aborts nothing: its unit stays in its batch. A unit that failed and has neither a
 waiter nor a ``failed`` is a fault of the engine and is reported, never silence. When the storage cannot be written for
-now (full, locked by another process) the units that may be refused are refused, all others are kept and tried again:
-the bound acts on starts, never on outcomes.
+now (full, or locked by another process for ``BUSY_PATIENCE``) the units that may be refused are refused, with what
+their owner has handed over behind them; all others are kept and tried again: the bound acts on starts, never on
+outcomes.
+
+The end. ``close`` gives a deadline. Until then what cannot be written for now is tried again, in slices short enough
+for it; then it is given up, said aloud, and the next start settles the runs that it belongs to by the boot table.
 
 What a crash does: a commit is there as a whole or not at all, and nobody was told of one that is not. A disk that
 fails (EIO) or a damaged database resolves nobody and ends the process (``on_fatal``).
@@ -26,7 +30,8 @@ from typing import Protocol, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint
 
-from aura.errors import Lost, StoreClosed, StoreCorrupt, StoreError, StoreIOError, StoreReadOnly
+from aura.errors import Lost, StoreClosed, StoreCorrupt, StoreError, StoreIOError, StoreLocked, StoreReadOnly
+from aura.failpoints import Site
 
 T = TypeVar("T")
 Execute = Callable[..., sqlite3.Cursor]
@@ -36,6 +41,17 @@ Unit = Callable[[Execute], None]
 GATHER_TURNS = 2
 #: Seconds between two tries while the storage cannot be written.
 RETRY_EVERY = 0.5
+#: The same while it may be a matter of moments: just locked by another process, or the store is being closed.
+RETRY_SOON = 0.02
+#: How long another process may hold the lock before requests are refused for it, in seconds.
+BUSY_PATIENCE = 5.0
+
+
+class Owner(Protocol):
+    """Whose a unit is. Once it is ``refused``, its acceptance was, and all its units fail with that one."""
+
+    @property
+    def refused(self) -> bool: ...
 
 
 class Ticket:
@@ -44,7 +60,7 @@ class Ticket:
     Invariant: ``done`` is set once, by the flusher, after the commit; ``error`` is set before it or never.
     """
 
-    __slots__ = ("_event", "after", "done", "error", "failed", "refusable", "unit")
+    __slots__ = ("_event", "after", "done", "error", "failed", "owner", "refusable", "site", "unit")
 
     def __init__(
         self,
@@ -52,11 +68,15 @@ class Ticket:
         after: Callable[[], object] | None,
         failed: Callable[[Exception], object] | None,
         refusable: bool,
+        site: Site | None = None,
+        owner: Owner | None = None,
     ) -> None:
         self.unit = unit
+        self.owner = owner
         self.after = after
         self.failed = failed
         self.refusable = refusable
+        self.site = site
         self.done = False
         self.error: Exception | None = None
         self._event: anyio.Event | None = None
@@ -134,8 +154,12 @@ class Store:
         self._on_fatal = on_fatal
         self._pending: list[Ticket] = []
         self._wake = anyio.Event()
-        self._closed = False
+        self._closed = anyio.Event()
         self._lost = False
+        #: Loop time at which a store that is closed and cannot be written gives up.
+        self._deadline = 0.0
+        #: Loop time since which nothing could be written; None while all is well.
+        self._blocked_since: float | None = None
         self.ended = anyio.Event()
         self.commits = 0
         #: Why nothing can be written at present; None while all is well.
@@ -148,14 +172,18 @@ class Store:
         failed: Callable[[Exception], object] | None = None,
         *,
         refusable: bool = False,
+        site: Site | None = None,
+        owner: Owner | None = None,
     ) -> Ticket:
         """Hand over a unit. It is written with the next batch, in the order of handing over.
 
         ``after`` runs once it is committed, before any waiter; ``failed`` if it was rolled back. ``refusable`` units
-        fail while the storage cannot be written; all others wait until it can.
+        fail while the storage cannot be written, and with them those of an ``owner`` that is refused by it; all others
+        wait until it can. ``site`` says what it commits; None is for units that nobody would miss
+        (``tests/unit/test_failpoints.py``).
         """
-        ticket = Ticket(unit, after, failed, refusable)
-        if self._closed:
+        ticket = Ticket(unit, after, failed, refusable, site, owner)
+        if self._closed.is_set():
             ticket.error = StoreClosed("the store's intake is closed")
             ticket.resolve()
             return ticket
@@ -168,6 +196,11 @@ class Store:
         """How many units wait to be written."""
         return len(self._pending)
 
+    @property
+    def blocked(self) -> bool:
+        """Whether the last try to write something failed for a reason that may pass."""
+        return self._blocked_since is not None
+
     async def read(self, query: Callable[[Execute], T]) -> T:
         """Run a query that writes nothing and give its result. It sees what is committed."""
         return await self._backend.read(query)
@@ -179,11 +212,12 @@ class Store:
     async def serve(self) -> None:
         """Write batches until the intake is closed and nothing is pending.
 
-        The shield cannot hang: it ends by ``close``, each commit is bounded by SQLite's own busy time-out, and the
-        server's watchdog ends the process if the disk itself hangs. It is there so that no stop loses what was decided.
+        The shield cannot hang: it ends by ``close`` and its deadline, each commit is bounded by SQLite's own busy
+        time-out, and the server's watchdog ends the process if the disk itself hangs. It is there so that no stop loses
+        what was decided.
         """
         with anyio.CancelScope(shield=True):
-            while not self._lost and (self._pending or not self._closed):
+            while not self._lost and (self._pending or not self._closed.is_set()):
                 if self._pending:
                     await self._write_batch()
                 else:
@@ -192,10 +226,19 @@ class Store:
             self._backend.close()
             self.ended.set()
 
-    def close(self) -> None:
-        """End the intake; ``serve`` writes what is pending and returns (``ended``)."""
-        self._closed = True
+    def close(self, deadline: float = 0.0) -> None:
+        """End the intake; ``serve`` writes what is pending and returns (``ended``).
+
+        While the storage cannot be written for now it is tried until ``deadline`` (loop time), at least once more; then
+        what is left is given up and ``on_fatal`` told of it.
+        """
+        self._deadline = deadline
+        self._closed.set()
         self._wake.set()
+
+    def hurry(self, deadline: float) -> None:
+        """Bring the deadline of a ``close`` that is under way nearer."""
+        self._deadline = min(self._deadline, deadline)
 
     async def _write_batch(self) -> None:
         for _ in range(GATHER_TURNS):
@@ -209,7 +252,7 @@ class Store:
             self._lost = True
             self._on_fatal(error if isinstance(error, StoreError) else StoreIOError(f"the store failed: {error!r}"))
         else:
-            self.unavailable = None
+            self.unavailable = self._blocked_since = None
             self.commits += 1
             self._resolve(batch)
 
@@ -220,22 +263,42 @@ class Store:
                 self._on_fault(unheard)
 
     async def _hold_back(self, batch: list[Ticket], error: StoreReadOnly) -> None:
-        """Refuse what may be refused, keep the rest in its order, and wait a little."""
+        """Keep what was not written, in its order; refuse what may be refused, unless it may be a matter of moments."""
+        for ticket in batch:  # a unit may have failed by itself in a batch that was then rolled back as a whole
+            ticket.error = None
+        self._pending = [*batch, *self._pending]  # what came while it was tried as well: it waits for the next try
+        now = anyio.current_time()
+        self._blocked_since = now if self._blocked_since is None else self._blocked_since
+        if self._closed.is_set():
+            if now >= self._deadline:
+                self._give_up(error)
+            await anyio.sleep(RETRY_SOON)
+        elif isinstance(error, StoreLocked) and now - self._blocked_since < BUSY_PATIENCE:
+            await anyio.sleep(RETRY_SOON)
+        else:
+            self._refuse(error)
+            with anyio.move_on_after(RETRY_EVERY):  # the pause: bounded by itself, ended by ``close``
+                await self._closed.wait()
+
+    def _refuse(self, error: StoreReadOnly) -> None:
+        """Say that nothing can be written, and fail what may fail for it."""
         self.unavailable = error
-        waiting = [*batch, *self._pending]  # what came while it was tried as well: it would wait for the next try
-        refused = [t for t in waiting if t.refusable]
+        self._fail([t for t in self._pending if t.refusable], error)
+        self._fail([t for t in self._pending if t.owner is not None and t.owner.refused], error)
+        if not self._pending:  # a probe: somebody has to find out that it can be written again
+            self._pending.append(Ticket(_nothing, None, None, False))
+
+    def _fail(self, refused: list[Ticket], error: StoreReadOnly) -> None:
         for ticket in refused:
             ticket.error = error
-        self._pending = [t for t in waiting if not t.refusable]
+        self._pending = [t for t in self._pending if t.error is None]
         self._resolve(refused)
-        if self._closed:  # the server is going: it cannot wait for a disk to get room again
-            self._lost = True
-            self._on_fatal(error)
-        await anyio.sleep(RETRY_EVERY)
-        if not self._pending:
-            self._pending.append(
-                Ticket(_nothing, None, None, False)
-            )  # a probe: somebody has to find out that it can be written again
+
+    def _give_up(self, error: StoreReadOnly) -> None:
+        self._lost = True
+        count = len(self._pending)
+        said = f"the server ended with {count} change{'s' * (count > 1)} unwritten: {error}. No accepted run is lost"
+        self._on_fatal(StoreReadOnly(f"{said}: the next start settles those that had not ended"))
 
 
 def _nothing(execute: Execute) -> None:
@@ -299,7 +362,7 @@ def raise_if_lost(error: Exception) -> None:
         case sqlite3.SQLITE_FULL:
             raise StoreReadOnly("the disk is full; make room, and Aura goes on by itself") from error
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            raise StoreReadOnly("another process holds a lock on the database; end it, and Aura goes on") from error
+            raise StoreLocked("another process holds a lock on the database; end it, and Aura goes on") from error
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN:
             raise StoreReadOnly(f"the database cannot be written: {error}") from error
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:

@@ -548,9 +548,12 @@ def unread_socket(port: int) -> Iterator[socket.socket]:
         yield client
 
 
-async def test_unexpected_error_tells_the_client_an_id_and_the_log_the_rest(web: Web) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit, KeyboardInterrupt])
+async def test_unexpected_error_tells_the_client_an_id_and_the_log_the_rest(
+    web: Web, error: type[BaseException]
+) -> None:
     reader = web.engine.journal.subscribe(("log",))
-    web.engine.fail = ZeroDivisionError("secret of the house")
+    web.engine.fail = error("secret of the house")
     answer = await web.http.get("/api/runs")
     assert_problem(answer, 500, "internal")
     assert "secret of the house" not in answer.text

@@ -1,17 +1,19 @@
-"""How a real server ends: within its grace and two seconds, whatever is open, running or deaf; and what it leaves."""
+"""How a real server ends: what its grace is for, what a second signal does, what SIGKILL leaves to the next start.
+
+What it may be busy with meanwhile, and each way to stop it: ``test_stop_matrix``.
+"""
 
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
+from tests.fakes.door import Door, wait_until
 from tests.fakes.served import AURA, Served, environment, open_served, write_plans
 
 from aura.leftovers import look_at_all
@@ -26,7 +28,6 @@ cleanup_timeout: 30s
 steps:
   deaf: {action: shell.run, params: {shell: "trap '' TERM; echo listening; while true; do sleep 1; done"}}
 """,
-    "lab/tasks/blocked.yaml": "steps:\n  hang: {action: block}\n",
     "lab/tasks/quick.yaml": "steps:\n  a: {action: log, params: {message: hello}}\n",
     "lab/tasks/tidy.yaml": """
 steps:
@@ -37,13 +38,8 @@ inputs: {mark: string}
 """,
     "lab/tasks/slow.yaml": "cleanup_timeout: 30s\nsteps:\n  slow: {action: slow_to_clean}\n",
     "lab/actions.py": """
-import time
 import anyio
 from aura import Context, action
-
-@action
-def block() -> None:
-    time.sleep(3600)
 
 @action
 async def slow_to_clean(ctx: Context) -> None:
@@ -64,33 +60,21 @@ def served(tmp_path: Path) -> Iterator[Served]:
         yield made
 
 
-def connect(served: Served, path: str, receive_buffer: int | None = None) -> socket.socket:
-    """Open a stream with a bare socket, and read its head."""
-    where = urlsplit(served.address)
-    assert where.hostname
-    assert where.port
-    reader = socket.socket()
-    if receive_buffer:
-        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    reader.settimeout(10)
-    reader.connect((where.hostname, where.port))
-    token = (served.folder / "data" / "token").read_text().strip()
-    head = f"GET {path} HTTP/1.1\r\nHost: {where.netloc}\r\nAuthorization: Bearer {token}\r\n\r\n"
-    reader.sendall(head.encode())
-    assert reader.recv(12) == b"HTTP/1.1 200"
-    return reader
+def begin(served: Served, task: str, **inputs: str) -> str:
+    """Start a run and wait until it sits in its first step; its id."""
+    door = Door(served)
+    cid = door.run(task, inputs=inputs)
+    wait_until(lambda: [step["state"] for step in door.get(f"/api/runs/{cid}")["steps"]][:1] == ["running"])
+    return cid
 
 
-def detach(served: Served, *argv: str) -> str:
-    done = served.aura("run", *argv, "--detach")
-    assert done.code == 0, done.err
-    return done.out.strip().strip('"')
-
-
-def wait_for_log(served: Served, text: str) -> None:
-    deadline = time.monotonic() + 20
-    while text not in served.aura("logs").out:
-        assert time.monotonic() < deadline, f"{text!r} never came"
+def begin_and_hear(served: Served, task: str, text: str) -> str:
+    """Start a run and wait until it has said something; its id."""
+    door = Door(served)
+    with closing(door.read("/api/logs/stream")) as reader:
+        cid = door.run(task)
+        reader.wait_for(text)
+    return cid
 
 
 def ours(served: Served) -> list[str]:
@@ -113,39 +97,13 @@ def states(served: Served) -> dict[str, tuple[str, str | None]]:
         return {name: (state, reason) for name, state, reason in rows}
 
 
-def test_sigterm_with_readers_a_stuck_reader_and_a_deaf_child(served: Served) -> None:
-    with ExitStack() as readers:
-        for path in ("/api/logs/stream", "/api/logs/stream"):
-            readers.enter_context(closing(connect(served, path)))
-        readers.enter_context(closing(connect(served, "/api/logs/stream", receive_buffer=1024)))  # never reads again
-        detach(served, "lab/deaf")
-        wait_for_log(served, "listening")
-        code, took = timed_stop(served, signal.SIGTERM)
-    assert (code, ours(served)) == (0, [])
-    assert took < LIMIT
-    assert states(served) == {"deaf": ("cancelled", "shutdown")}
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
 def test_cleanup_runs_when_the_server_is_told_to_stop(served: Served, tmp_path: Path, number: signal.Signals) -> None:
     mark = tmp_path / "mark"
-    detach(served, "lab/tidy", "-i", f"mark={mark}")
-    while '"wait"' not in served.aura("show", "@last", "--json").out:
-        pass
+    begin(served, "tidy", mark=str(mark))
     code, took = timed_stop(served, number)
     assert (code, mark.read_text()) == (0, "cancelled shutdown")
     assert took < LIMIT
-
-
-def test_thread_that_hangs_is_left_behind_and_the_exit_code_says_so(served: Served) -> None:
-    detach(served, "lab/blocked")
-    while '"hang"' not in served.aura("show", "@last", "--json").out:
-        pass
-    code, took = timed_stop(served, signal.SIGTERM)
-    assert (code, states(served)) == (70, {"blocked": ("cancelled", "stuck")})
-    assert took < LIMIT
-    with open_served(served.folder) as again:  # the lock is free, the record is final
-        assert again.aura("status").code == 0
 
 
 @pytest.mark.parametrize(
@@ -156,8 +114,7 @@ def test_thread_that_hangs_is_left_behind_and_the_exit_code_says_so(served: Serv
 def test_cleanup_gets_the_grace_and_a_second_signal_cuts_it_short(
     served: Served, signals: list[signal.Signals], quickest: float, slowest: float
 ) -> None:
-    detach(served, "lab/slow")
-    wait_for_log(served, "sleeping")
+    begin_and_hear(served, "slow", "sleeping")
     code, took = timed_stop(served, *signals)
     assert (code, states(served)) == (0, {"slow": ("cancelled", "shutdown")})
     assert quickest <= took < slowest
@@ -173,8 +130,7 @@ def test_idle_server_ends_at_once_and_leaves_only_its_files(served: Served) -> N
 
 
 def test_killed_server_is_told_by_the_next_start_and_its_children_are_gone(served: Served) -> None:
-    cid = detach(served, "lab/deaf")
-    wait_for_log(served, "listening")
+    cid = begin_and_hear(served, "deaf", "listening")
     assert "sh" in " ".join(ours(served))
     os.kill(served.process.pid, signal.SIGKILL)
     served.process.wait(10)

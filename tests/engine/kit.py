@@ -1,5 +1,6 @@
-"""Opens the real engine for tests of its behaviour: no HTTP, plans made in Python, a store in memory or on a disk."""
+"""Opens a world for tests of the kernel: plans made in Python, lanes and graces as wanted, any store."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,6 @@ import msgspec
 
 from aura.actions import Action, action
 from aura.config import load_settings
-from aura.engine import Engine
 from aura.errors import RequestError
 from aura.expressions import condition, template
 from aura.generations import Generations, PlanStatus
@@ -19,9 +19,9 @@ from aura.lifecycle import StepState, Stop
 from aura.liverun import LiveRun
 from aura.plan import Dependency, Plan, Retry, Source, Step, Task
 from aura.run import Cause, Request, RunRecord, StepRecord
-from aura.server import Server
 from aura.store import StoreBackend
-from aura.stores.memory import MemoryBackend
+from aura.testing.virtual_time import LIMIT, VirtualLoop
+from aura.testing.world import World, open_world
 
 SUCCEEDED = frozenset({StepState.SUCCEEDED})
 
@@ -94,26 +94,25 @@ class PythonGenerations:
         return []
 
 
-class Opened:
-    """An engine that runs, and short words for what tests ask of it."""
+class Opened(World):
+    """A world of plans made in Python, and short words for what tests of the kernel ask of it.
 
-    def __init__(self, server: Server, left: list[int]) -> None:
-        self.server = server
-        self.engine: Engine = server.engine
-        self.left = left
+    ``left`` has the exit codes with which the server wanted to leave.
+    """
+
+    left: list[int]
 
     async def begin(self, task_name: str, **keys: Any) -> LiveRun:
         """Submit, and give the live run."""
         accepted = await self.engine.submit(Request("p", task_name, **keys), Cause("api"))
         return self.engine.runtime.open[accepted.cid]
 
-    async def run(self, task_name: str, **keys: Any) -> RunRecord:
+    async def record(self, task_name: str, **keys: Any) -> RunRecord:
         """Submit, and give the record of the ended run."""
-        accepted = await self.engine.submit(Request("p", task_name, **keys), Cause("api"))
-        return await self.ended(accepted.cid)
+        return (await self.run(task_name, **keys)).record
 
     async def ended(self, run: LiveRun | str) -> RunRecord:
-        with anyio.fail_after(10):
+        with anyio.fail_after(LIMIT):
             return await self.engine.history.wait_run(run if isinstance(run, str) else run.cid)
 
     def stop(self, run: LiveRun, kind: Stop, grace: float | None = None) -> str:
@@ -130,15 +129,25 @@ class Opened:
         return [f"{r['name']} {r['step']}" if r["step"] else r["name"] for r in records]
 
 
+def virtual_loop() -> VirtualLoop:
+    """The loop that the test runs on."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    return loop
+
+
 async def until(condition: Callable[[], object]) -> None:
-    """Let turns of the loop pass until a condition holds."""
-    with anyio.fail_after(10):
-        while not condition():
-            await anyio.lowlevel.checkpoint()
+    """Let turns of the loop, and if need be time, pass until a condition holds."""
+    await virtual_loop().wait_until(condition)
 
 
-async def turns(count: int = 20) -> None:
-    """Let some turns of the loop pass, so that what can happen has happened."""
+async def quiet() -> None:
+    """Let everything happen that can happen at this time."""
+    await virtual_loop().wait_quiet()
+
+
+async def turns(count: int) -> None:
+    """Let exactly so many turns of the loop pass, to meet something half-way."""
     for _ in range(count):
         await anyio.lowlevel.checkpoint()
 
@@ -163,19 +172,14 @@ async def opened(
     server_settings = msgspec.structs.replace(settings.server, grace=grace)
     settings = msgspec.structs.replace(settings, lanes=changed, server=server_settings)
     left: list[int] = []
-    server = Server(
-        settings,
-        leave=left.append,
-        http=False,
-        backend=backend or MemoryBackend(),
+    async with open_world(
+        folder / "p",
+        settings=settings,
+        backend=backend,
         generations=cast(Generations, generations or PythonGenerations(*tasks)),
-    )
-    # the server and the test's body; the body's end stops the server
-    async with anyio.create_task_group() as group:
-        await group.start(server.serve)
-        kit = Opened(server, left)
-        try:
-            yield kit
-        finally:
-            server.request_stop()
+        leave=left.append,
+        kind=Opened,
+    ) as kit:
+        kit.left = left
+        yield kit
     assert len(kit.engine.runtime.faults) == faults, list(kit.engine.runtime.faults)

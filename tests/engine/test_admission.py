@@ -7,11 +7,11 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.engine.kit import PythonGeneration, PythonGenerations, opened, step, task, turns, until
+from tests.engine.kit import PythonGeneration, PythonGenerations, opened, quiet, step, task, until
 
 from aura import admission
 from aura.errors import RequestError
-from aura.lifecycle import Stop
+from aura.lifecycle import Recovery, Stop
 from aura.records import accept_run
 from aura.run import Cause, Request
 from aura.store import Execute
@@ -84,13 +84,13 @@ async def test_storm_of_refusals_is_cheap_and_stores_nothing(tmp_path: Path) -> 
     async with opened(tmp_path, task("t", step("a", forever)), lanes={"main": 1}, queue=1) as kit:
         await kit.engine.stop("cancel", 0.1)
         await kit.begin("t")
-        await turns()
+        await quiet()
         commits, begun = kit.engine.runtime.store.commits, time.process_time()
         for _ in range(1000):
             with pytest.raises(RequestError, match="runs wait in lane main"):
                 await kit.engine.submit(Request("p", "t"), CAUSE)
         assert time.process_time() - begun < 1.0  # a millisecond each
-        await turns()
+        await quiet()
         assert kit.engine.runtime.store.commits == commits
         assert len(kit.engine.runtime.open) == len(kit.engine.queue_list()) == 1
 
@@ -110,7 +110,7 @@ async def test_delayed_run_waits_for_its_time(tmp_path: Path) -> None:
 async def test_delayed_run_can_be_cancelled(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", noting([])))) as kit:
         late = await kit.begin("t", delay_s=3600)
-        await turns()
+        await quiet()
         assert await kit.engine.cancel(late.cid) == "cancelled"
         assert kit.engine.queue_list() == []
 
@@ -152,7 +152,7 @@ async def test_acceptance_that_cannot_be_stored_is_undone_and_never_starts(
         with pytest.raises(RequestError, match="could not be stored"):
             await kit.begin("t")
         monkeypatch.undo()
-        await turns()
+        await quiet()
         assert not kit.engine.runtime.open
         assert kit.engine.status()["lanes"]["main"] == {"limit": 4, "running": 0, "queued": 0, "stuck": 0}
         assert (await kit.run("t")).state == "succeeded"
@@ -165,7 +165,7 @@ async def test_requests_are_accepted_while_the_engine_is_stopped(tmp_path: Path)
         for _ in range(3):
             assert await kit.engine.stop("cancel", 0.1) == "stopped"
             run = await kit.begin("t")
-            await turns()
+            await quiet()
             assert (run.state, len(kit.engine.queue_list())) == ("queued", 1)
             assert await kit.engine.start() == "running"
             assert (await kit.ended(run)).state == "succeeded"
@@ -212,3 +212,13 @@ def _changed(how: str | None) -> PythonGeneration | None:
 
     inputs = {"day": Input("day", {"type": "string"})} if how == "other inputs" else {}
     return PythonGeneration({"t": task("t", step("a", noting([])), inputs=inputs)}, "g2")
+
+
+async def test_run_that_waits_again_ends_by_its_queue_timeout(tmp_path: Path) -> None:
+    made = task("t", step("a", forever), queue_timeout=5.0, recovery=Recovery.RESTART)
+    async with opened(tmp_path, made) as kit:
+        run = await kit.begin("t")
+        await until(lambda: run.live)
+        await kit.engine.stop("cancel", 1.0)
+        assert run.state == "queued"
+        assert (await kit.ended(run)).state == "timed_out"

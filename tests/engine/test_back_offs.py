@@ -136,14 +136,14 @@ async def test_step_that_fails_in_the_turn_of_a_stop_action_is_not_tried_again(t
 
     made = task("t", step("a", ends_now), step("b", other, retry={"attempts": 5, "delay": 0.001}))
     async with opened(tmp_path, made) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert (record.state, record.result, tries) == ("succeeded", {"from": "the action"}, [1])
 
 
 async def test_stop_action_in_finally_does_not_replace_the_result(tmp_path: Path) -> None:
     made = task("t", step("a", works), returns="{{ 'main' }}", finally_=[step("z", ends)])
     async with opened(tmp_path, made) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert (record.state, record.result, record.cleanup_error) == ("succeeded", "main", None)
 
 
@@ -151,5 +151,5 @@ async def test_stop_action_in_finally_does_not_replace_the_result(tmp_path: Path
 async def test_run_whose_steps_are_all_skipped_succeeds(tmp_path: Path, tidy: bool) -> None:
     finally_ = [step("z", works)] if tidy else []
     async with opened(tmp_path, task("t", step("a", works, when="{{ false }}"), finally_=finally_)) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert (record.state, (await kit.steps(record.cid))["a"].state) == ("succeeded", "skipped")

@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.engine.kit import Opened, opened, step, task, turns, until
+from tests.engine.kit import Opened, opened, quiet, step, task, until
 
 from aura.lifecycle import Recovery, Stop
 from aura.stores.memory import MemoryBackend
@@ -65,7 +65,7 @@ async def test_orphan_is_settled_by_the_boot_table(
     ) as (kit, left):
         run = await kit.begin("t")
         await until(lambda: "a" in run.live)
-        await turns()
+        await quiet()
         if stop:
             kit.stop(run, stop)
     async with opened(tmp_path, task("t", step("one", works), step("a", works, ("one",))), backend=left[0]) as kit:
@@ -139,8 +139,22 @@ async def test_settled_runs_are_left_alone_by_the_next_boot(tmp_path: Path) -> N
 async def test_cids_and_sequences_go_on_after_a_boot(tmp_path: Path) -> None:
     made = task("t", step("a", works))
     async with crashed(tmp_path, made) as (kit, left):
-        first = await kit.run("t")
+        first = await kit.record("t")
     async with opened(tmp_path, made, backend=left[0]) as kit:
-        second = await kit.run("t")
+        second = await kit.record("t")
         assert second.seq == first.seq + 1
         assert second.cid > first.cid
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["live", "settled by the boot"])
+async def test_cancel_in_the_cleanup_after_a_timeout_is_what_was_told(tmp_path: Path, crash: bool) -> None:
+    made = task("t", step("a", forever), timeout=1.0, finally_=[step("z", forever)], cleanup_timeout=5.0)
+    backend = MemoryBackend()
+    async with opened(tmp_path, made, backend=backend) as kit:
+        run = await kit.begin("t")
+        await until(lambda: "z" in run.live)
+        assert await kit.engine.cancel(run.cid) == "stopping"
+        backend = copy_of(backend) if crash else backend
+    async with opened(tmp_path, made, backend=backend) as kit:
+        record = await kit.ended(run.cid)
+        assert (record.state, record.stop, record.error) == ("cancelled", "cancel", None)

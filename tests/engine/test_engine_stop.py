@@ -1,17 +1,17 @@
 """Stopping and starting: the engine inside a server, the server itself, and what is on record afterwards."""
 
-import threading
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
-from tests.engine.kit import Opened, opened, step, task, turns, until
+from tests.engine.kit import Opened, opened, quiet, step, task, until
 
 from aura.actions import Action
 from aura.errors import RequestError
 from aura.lifecycle import Recovery
 from aura.stores.memory import MemoryBackend
+from aura.testing.virtual_time import ThreadGate
 
 
 async def forever() -> None:
@@ -35,7 +35,7 @@ async def test_drain_lets_running_work_end(tmp_path: Path) -> None:
         run = await kit.begin("t")
         await until(lambda: run.live)
         assert kit.engine.request_stop("drain", 10) == "stopping"
-        await turns()
+        await quiet()
         assert run.stop is None
         gate.set()
         await until(lambda: kit.engine.state == "stopped")
@@ -55,7 +55,7 @@ async def test_cancel_ends_a_drain_and_start_meanwhile_is_refused(tmp_path: Path
         run = await kit.begin("t")
         await until(lambda: run.live)
         kit.engine.request_stop("drain", 3600)
-        await turns()
+        await quiet()
         with pytest.raises(RequestError, match="being stopped"):
             await kit.engine.start()
         kit.engine.request_stop("cancel")
@@ -70,23 +70,23 @@ async def test_server_stop_ends_a_long_drain(tmp_path: Path) -> None:
             run = await kit.begin("t")
             await until(lambda: run.live)
             kit.engine.request_stop("drain", 3600)
-            await turns()
+            await quiet()
 
 
 async def test_stop_does_not_wait_for_stuck_work_but_counts_it(tmp_path: Path) -> None:
-    gate = threading.Event()
+    gate = ThreadGate()
 
     def blocked() -> None:
-        gate.wait(10)
+        gate.wait()
 
     async with opened(tmp_path, task("t", step("a", blocked)), task("u", step("b", noting([], "b")))) as kit:
         run = await kit.begin("t")
-        await until(lambda: run.live and run.live["a"].thread)
+        await until(lambda: gate.waiting)
         assert await kit.engine.stop("cancel", 0.05) == "stopped"
         assert kit.engine.status()["lanes"]["main"]["stuck"] == 1
         await kit.engine.start()
         assert (await kit.run("u")).state == "succeeded"
-        gate.set()
+        gate.open()
         record = await kit.ended(run)
         assert (record.state, record.stop, record.reason) == ("cancelled", "shutdown", "stuck")
 
@@ -97,11 +97,11 @@ async def states_by_name(backend: MemoryBackend) -> dict[str, tuple[str, str | N
 
 
 async def test_server_stop_with_runs_in_every_state(tmp_path: Path) -> None:
-    gate = threading.Event()
+    gate = ThreadGate()
     backend = MemoryBackend()
 
     def blocked() -> None:
-        gate.wait(10)
+        gate.wait()
 
     made = [
         task("done", step("a", noting([], "a"))),
@@ -112,12 +112,12 @@ async def test_server_stop_with_runs_in_every_state(tmp_path: Path) -> None:
     ]
     left: list[int] = []
     async with opened(tmp_path, *made, backend=backend, lanes={"main": 3}, grace=0.05) as kit:
-        kit.server._leave = lambda code: (left.append(code), gate.set())[0]  # type: ignore[func-returns-value]
+        kit.server._leave = lambda code: (left.append(code), gate.open())[0]  # type: ignore[func-returns-value]
         await kit.run("done")
         for name in ("runs", "comes_back", "hangs"):
             run = await kit.begin(name)
             await until(lambda run=run: run.live)  # type: ignore[misc]
-        await until(lambda: run.live["d"].thread)
+        await until(lambda: gate.waiting)
         await kit.begin("waits")
     assert left[0] == 70
     assert await states_by_name(backend) == {
@@ -145,7 +145,7 @@ async def test_admission_answers_503_while_the_server_stops(tmp_path: Path) -> N
     async with opened(tmp_path, task("t", step("a", act))) as kit:
         run = await kit.begin("t")
         await until(lambda: run.live)
-        await turns()
+        await quiet()
     assert codes == ["shutting_down"]
 
 
@@ -164,7 +164,7 @@ async def test_host_cancel_becomes_a_stop_with_cleanup(tmp_path: Path) -> None:
         async with opened(tmp_path, task("t", step("a", act)), backend=backend) as kit:
             run = await kit.begin("t")
             await until(lambda: run.live)
-            await turns()
+            await quiet()
             host.cancel()
             await anyio.sleep(3600)
     assert log == ["clean"]
@@ -192,21 +192,19 @@ async def test_queue_of_a_stopped_server_goes_on_after_the_next_start(tmp_path: 
         assert starts == (2,)
 
 
-async def test_failing_dispatcher_is_started_again_and_shows_as_degraded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("aura.engine.FIRST_PAUSE", 0.01)
-    async with opened(tmp_path, task("t", step("a", noting([], "a"))), faults=1) as kit:
+async def test_failing_dispatcher_is_served_again_and_what_was_accepted_starts(tmp_path: Path) -> None:
+    async with opened(tmp_path, task("t", step("a", noting([], "a")))) as kit:
         real = kit.engine.dispatcher._take_due
 
         def broken() -> None:
             kit.engine.dispatcher._take_due = real  # type: ignore[method-assign]
             raise RuntimeError("injected")
 
+        dispatcher = kit.engine.supervisor.children["dispatcher"]
         kit.engine.dispatcher._take_due = broken  # type: ignore[method-assign]
         assert (await kit.run("t")).state == "succeeded"
-        assert kit.engine.state == "degraded"
-        assert "injected" in kit.engine.reasons[0]
+        assert (kit.engine.state, dispatcher.failures) == ("running", 1)
+        assert dispatcher.last_error == "RuntimeError: injected"
 
 
 def test_action_of_a_plain_function_is_read_once() -> None:

@@ -5,7 +5,7 @@ import gc
 from pathlib import Path
 
 import pytest
-from tests.engine.kit import Opened, opened, step, task, turns, until
+from tests.engine.kit import Opened, opened, quiet, step, task, turns, until
 from tests.fakes.kernel import begun, fails, forever, works
 
 from aura.attempt import Attempt
@@ -44,10 +44,10 @@ async def test_cancelled_runs_of_a_stopped_engine_are_forgotten(tmp_path: Path) 
 async def test_run_cancelled_while_the_engine_is_stopped_is_not_counted_later(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", works))) as kit:
         await kit.engine.stop("cancel", 0.1)
-        await turns()
+        await quiet()
         await cancelled(kit, 1)
         await kit.engine.start()
-        await turns()
+        await quiet()
         assert kit.engine.status()["lanes"]["main"] == {"limit": 4, "running": 0, "queued": 0, "stuck": 0}
 
 

@@ -95,7 +95,7 @@ async def test_on_failure_of_a_plain_failure_can_be_cancelled_and_the_run_stays_
 async def test_cleanup_timeout_ends_a_handler_and_the_record_says_so(tmp_path: Path) -> None:
     later = [step("z", forever), step("y", works, ("z",))]
     async with opened(tmp_path, task("t", step("a", works), finally_=later, cleanup_timeout=0.02)) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert record.state == "succeeded"
         assert record.cleanup_error is not None
         assert (record.cleanup_error["type"], record.cleanup_error["step"]) == ("TimeoutError", "z")
@@ -104,7 +104,7 @@ async def test_cleanup_timeout_ends_a_handler_and_the_record_says_so(tmp_path: P
 
 async def test_failing_finally_is_a_cleanup_error(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", works), finally_=[step("z", fails)])) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert record.cleanup_error is not None
         assert (record.state, record.error, record.cleanup_error["message"]) == ("succeeded", None, "no")
 
@@ -128,5 +128,5 @@ async def test_retry_of_a_handler_step(tmp_path: Path) -> None:
             raise OSError("busy")
 
     async with opened(tmp_path, task("t", step("a", works), finally_=[step("z", flaky, retry={"attempts": 2})])) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert (record.state, record.cleanup_error, len(tries)) == ("succeeded", None, 2)

@@ -39,7 +39,7 @@ async def test_graph_runs_in_order_and_leaves_a_history(tmp_path: Path) -> None:
         returns="{{ steps.d.output ~ steps.a.output }}",
     )
     async with opened(tmp_path, diamond) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert (record.state, record.result, record.attempt) == ("succeeded", "da", 1)
         assert log[0] == "a"
         assert log[3] == "d"
@@ -59,7 +59,7 @@ async def test_failure_skips_dependants_and_the_others_go_on(tmp_path: Path) -> 
         step("o", says(log, "o")),
     )
     async with opened(tmp_path, failing) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert record.state == "failed"
         assert record.error is not None
         assert (record.error["type"], record.error["message"], record.error["step"]) == ("ValueError", "no", "a")
@@ -95,7 +95,7 @@ async def test_dependencies_by_state(tmp_path: Path, wanted: dict[str, str], any
         step("last", says([], "last"), depends_on=needs, any_of=any_of),
     )
     async with opened(tmp_path, made) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert record.state == "succeeded"
         assert (await kit.steps(record.cid))["last"].state == state
 
@@ -112,7 +112,7 @@ async def test_params_outputs_and_when_are_rendered_from_earlier_steps(tmp_path:
         returns="{{ steps.one.outputs.answer }}",
     )
     async with opened(tmp_path, made) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert record.result == 42
         states = {n: s.state for n, s in (await kit.steps(record.cid)).items()}
         assert states == {"one": "succeeded", "two": "skipped", "three": "succeeded"}
@@ -136,7 +136,7 @@ async def test_what_cannot_be_rendered_or_bound_fails_the_step(tmp_path: Path, k
 
     made = task("t", step("one", says([], "one")), step("two", act, ("one",), **keys))
     async with opened(tmp_path, made) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert record.state == "failed"
         assert record.error is not None
         assert (record.error["type"], record.error["step"]) == (kind, "two")
@@ -167,7 +167,7 @@ async def test_result_that_is_not_json_fails_the_step(tmp_path: Path, value: Any
         return value
 
     async with opened(tmp_path, task("t", step("a", act))) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert record.error is not None
         assert (record.state, record.error["type"]) == ("failed", "bad_output")
 
@@ -183,7 +183,7 @@ async def test_retry_tries_again_and_keeps_count(tmp_path: Path) -> None:
 
     made = task("t", step("a", flaky, retry={"attempts": 3, "delay": 0.001}), step("b", says([], "b"), ("a",)))
     async with opened(tmp_path, made) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert (record.state, seen) == ("succeeded", [1, 2, 3])
         assert (await kit.steps(record.cid))["a"].attempt == 3
         assert (await kit.history(record.cid)).count("step.retrying a") == 2
@@ -203,7 +203,7 @@ async def test_retry_beside_a_parallel_step(tmp_path: Path) -> None:
 
     made = task("t", step("a", flaky, retry={"attempts": 2}), step("b", slow), step("c", says([], "c"), ("a", "b")))
     async with opened(tmp_path, made) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert (record.state, count) == ("succeeded", 2)
 
 
@@ -218,7 +218,7 @@ async def test_step_timeout_makes_the_run_failed(tmp_path: Path) -> None:
             cleaned.append("yes")
 
     async with opened(tmp_path, task("t", step("a", slow, timeout=0.01))) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert record.error is not None
         assert (record.state, record.error["type"], cleaned) == ("failed", "TimeoutError", ["yes"])
         assert (await kit.steps(record.cid))["a"].state == "timed_out"
@@ -235,7 +235,7 @@ async def test_timeout_is_for_each_attempt(tmp_path: Path) -> None:
         return count
 
     async with opened(tmp_path, task("t", step("a", slow_once, timeout=0.01, retry={"attempts": 2}))) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert (record.state, count) == ("succeeded", 2)
 
 
@@ -248,7 +248,7 @@ async def test_stop_action_ends_the_run_as_succeeded(tmp_path: Path) -> None:
 
     made = task("t", step("a", ends), step("b", forever), step("c", says([], "c"), ("a",)))
     async with opened(tmp_path, made) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert (record.state, record.result) == ("succeeded", {"enough": True})
         states = {n: s.state for n, s in (await kit.steps(record.cid)).items()}
         assert states == {"a": "succeeded", "b": "cancelled", "c": "skipped"}

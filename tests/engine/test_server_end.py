@@ -3,14 +3,15 @@
 import asyncio
 import gc
 import os
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, cast
 
 import anyio
 import pytest
-from tests.engine.kit import PythonGenerations, opened, step, task, turns, until
-from tests.fakes.kernel import SOON, begun, cleaning, forever, no_hang, server_on
+from tests.engine.kit import PythonGenerations, opened, quiet, step, task, until
+from tests.fakes.kernel import SOON, begun, cleaning, forever, server_on
 
 from aura import executor
 from aura import server as server_module
@@ -101,19 +102,23 @@ async def test_last_log_lines_are_stored(tmp_path: Path) -> None:
 async def test_watchdog_ends_a_process_whose_stop_takes_too_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = anyio.Event()
     left: list[int] = []
-    loop = asyncio.get_running_loop()
+    gone = threading.Event()
 
     def leave(code: int) -> None:  # by the watchdog's thread
         left.append(code)
-        loop.call_soon_threadsafe(gate.set)
+        gone.set()
+
+    async def act() -> None:
+        try:
+            await anyio.sleep(3600)
+        finally:
+            gone.wait(10)
 
     monkeypatch.setattr("aura.server.STOP_SLACK", -59.95)
-    with no_hang():
-        async with opened(tmp_path, task("t", step("a", cleaning([], gate))), grace=60) as kit:
-            kit.server._leave = leave
-            await begun(kit)
+    async with opened(tmp_path, task("t", step("a", act)), grace=60) as kit:
+        kit.server._leave = leave
+        await begun(kit)
     assert left == [70]
 
 
@@ -206,19 +211,6 @@ async def test_door_that_fails_ends_the_server_in_order(tmp_path: Path) -> None:
             await host.start(server.serve)
             accepted = await server.engine.submit(Request("p", "t"), Cause("api"))
             await until(lambda: server.engine.runtime.open[accepted.cid].live)
-            await turns()
+            await quiet()
             server.gate.set()
     assert (backend.execute("SELECT state FROM run").fetchone(), log) == (("cancelled",), ["clean"])
-
-
-async def test_service_that_fails_is_a_fault_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> None:
-        raise PermissionError("proc")
-
-    monkeypatch.setattr(server_module, "REAP_EVERY", 0.01)
-    monkeypatch.setattr(server_module, "reap_adopted", broken)
-    async with opened(tmp_path, T, faults=1) as kit:
-        run = await begun(kit)
-        await until(lambda: kit.engine.runtime.faults)
-        assert (kit.engine.state, len(run.live)) == ("degraded", 1)
-        assert "reaper" in kit.engine.reasons[0]

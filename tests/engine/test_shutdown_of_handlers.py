@@ -4,16 +4,16 @@ Times that ought not to be waited for are an hour long; a test that waits for on
 ``Opened.ended`` or of ``no_hang``.
 """
 
-import threading
 from pathlib import Path
 
 import anyio
-from tests.engine.kit import opened, step, task, turns, until
+from tests.engine.kit import opened, quiet, step, task, until
 from tests.fakes.kernel import begun, fails, first_time_forever, forever, no_hang, noting, swallowing, works
 
 from aura.lifecycle import Recovery, Stop
 from aura.liverun import LiveRun
 from aura.stores.memory import MemoryBackend
+from aura.testing.virtual_time import ThreadGate
 
 
 async def test_handlers_of_a_run_that_never_began_do_not_run(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ async def test_timeout_of_a_run_does_not_cut_its_finally(tmp_path: Path) -> None
         log.append("tidy")
 
     async with opened(tmp_path, task("t", step("a", works), finally_=[step("z", slow)], timeout=0.1)) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert (record.state, record.stop, log) == ("succeeded", None, ["tidy"])
 
 
@@ -48,7 +48,7 @@ async def test_timeout_of_a_run_does_not_cut_its_finally(tmp_path: Path) -> None
 async def test_back_off_beyond_the_cleanup_timeout_is_not_waited_for(tmp_path: Path) -> None:
     again = step("z", fails, retry={"attempts": 2, "delay": 3600})
     async with opened(tmp_path, task("t", step("a", works), finally_=[again], cleanup_timeout=0.1)) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert record.cleanup_error is not None
         assert (record.state, record.cleanup_error["step"]) == ("succeeded", "z")
 
@@ -104,7 +104,7 @@ async def test_finally_waits_for_the_body_of_a_stuck_run(tmp_path: Path) -> None
         run = await begun(kit)
         kit.stop(run, Stop.CANCEL, grace=0.02)
         await until(lambda: run.stuck)
-        await turns()
+        await quiet()
         assert log == []
         stubborn.free = True
         record = await kit.ended(run)
@@ -125,17 +125,17 @@ async def test_stuck_finally_of_a_success_is_a_cleanup_error_and_no_stop(tmp_pat
 
 
 async def test_finally_of_a_run_that_outlives_the_server_is_on_record_as_not_run(tmp_path: Path) -> None:
-    gate = threading.Event()
+    gate = ThreadGate()
     backend = MemoryBackend()
 
     def blocked() -> None:
-        gate.wait(10)
+        gate.wait()
 
     made = task("t", step("a", blocked), finally_=[step("z", works)])
     async with opened(tmp_path, made, backend=backend, grace=0.05) as kit:
-        kit.server._leave = lambda code: gate.set()
-        run = await kit.begin("t")
-        await until(lambda: run.live and run.live["a"].thread)
+        kit.server._leave = lambda code: gate.open()
+        await kit.begin("t")
+        await until(lambda: gate.waiting)
     state, reason, error = backend.execute("SELECT state, reason, cleanup_error FROM run").fetchone()
     assert (state, reason) == ("cancelled", "stuck")
     assert b"not_run" in error

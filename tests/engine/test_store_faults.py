@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
-from tests.engine.kit import opened, step, task, turns, until
+from tests.engine.kit import opened, quiet, step, task, until
 from tests.fakes.kernel import SOON, FaultyBackend, begun, forever, server_on, works
 
 from aura.errors import RequestError, StoreCannotCreate, StoreError, StoreIOError, StoreReadOnly
@@ -97,7 +97,7 @@ async def test_units_of_two_turns_are_one_commit() -> None:
     store = Store(MemoryBackend(), on_fault=print, on_fatal=print)
     async with anyio.create_task_group() as group:  # the store alone; ends by ``close``
         group.start_soon(store.serve)
-        await turns()
+        await quiet()
         first = store.put(lambda execute: None)
         await anyio.lowlevel.checkpoint()
         second = store.put(lambda execute: None)

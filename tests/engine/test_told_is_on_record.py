@@ -6,11 +6,11 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.engine.kit import Opened, opened, step, task, turns, until
+from tests.engine.kit import Opened, opened, quiet, step, task, turns, until
 from tests.fakes.kernel import LET_GO, FaultyBackend, begun, cleaning, forever, works
 
 from aura import runtime
-from aura.errors import StoreReadOnly
+from aura.errors import RequestError, StoreReadOnly
 from aura.liverun import LiveRun
 from aura.run import Cause, Request
 from aura.store import Execute
@@ -78,7 +78,7 @@ async def test_cancel_of_many_takes_few_commits(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", forever)), lanes={"main": 50}) as kit:
         runs = [await kit.begin("t") for _ in range(40)]
         await until(lambda: all(run.live for run in runs))
-        await turns()
+        await quiet()
         before = kit.engine.runtime.store.commits
         assert len(await kit.engine.cancel_where(task_name="t")) == 40
         assert kit.engine.runtime.store.commits - before < 8
@@ -100,7 +100,7 @@ async def test_waiting_for_a_queued_run_ends_with_the_server(tmp_path: Path) -> 
         async with opened(tmp_path, task("t", step("a", works))) as kit:
             await kit.engine.stop("cancel", 0.1)
             clients.start_soon(wait, kit, (await kit.begin("t")).cid)
-            await turns()
+            await quiet()
             assert got == []
         await until(lambda: got)
 
@@ -116,6 +116,7 @@ async def test_acceptance_that_is_undone_lets_go_of_whoever_waits(tmp_path: Path
             await admitted.run.wait_end()
         assert isinstance(admitted.ticket.error, StoreReadOnly)
         await until(lambda: not kit.engine.status()["lanes"]["main"]["running"])
+        await until(lambda: kit.engine.runtime.store.unavailable is None)
         reader = kit.engine.journal.subscribe({"event"})
         await kit.run("t")
         shown = reader.take().entries  # what the lost units had staged blocks nothing and is never shown
@@ -146,3 +147,14 @@ async def test_run_whose_changes_are_lost_lets_go_of_whoever_waits(
             await run.wait_end()
         assert not kit.engine.runtime.open
         assert (await kit.engine.history.record(run.cid)).state == "queued"  # as it is stored; the next boot takes it
+
+
+async def test_cancel_whose_end_is_lost_is_not_told_that_it_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, task("t", step("a", works)), lanes={"main": 0}, faults=1) as kit:
+        run = await kit.begin("t")
+        monkeypatch.setattr(runtime, "change_run", lost_when_it_starts(runtime.change_run))  # type: ignore[attr-defined]
+        with pytest.raises(RequestError, match="could not be stored"):
+            await kit.engine.cancel(run.cid)
+        assert (await kit.engine.history.record(run.cid)).state == "queued"

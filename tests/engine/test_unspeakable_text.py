@@ -45,7 +45,7 @@ NEXT = task("next", step("n", works))
 async def test_error_that_cannot_be_said_fails_its_run_alone(tmp_path: Path, act: Any, parallel: bool) -> None:
     beside = [step("beside", works)] if parallel else []
     async with opened(tmp_path, task("t", step("a", act), *beside), NEXT) as kit:
-        record = await kit.run("t")
+        record = await kit.record("t")
         assert record.error is not None
         assert (record.state, record.error["step"]) == ("failed", "a")
         assert await next_run_works(kit)

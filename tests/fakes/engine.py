@@ -111,7 +111,7 @@ class FakeEngine:
         self.generations = Generations()
         self.state = "running"
         self.reasons: list[str] = []
-        self.fail: Exception | None = None
+        self.fail: BaseException | None = None
         self.records: dict[str, RunRecord] = {}
         self.steps: dict[str, list[StepRecord]] = {}
         self.progress: dict[str, dict[str, Any]] = {}

@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "aura"
 #: From nouns to doors. A package stands for all that is in it unless one of its modules is named on its own.
 LAYERS: Mapping[str, str] = {
     "nouns": """
-        errors clock duration lifecycle patterns plaindata timefilters filters sandbox expressions
+        errors failpoints clock eventloop duration lifecycle patterns plaindata timefilters filters sandbox expressions
         plan run graph events actions settings config
     """,
     "text to plan": """
@@ -26,11 +26,12 @@ LAYERS: Mapping[str, str] = {
     "records": "records store stores",
     "streams": "journal logs",
     "work": """
-        leftovers pipes processes scope stops liverun runtime attempt perform conclude seal executor
+        supervisor leftovers pipes processes scope stops liverun runtime edge attempt perform conclude seal executor
         lanes admission dispatcher boot history engine
     """,
     "shipped actions": "builtin",
     "doors": "web server client cli",
+    "for authors": "testing",
 }
 #: What plan authors import, and the version: it belongs to the nouns, and everyone may import it.
 PACKAGE = "aura"

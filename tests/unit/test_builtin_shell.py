@@ -1,6 +1,5 @@
 """``shell.run``: what it runs, what it refuses, how it names what went wrong, and its bounds."""
 
-import os
 import signal
 import time
 import tracemalloc
@@ -11,13 +10,21 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from tests.fakes.children import running_of, until, until_file
+from tests.fakes.children import dead_children, running_of, until, until_file
 from tests.fakes.context import Bench
 
 from aura import leftovers
 from aura.actions import MAX_OUTPUT
 from aura.builtin import shipped
 from aura.errors import ParamsInvalid, ShellFailed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_zombie_is_left_by_these_tests() -> Iterator[None]:
+    before = {seen.pid for seen in dead_children()}  # servers that other tests have killed have left some
+    yield
+    leftovers.reap_adopted()
+    assert not [seen for seen in dead_children() if seen.pid not in before]
 
 
 @pytest.fixture
@@ -197,9 +204,3 @@ async def test_stop_ends_the_whole_tree_within_the_grace(bench: Bench) -> None:
         group.cancel_scope.cancel()
     assert time.monotonic() - began < 2
     assert not running_of(cid)
-
-
-def test_no_zombie_is_left_by_these_tests() -> None:
-    leftovers.reap_adopted()
-    dead = [seen for seen in leftovers.look_at_all() if seen.zombie and seen.parent == os.getpid()]
-    assert not dead

@@ -459,11 +459,17 @@ def test_status_shows_the_lanes(run: Aura, fake: FakeServer) -> None:
         "uptime_s": 7500,
         "plans": {"ready": 2, "stale": 1},
         "reasons": ["slow"],
+        "services": {
+            "http": {"state": "running", "failures": 2, "last_error": "OSError: no"},
+            "console": {"state": "running", "failures": 0, "last_error": None},
+        },
     }
     fake.answers["GET /api/system/status"] = {"state": "degraded", "lanes": lanes, **more}
     out = run("status").out
     for line in ("state       degraded", "up for      2 h 05 min", "plans       2 ready, 1 stale", "reason      slow"):
         assert line in out.splitlines()
+    services = [line for line in out.splitlines() if line.startswith("service")]
+    assert services == ["service     http is running, has failed 2 times, the last time with OSError: no"]
     assert out.splitlines()[-1].split() == ["main", "1", "4", "7"]
 
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -141,6 +141,144 @@ async def test_leftovers_of_a_run_are_ended_and_those_of_others_are_not() -> Non
         assert mine.poll() is not None
         assert other.poll() is None
         assert elsewhere.poll() is None
+
+
+async def test_ending_what_a_run_left_lives_within_what_the_caller_leaves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(leftovers, "LEFTOVER_PATIENCE", 60.0)
+    deaf = ("sh", "-c", f"trap '' TERM; echo > {tmp_path}/deaf; while :; do sleep 1; done")
+    with marked({"AURA_BOOT": f"{STORE}.2", "AURA_CID": MINE}, *deaf) as mine:
+        await until_file(tmp_path / "deaf")
+        begun = time.monotonic()
+        with anyio.move_on_after(0.2):
+            assert mine.pid in await leftovers.end_run_leftovers(f"{STORE}.2", MINE)
+        assert time.monotonic() - begun < 20
+        assert mine.wait(10) == -signal.SIGKILL
+
+
+# -- a number that was given to another process
+
+
+class Table:
+    """A table of processes instead of the machine's; it notes what is signalled: number, start time, signal."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *seen: leftovers.Seen) -> None:
+        self.processes = {one.pid: one for one in seen}
+        self.signalled: list[tuple[int, int, signal.Signals]] = []
+        self.slow = 0.0
+        self.after_look: dict[int, leftovers.Seen] = {}
+        self.on_signal: dict[int, leftovers.Seen | None] = {}
+        self._handles: dict[int, leftovers.Seen] = {}
+        monkeypatch.setattr(leftovers, "look_at_all", self.look_at_all)
+        monkeypatch.setattr(leftovers, "look_at", self.processes.get)
+        monkeypatch.setattr(leftovers, "_children", lambda: [])
+        monkeypatch.setattr(leftovers, "KILL_WAIT", 0.1)
+        monkeypatch.setattr(leftovers, "LEFTOVER_PATIENCE", 0.02)
+        monkeypatch.setattr(os, "pidfd_open", self.pidfd_open)
+        monkeypatch.setattr(signal, "pidfd_send_signal", self.send)
+
+    def look_at_all(self) -> list[leftovers.Seen]:
+        time.sleep(self.slow)
+        found = list(self.processes.values())
+        self.processes.update(self.after_look)
+        return found
+
+    def pidfd_open(self, pid: int) -> int:
+        if pid not in self.processes:
+            raise ProcessLookupError
+        handle = os.open(os.devnull, os.O_RDONLY)
+        self._handles[handle] = self.processes[pid]
+        return handle
+
+    def send(self, handle: int, number: signal.Signals) -> None:
+        seen = self._handles[handle]
+        self.signalled.append((seen.pid, seen.start, number))
+        if number is signal.SIGKILL:
+            self.processes.pop(seen.pid, None)
+        elif seen.pid in self.on_signal:
+            after = self.on_signal[seen.pid]
+            self.processes.pop(seen.pid) if after is None else self.processes.update({seen.pid: after})
+
+
+OLD = {"AURA_BOOT": f"{STORE}.1", "AURA_CID": MINE}
+
+
+def a_process(pid: int, start: int, marks: Mapping[str, str]) -> leftovers.Seen:
+    return leftovers.Seen(pid, "p", False, 1, pid, pid, start, marks)
+
+
+async def at_boot() -> list[int]:
+    return await leftovers.end_leftovers(STORE, 2)
+
+
+async def at_stop() -> list[int]:
+    return await leftovers.end_run_leftovers(f"{STORE}.1", MINE)
+
+
+WHEN = pytest.mark.parametrize("end", [at_boot, at_stop], ids=lambda end: end.__name__)
+STRANGER = a_process(9_000_001, 500, {})
+
+
+@WHEN
+async def test_stranger_with_the_number_of_what_was_seen_is_not_signalled(
+    monkeypatch: pytest.MonkeyPatch, end: Callable[[], Awaitable[list[int]]]
+) -> None:
+    table = Table(monkeypatch, a_process(9_000_001, 100, OLD), a_process(9_000_002, 100, OLD))
+    table.after_look = {9_000_001: STRANGER}
+    await end()
+    assert {(pid, start) for pid, start, _ in table.signalled} == {(9_000_002, 100)}
+    assert table.processes == {9_000_001: STRANGER}
+
+
+@WHEN
+async def test_stranger_with_the_number_of_what_was_told_to_end_is_not_killed(
+    monkeypatch: pytest.MonkeyPatch, end: Callable[[], Awaitable[list[int]]]
+) -> None:
+    table = Table(monkeypatch, a_process(9_000_001, 100, OLD))
+    table.on_signal = {9_000_001: STRANGER}
+    await end()
+    assert table.signalled == [(9_000_001, 100, signal.SIGTERM)]
+    assert table.processes == {9_000_001: STRANGER}
+
+
+@WHEN
+async def test_another_of_ours_with_the_number_of_one_that_ended_is_ended_too(
+    monkeypatch: pytest.MonkeyPatch, end: Callable[[], Awaitable[list[int]]]
+) -> None:
+    table = Table(monkeypatch, a_process(9_000_001, 100, OLD))
+    table.on_signal = {9_000_001: a_process(9_000_001, 200, OLD)}
+    await end()
+    assert not table.processes
+    assert {start for _, start, number in table.signalled if number is signal.SIGTERM} <= {100, 200}
+    assert table.signalled[-1] == (9_000_001, 200, signal.SIGKILL)
+
+
+@WHEN
+async def test_slow_look_does_not_cost_anybody_its_clean_up(
+    monkeypatch: pytest.MonkeyPatch, end: Callable[[], Awaitable[list[int]]]
+) -> None:
+    table = Table(monkeypatch, a_process(9_000_001, 100, OLD))
+    table.on_signal = {9_000_001: None}
+    table.slow = 2 * leftovers.LEFTOVER_PATIENCE
+    await end()
+    assert table.signalled == [(9_000_001, 100, signal.SIGTERM)]
+
+
+@WHEN
+async def test_what_ignores_term_is_killed_and_others_are_left_alone(
+    monkeypatch: pytest.MonkeyPatch, end: Callable[[], Awaitable[list[int]]]
+) -> None:
+    other = a_process(9_000_002, 100, {"AURA_CID": MINE, "AURA_BOOT": "beef.1"})
+    table = Table(monkeypatch, a_process(9_000_001, 100, OLD), other)
+    assert await end() == [9_000_001]
+    numbers = [number for _, _, number in table.signalled]
+    assert numbers[:2] == [signal.SIGTERM, signal.SIGCONT]
+    assert numbers[-1] == signal.SIGKILL
+    assert table.processes == {9_000_002: other}
+
+
+# -- reaping
 
 
 def test_adopted_child_is_reaped(subreaper: None) -> None:

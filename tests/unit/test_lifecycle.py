@@ -147,9 +147,9 @@ def schema() -> str:
 def words_of_check(table: str, column: str) -> set[str]:
     body = re.search(rf"CREATE TABLE {table} \((.*?)\n\)", schema(), re.DOTALL)
     assert body
-    check = re.search(rf"CHECK \({column} IN \((.*?)\)\)", body[1], re.DOTALL)
+    check = re.search(rf"CHECK \(({column} = .*?)\)", body[1], re.DOTALL)
     assert check
-    return set(re.findall(r"'(\w+)'", check[1]))
+    return set(re.findall(rf"{column} = '(\w+)'", check[1]))
 
 
 @pytest.mark.parametrize(

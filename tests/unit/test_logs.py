@@ -1,5 +1,6 @@
 """Loggers, lines of other threads, the standard library's logging, the writer's batches, the console."""
 
+import errno
 import io
 import logging
 import threading
@@ -208,6 +209,100 @@ async def test_broken_storage_ends_the_writer(journal: Journal) -> None:
         await writer.flush()
 
 
+async def test_lines_of_a_pause_are_kept_up_to_the_bound_and_stored_afterwards(journal: Journal) -> None:
+    shelf = Shelf()
+    shelf.refuse = RuntimeError("broken")
+
+    async def write(batch: Sequence[LogEntry]) -> None:
+        if shelf.refuse:
+            for n in range(2):
+                journal.log("info", str(n))
+        await shelf.write(batch)
+
+    writer = LogWriter(journal, write, limit=2, interval=0)
+    journal.add_sink(writer.put)
+    journal.log("info", "in hand")
+    with pytest.raises(RuntimeError, match="broken"):
+        await writer.serve()
+    writer.close()
+    with anyio.fail_after(5):
+        await writer.serve()
+    assert shelf.batches == [["0", "1"]]
+
+
+async def test_batch_that_failed_is_stored_once_with_what_came_since(journal: Journal) -> None:
+    shelf = Shelf()
+    shelf.refuse = RuntimeError("broken")
+    writer = LogWriter(journal, shelf.write, interval=0)
+    journal.add_sink(writer.put)
+    journal.log("info", "in hand")
+    with pytest.raises(RuntimeError, match="broken"):
+        await writer.serve()
+    journal.log("info", "since")
+    async with anyio.create_task_group() as group:  # the writer, which ends by its close
+        group.start_soon(writer.serve)
+        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(5):
+            await writer.flush()
+        assert shelf.batches == [["in hand", "since"]]
+        writer.close()
+
+
+async def test_batch_that_fails_twice_is_dropped_and_counted(journal: Journal) -> None:
+    shelf = Shelf()
+    writer = LogWriter(journal, shelf.write, interval=0)
+    journal.add_sink(writer.put)
+    journal.log("info", "poison")
+    for _ in range(2):
+        shelf.refuse = RuntimeError("broken")
+        with pytest.raises(RuntimeError, match="broken"):
+            await writer.serve()
+    async with anyio.create_task_group() as group:  # the writer, which ends by its close
+        group.start_soon(writer.serve)
+        journal.log("info", "good")
+        while not shelf.batches or "good" not in shelf.batches[-1]:
+            await anyio.lowlevel.checkpoint()
+        writer.close()
+    assert shelf.batches == [["good", "1 log lines were not stored: the storage could not keep up"]]
+
+
+async def test_flush_after_a_cancelled_write_does_not_wait_for_its_lines(journal: Journal) -> None:
+    begun = anyio.Event()
+
+    async def write(batch: Sequence[LogEntry]) -> None:
+        begun.set()
+        await anyio.sleep_forever()
+
+    writer = LogWriter(journal, write, interval=0)
+    journal.add_sink(writer.put)
+    journal.log("info", "x")
+    async with anyio.create_task_group() as group:  # the writer, cancelled while it writes, and again at the end
+        group.start_soon(writer.serve)
+        await begun.wait()
+        group.cancel_scope.cancel()
+    async with anyio.create_task_group() as group:
+        group.start_soon(writer.serve)
+        await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(1):
+            await writer.flush()
+        group.cancel_scope.cancel()
+
+
+async def test_flush_of_a_closed_writer_waits_for_who_serves_what_is_left(journal: Journal) -> None:
+    shelf = Shelf()
+    writer = LogWriter(journal, shelf.write)
+    journal.add_sink(writer.put)
+    journal.log("info", "last")
+    writer.close()
+    async with anyio.create_task_group() as group:  # the writer, which ends because it is closed
+        group.start_soon(writer.serve)
+        await writer.flush()  # before the writer has had a turn
+        assert shelf.batches == [["last"]]
+        journal.log("info", "too late")
+        with anyio.fail_after(1):
+            await writer.flush()
+
+
 # -- the console ------------------------------------------------------------------------------------------------------
 
 
@@ -252,3 +347,45 @@ def test_console_survives_a_closed_stream(journal: Journal) -> None:
     stream.close()
     journal.log("info", "x")
     console.flush()
+
+
+class Gone(io.StringIO):
+    """A stream whose reader has gone."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+        self.writes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(errno.EIO, "EIO")], ids=["pipe", "terminal"])
+async def test_console_without_a_reader_neither_spins_nor_tells_of_it(journal: Journal, error: OSError) -> None:
+    stream = Gone(error)
+    console = Console(stream)
+    journal.add_sink(console.put)
+    reader = journal.subscribe(("log",))
+    async with anyio.create_task_group() as group:  # the console, cancelled at the end
+        group.start_soon(console.serve)
+        for n in range(3):
+            journal.log("info", str(n))
+            while stream.writes <= n:
+                await anyio.lowlevel.checkpoint()
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+    assert (stream.writes, messages(reader)) == (3, ["0", "1", "2"])
+
+
+async def test_line_that_cannot_be_shown_is_not_tried_again(journal: Journal) -> None:
+    stream = io.StringIO()
+    console = Console(stream)
+    console.put(None)  # type: ignore[arg-type]  # what no rendering can stand
+    with pytest.raises(AttributeError):
+        await console.serve()
+    journal.add_sink(console.put)
+    journal.log("info", "good")
+    console.flush()
+    assert stream.getvalue().endswith("good\n")

@@ -170,6 +170,11 @@ async def test_number_of_processes_is_bounded(started: Started, monkeypatch: pyt
         pytest.param("(setsid sh -c 'sleep 100 & sleep 100' &); echo > ready; sleep 100; true", id="daemons"),
         pytest.param("env -i sleep 100 & echo > ready; wait", id="one that emptied its environment"),
         pytest.param("echo > ready; kill -STOP $$", id="a stopped one"),
+        pytest.param("exec >&- 2>&- <&-; echo > ready; sleep 100; true", id="one that closed its pipes"),
+        pytest.param(
+            "(sh -c 'setsid sh -c \"setsid sleep 100 & echo > ready\" & exit' &) ; sleep 100; true",
+            id="one whose parents have all ended",
+        ),
         pytest.param("yes & echo > ready; wait", id="one that floods"),
         pytest.param("env -i sh -c \"trap '' TERM; echo > ready; sleep 9; sleep 9\" & wait", id="bare and stubborn"),
         pytest.param("sleep 100 & echo > ready; exec sleep 0.0", id="one that has ended, with a child that has not"),
@@ -284,6 +289,26 @@ async def test_status_that_plan_code_took_away_is_not_waited_for(started: Starte
         os.waitpid(child.pid, os.WNOHANG)  # noqa: ASYNC222 - it does not wait
         with anyio.fail_after(5):
             assert await child.wait() == 0
+
+
+async def test_number_that_plan_code_gave_away_is_not_signalled(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signalled: list[object] = []
+    monkeypatch.setattr(os, "killpg", lambda *args: signalled.append(args))
+    monkeypatch.setattr(leftovers, "send", lambda *args: signalled.append(args))
+
+    async def fails_when_it_is_reaped() -> None:
+        async with started.open("true") as child:
+            await until(lambda: has_ended(child.pid))
+            os.waitpid(child.pid, os.WNOHANG)  # noqa: ASYNC222 - it does not wait
+            stranger = leftovers.Seen(child.pid, "stranger", False, 1, child.pid, child.pid, 1)
+            monkeypatch.setattr(leftovers, "look_at_all", lambda: [stranger])
+            _ = 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        await fails_when_it_is_reaped()
+    assert not signalled
 
 
 async def test_child_of_asyncio_keeps_its_status(started: Started) -> None:

@@ -200,7 +200,7 @@ async def test_store_that_cannot_be_written_for_now_refuses_what_it_may_and_keep
     said: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.01)
+    monkeypatch.setattr("aura.store.BUSY_PATIENCE", 0.01)
     monkeypatch.setattr("aura.store.RETRY_EVERY", 0.01)
     backend = SqliteBackend(tmp_path / "aura.db")
     fatal: list[StoreError] = []

@@ -1,7 +1,10 @@
 """The token's file, and what is taken for a token."""
 
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,19 @@ def test_file_that_holds_no_token_is_refused(tmp_path: Path, content: bytes) -> 
     (tmp_path / "token").write_bytes(content)
     with pytest.raises(StoreCannotCreate, match="remove it"):
         ensure_token(tmp_path)
+
+
+@pytest.mark.parametrize("moment", ["fsync", "fchmod", "rename"])
+def test_kill_while_the_token_is_made_leaves_none(tmp_path: Path, moment: str) -> None:
+    lines = [
+        "import os, pathlib, signal, aura.web.auth",
+        f"os.{moment} = lambda *given: os.kill(os.getpid(), signal.SIGKILL)",
+        f"aura.web.auth.ensure_token(pathlib.Path({str(tmp_path)!r}))",
+    ]
+    killed = subprocess.run([sys.executable, "-c", "\n".join(lines)], timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(ensure_token(tmp_path)) >= TOKEN_BYTES
+    assert [file.name for file in tmp_path.iterdir()] == ["token"]
 
 
 def test_missing_folder_is_a_clear_error(tmp_path: Path) -> None:

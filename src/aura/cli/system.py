@@ -28,6 +28,7 @@ def status(as_json: bool) -> None:
             ("up for", seconds(found["uptime_s"])),
             ("plans", ", ".join(f"{count} {word}" for word, count in found["plans"].items() if count) or "none"),
             *(("reason", reason) for reason in found["reasons"]),
+            *(("service", _said_of(name, child)) for name, child in found["services"].items() if child["failures"]),
         ]
     )
     rows = [(name, lane["running"], lane["limit"], lane["queued"]) for name, lane in found["lanes"].items()]
@@ -93,6 +94,11 @@ def say_problems(problems: list[dict[str, Any]]) -> None:
     for problem in problems:
         place = ":".join(str(problem[key]) for key in ("file", "line", "column"))
         say(f"{one_line(place)}: {one_line(problem['message'])}")
+
+
+def _said_of(name: str, child: dict[str, Any]) -> str:
+    times = "once" if child["failures"] == 1 else f"{child['failures']} times"
+    return f"{name} is {child['state']}, has failed {times}, the last time with {child['last_error']}"
 
 
 def _say_state(answer: dict[str, Any], as_json: bool, then: str) -> None:

@@ -18,12 +18,15 @@ from typing import TypeVar
 from anyio import CapacityLimiter, to_thread
 
 from aura.errors import StoreCannotCreate, StoreCorrupt, StoreError, StoreIOError, StoreNewer
+from aura.failpoints import Moment, Site, passed
 from aura.store import Execute, Ticket, commit_batch
 
 T = TypeVar("T")
 
-#: How long SQLite waits for a lock that another process holds, in seconds; then the store says it is unavailable.
+#: How long a start waits for a lock that another process holds, in seconds.
 BUSY_TIMEOUT = 5.0
+#: How long one commit waits for it. Nothing can interrupt that wait, so it is short and the store tries again.
+BUSY_SLICE = 0.1
 #: Up to this size the whole database is checked at every start; above it only after an unclean end.
 CHECK_ALWAYS_BELOW = 64 * 1024 * 1024
 READERS = 2
@@ -41,6 +44,7 @@ class SqliteBackend:
         """
         self.path = path
         self._db = _open_writer(path)
+        self._busy_timeout = BUSY_TIMEOUT
         self._files = {file: _identity(file) for file in (path, path.with_name(f"{path.name}-wal"))}
         self._limiter = CapacityLimiter(1)
         self._readers: list[sqlite3.Connection] = []
@@ -49,15 +53,22 @@ class SqliteBackend:
 
     @property
     def execute(self) -> Execute:
-        """The writing connection, for what happens before the flusher runs (the boot)."""
+        """The writing connection, for what happens before the flusher runs (the boot): it waits longer for a lock."""
+        self._wait_for_lock(BUSY_TIMEOUT)
         return self._db.execute
 
     async def commit(self, batch: Sequence[Ticket]) -> None:
         await to_thread.run_sync(self._commit, batch, limiter=self._limiter)
 
+    def _wait_for_lock(self, seconds: float) -> None:
+        if self._busy_timeout != seconds:
+            self._db.execute(f"PRAGMA busy_timeout={seconds * 1000:.0f}")
+            self._busy_timeout = seconds
+
     def _commit(self, batch: Sequence[Ticket]) -> None:
+        self._wait_for_lock(BUSY_SLICE)
         try:
-            commit_batch(self._db.execute, batch)
+            commit_batch(self._db.cursor().execute, batch)  # the connection would make a cursor each time
         finally:  # also when it failed: for a file that is gone nobody has to make room
             self._check_files()
 
@@ -90,6 +101,7 @@ class SqliteBackend:
         while self._readers:
             self._readers.pop().close()
         with suppress(sqlite3.Error):  # the log stays and is replayed at the next start: nothing is lost by it
+            self._wait_for_lock(BUSY_SLICE)  # who only reads keeps a checkpoint waiting as well
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
 
@@ -192,4 +204,8 @@ def migrate(db: sqlite3.Connection) -> None:
             "or use another data folder. Nothing was changed"
         )
     for number, step in enumerate(steps[version:], version + 1):
-        db.executescript(f"BEGIN IMMEDIATE; {step.read_text()}; PRAGMA user_version={number}; COMMIT;")
+        passed(Site.SCHEMA, Moment.BEFORE)
+        db.executescript(f"BEGIN IMMEDIATE; {step.read_text()}; PRAGMA user_version={number};")
+        passed(Site.SCHEMA, Moment.INSIDE)
+        db.execute("COMMIT")
+        passed(Site.SCHEMA, Moment.AFTER)

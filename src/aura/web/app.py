@@ -85,7 +85,7 @@ class App:
             await self._refuse(error, scope, incoming, outgoing)
         except ClientDisconnect:
             return
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # the latter two would leave the event loop
             where = f"{scope['method']} {scope['path'][:200]}"
             refusal = unexpected(error, self._door.engine.journal, where)
             await self._refuse(refusal, scope, incoming, outgoing)

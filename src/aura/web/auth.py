@@ -91,22 +91,23 @@ def ensure_token(data: Path) -> str:
     """
     path = data / TOKEN_FILE
     try:
-        return _create(path)
-    except FileExistsError:
-        return _read(path)
+        if not os.path.lexists(path):  # nobody else makes it meanwhile: the folder is locked
+            _create(path)
     except OSError as error:
         raise StoreCannotCreate(f"cannot write {path}: {error.strerror}; make its folder writable") from error
+    return _read(path)
 
 
-def _create(path: Path) -> str:
-    token = secrets.token_urlsafe(TOKEN_BYTES)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def _create(path: Path) -> None:
+    """Make the file whole or not at all: after a crash in between, the next start would refuse an empty one."""
+    new = path.with_name(f"{path.name}.new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(descriptor, "w", encoding="ascii") as file:
         os.fchmod(descriptor, 0o600)  # whatever the umask
-        file.write(token + "\n")
+        file.write(secrets.token_urlsafe(TOKEN_BYTES) + "\n")
         file.flush()
         os.fsync(descriptor)
-    return token
+    os.rename(new, path)
 
 
 def _read(path: Path) -> str:

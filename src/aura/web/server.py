@@ -1,8 +1,10 @@
 """Listening sockets and the runner: connections as children of one call that always ends.
 
 The sockets are our own, so that the port is known before anything is served, and so that each has TCP_NODELAY (without
-it every answer waits 40 ms). The stop is bounded: no new connection, idle ones close, the others get the grace, then
-they are cancelled, and cut if even that does not end them.
+it every answer waits 40 ms). They listen from the start to the end: while the child that accepts is away after a
+failure, the connections that are open live on, and new ones wait in the kernel's backlog until it is back. The stop is
+bounded: no new connection, idle ones close, the others get the grace, then they are cancelled, and cut if even that
+does not end them.
 """
 
 import asyncio
@@ -12,8 +14,9 @@ import resource
 import socket
 import ssl
 import stat
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,8 +27,10 @@ from hypercorn.config import Config
 from hypercorn.utils import wrap_app
 from starlette.types import ASGIApp
 
+from aura.clock import SystemClock
 from aura.config import ServerSettings, Settings
 from aura.errors import ConfigError, ExitCode
+from aura.supervisor import Supervisor
 from aura.web.connection import Connection
 from aura.web.guard import MAX_HEADER_BYTES
 
@@ -38,6 +43,10 @@ RESERVED_FILES = 256
 #: Seconds that cancelled connections get before they are cut, and then to be gone.
 CANCEL_TIME = 0.25
 CUT_TIME = 0.25
+#: What a connection is told that is one too many.
+TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+#: The longest pause of a failed child that accepts, in seconds: the door is how people see what is wrong.
+ACCEPT_PAUSE = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +155,7 @@ def connection_limit() -> int:
 async def serve_http(
     app: ASGIApp,
     listeners: Sequence[Listener],
+    supervisor: Supervisor | None = None,
     *,
     stop: anyio.Event,
     grace: float,
@@ -154,57 +164,107 @@ async def serve_http(
 ) -> None:
     """Serve until ``stop`` is set, then let connections end within ``grace`` seconds, and cut the rest.
 
+    ``supervisor`` brings back what accepts, as the children ``http``, ``http 2`` and so on, one for each listener.
+
+    Raises:
+        OSError: a socket cannot listen.
+
     **Cancellation**: the same end. It takes ``grace`` and half a second at most, and leaves no child.
     """
+    supervisor = supervisor or Supervisor(SystemClock())
     doors = _Doors(app, limit or connection_limit())
     paths = [sock.getsockname() for sock, _ in listeners if sock.family == socket.AF_UNIX]
-    servers = [await doors.listen(listener) for listener in listeners]
-    task_status.started()
     try:
-        await stop.wait()
+        for listener in listeners:
+            listener.socket.listen(BACKLOG)
+        # what accepts; cancelled by the body as soon as the server stops
+        async with anyio.create_task_group() as accepting:
+            for number, listener in enumerate(listeners, 1):
+                name = "http" if number == 1 else f"http {number}"
+                accept = partial(supervisor.serve, name, partial(doors.accept, listener), longest=ACCEPT_PAUSE)
+                accepting.start_soon(accept, name=name)
+            task_status.started()
+            await stop.wait()
+            accepting.cancel_scope.cancel("the server stops")
     finally:
-        for server in servers:
-            server.close()  # without wait_closed: it waits for connections, which have their own end below
+        for listener in listeners:
+            listener.socket.close()
         # The shield cannot hang: each of its waits has a bound.
         with anyio.CancelScope(shield=True):
             await doors.close(grace)
-        for listener in listeners:
-            listener.socket.close()
         for path in paths:
             with suppress(OSError):  # somebody was quicker, which is as good
                 os.unlink(path)
 
 
 class _Doors:
-    """The open connections: a child of the event loop each, cancelled by ``close`` at the latest."""
+    """The open connections: a child of the event loop each, cancelled by ``close`` at the latest.
+
+    They belong to no child that accepts, so that they outlive one that fails.
+    """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = wrap_app(app, 0, "asgi")  # type: ignore[arg-type]  # two descriptions of the same protocol
         self._limit = limit
         self._config = _config()
         self._context = WorkerContext(None)
-        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        #: Each connection's way out; None while it is being set up.
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter | None] = {}
 
-    async def listen(self, listener: Listener) -> asyncio.Server:
-        serve = asyncio.start_unix_server if listener.socket.family == socket.AF_UNIX else asyncio.start_server
-        return await serve(self._connected, sock=listener.socket, ssl=listener.tls, backlog=BACKLOG)
+    async def accept(self, listener: Listener) -> None:
+        """Accept connections until cancelled. Nothing is awaited while one is in hand, so that none is lost.
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        Raises:
+            OSError: nothing can be accepted, as when too many files are open.
+        """
+        while True:
+            await anyio.wait_readable(listener.socket)
+            self._accept_waiting(listener)
+
+    def _accept_waiting(self, listener: Listener) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(BACKLOG):  # then it is others' turn
+            try:
+                accepted, _ = listener.socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            accepted.setblocking(False)
+            serve = self._turn_away if len(self._open) >= self._limit else self._serve
+            child = loop.create_task(self._connected(accepted, listener.tls, serve), name="http connection")
+            self._open[child] = None
+
+    async def _connected(
+        self,
+        accepted: socket.socket,
+        tls: ssl.SSLContext | None,
+        serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    ) -> None:
         child = asyncio.current_task()
         assert child is not None
-        if len(self._open) >= self._limit:
-            await _turn_away(writer)
-            return
-        self._open[child] = writer
         try:
-            loop = asyncio.get_running_loop()
-            await Connection(self._app, loop, self._config, self._context, {}, reader, writer)
+            with suppress(OSError):  # the client has gone, or its handshake failed: nobody is left to tell
+                reader, writer = await _open_streams(accepted, tls)
+                self._open[child] = writer
+                await serve(reader, writer)
         except asyncio.CancelledError:
-            return  # our own end of it; the loop's callback would complain of a cancelled child
+            return  # our own end of it, and nobody waits for it
         except Exception:
             log.exception("a connection failed")
         finally:
             del self._open[child]
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
+        await Connection(self._app, loop, self._config, self._context, {}, reader, writer)
+
+    async def _turn_away(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Tell a client that there are too many, without keeping it."""
+        writer.write(TOO_MANY)
+        try:
+            with anyio.move_on_after(CUT_TIME):  # to close over an unread request would take the answer back
+                await reader.read(1)
+        finally:
+            writer.close()
 
     async def close(self, grace: float) -> None:
         """End all connections within ``grace`` and half a second."""
@@ -213,8 +273,9 @@ class _Doors:
         for child in list(self._open):
             child.cancel()
         await self._wait_all(CANCEL_TIME)
-        for writer in list(self._open.values()):
-            writer.transport.abort()
+        for writer in self._open.values():
+            if writer is not None:
+                writer.transport.abort()
         await self._wait_all(CUT_TIME)
         if self._open:
             log.error("%d connections did not end", len(self._open))
@@ -224,12 +285,16 @@ class _Doors:
             await asyncio.wait(list(self._open), timeout=seconds)
 
 
-async def _turn_away(writer: asyncio.StreamWriter) -> None:
-    """Tell a client that there are too many, without keeping it."""
-    writer.write(
-        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-    )
-    writer.close()
+async def _open_streams(
+    accepted: socket.socket, tls: ssl.SSLContext | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Make an accepted socket the streams of a connection; under TLS its handshake has as long as the first headers."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    limit = KEEP_ALIVE if tls else None
+    transport, _ = await loop.connect_accepted_socket(lambda: protocol, accepted, ssl=tls, ssl_handshake_timeout=limit)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
 def _config() -> Config:

@@ -1,0 +1,155 @@
+"""A campaign: life after life of a server on the same data, each killed, under four clients; then one life in peace."""
+
+import re
+import signal
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from itertools import count, cycle
+from pathlib import Path
+from random import Random
+from threading import Event
+from typing import Any
+
+from tests.acceptance.crash import mix
+from tests.acceptance.crash.clients import Client, Where, ask
+from tests.acceptance.crash.life import PATIENCE, START_TIME, Death, Server, at_failpoint, at_random, open_server
+from tests.fakes.served import write_plans
+
+from aura.failpoints import NAMES, Site
+
+CLIENTS = 4
+#: How many lives may be tried for one death: a failpoint is not always passed in time.
+TRIES = 3
+#: Seconds within which everything that is left has run once nobody kills any more.
+PEACE = 60.0
+_HIT = re.compile(r"^aura: failpoint ([a-z_.]+):kill@", re.MULTILINE)
+
+
+class Report:
+    """What a campaign has seen. Times are in seconds."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.kills = 0
+        self.acknowledged = 0
+        self.unanswered = 0  # kills that cut off a request
+        self.missed: list[str] = []  # deaths that did not come as planned
+        self.wrong: list[str] = []
+        self.ready: list[float] = []
+        self.hits: Counter[str] = Counter()
+        self.end_code: int | None = None
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills, {self.acknowledged} runs acknowledged, {len(self.hits)} of {len(NAMES)} failpoints "
+            f"hit, {self.unanswered} times a request cut off, start p50 {self.ready_p50:.2f} s, "
+            f"slowest {self.slowest:.2f} s"
+        )
+
+    @property
+    def ready_p50(self) -> float:
+        return statistics.median(self.ready or [0.0])
+
+    @property
+    def slowest(self) -> float:
+        return max(self.ready, default=0.0)
+
+
+def deaths(random: Random, names: Sequence[str], longest: float, every: int) -> Iterator[Death]:
+    """Without end: one failpoint after another, again and again, and each ``every``-th time at a random moment.
+
+    Those of the schema come first, without others between them, and once: it is made in one life alone.
+    """
+    schema = sorted((name for name in names if name.startswith(Site.SCHEMA)), key=NAMES.index)
+    yield from (at_failpoint(name, random) for name in schema)
+    others = cycle(name for name in names if name not in schema)
+    for number in count(1):
+        yield at_random(random, longest) if number % every == 0 else at_failpoint(next(others), random)
+
+
+class Campaign:
+    """Kills a server in ``folder`` and keeps count. ``progress`` is told of each kill."""
+
+    def __init__(self, folder: Path, seed: int, progress: Callable[[Report], object] = lambda _: None) -> None:
+        self._folder = folder
+        self._progress = progress
+        self.report = Report(seed)
+        write_plans(folder, mix.plan_files(folder))
+
+    def run(self, planned: Iterable[Death]) -> Report:
+        """Live each life to its planned death, then one more until nothing is open, and stop it in good order."""
+        with ExitStack() as stack:
+            seed = self.report.seed
+            clients = [stack.enter_context(closing(Client(n, self._folder, seed))) for n in range(CLIENTS)]
+            for death in planned:
+                if not any(self._live(death, clients) for _ in range(TRIES)):
+                    self.report.missed.append(str(death))
+                self._progress(self.report)
+        self._live_in_peace()
+        for client in clients:
+            self.report.wrong += client.wrong
+        return self.report
+
+    def _live(self, death: Death, clients: Sequence[Client]) -> bool:
+        """One life; say whether it ended as planned."""
+        with open_server(self._folder, death) as server:
+            with server.killed_after(death.delay if death.in_boot and not death.failpoint else START_TIME):
+                where = server.wait_ready()
+            if server.ready_s is not None:
+                self.report.ready.append(server.ready_s)
+            if where is not None:
+                self._serve(server, where, death, clients)
+            return self._count(server.wait_end(), death, clients)
+
+    def _serve(self, server: Server, where: Where, death: Death, clients: Sequence[Client]) -> None:
+        """Let the clients at it until it is dead."""
+        over = Event()
+        threads = [client.start(where, over, death.favoured) for client in clients]
+        if death.stop_after is not None:
+            over.wait(death.stop_after)
+            server.process.terminate()
+        server.wait_end(PATIENCE if death.failpoint else death.delay)
+        over.set()
+        for thread in threads:
+            thread.join()
+
+    def _count(self, code: int, death: Death, clients: Sequence[Client]) -> bool:
+        report = self.report
+        report.kills += code == -signal.SIGKILL
+        report.unanswered += any(client.in_flight for client in clients)
+        report.acknowledged = sum(client.acknowledged for client in clients)
+        for client in clients:
+            client.in_flight = False
+        former, report.hits = report.hits, self._hits()
+        return code == -signal.SIGKILL and (not death.failpoint or report.hits != former)
+
+    def _hits(self) -> Counter[str]:
+        return Counter(_HIT.findall((self._folder / "server.log").read_text(encoding="utf-8")))
+
+    def _live_in_peace(self) -> None:
+        with open_server(self._folder) as server:
+            with server.killed_after(START_TIME):
+                where = server.wait_ready()
+            assert where, f"the last start failed: {(self._folder / 'server.log').read_text(encoding='utf-8')[-2000:]}"
+            assert server.ready_s is not None
+            self.report.ready.append(server.ready_s)
+            for task in mix.CANCELLED:
+                ask(where, "POST", "/api/tasks/cancel", {"task_name": task})
+            wait_idle(where)
+            server.process.terminate()
+            self.report.end_code = server.wait_end()
+
+
+def wait_idle(where: Where) -> None:
+    """Look until no run is queued or running."""
+    end = time.monotonic() + PEACE
+    while _is_busy(ask(where, "GET", "/api/system/status")["lanes"]):
+        assert time.monotonic() < end, "runs are still open a minute after the last start"
+        time.sleep(0.02)
+
+
+def _is_busy(lanes: dict[str, Any]) -> bool:
+    return any(lane["running"] or lane["queued"] or lane["stuck"] for lane in lanes.values())

@@ -1,0 +1,372 @@
+"""The engine against chance: whatever is asked of it and whatever breaks, in whatever order, its promises hold.
+
+Hypothesis makes up the order of rules: requests, cancels, stops and starts, time, a store that fails or hangs, crashes.
+After each of them everything that is on record and in memory is compared with what clients were told.
+
+The engine lives on a private virtual loop that runs only inside a rule. A crash is a copy of the committed rows; the
+old world is then taken away, and nothing that it does any more counts.
+
+With ``MACHINE_EXAMPLES=1000`` in the environment it tells that many stories, made up anew each time (CONTRIBUTING.md).
+"""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from tests.engine.kit import Opened, opened, quiet, step, task, turns
+from tests.fakes.invariants import check_history, check_idle
+from tests.fakes.kernel import FaultyBackend, copy_of
+
+from aura.actions import Context
+from aura.errors import RequestError, StoreReadOnly
+from aura.lanes import Lane
+from aura.lifecycle import FINAL, PLACED, STEP_FINAL, Recovery, RunState
+from aura.liverun import LiveRun
+from aura.run import Cause, Request
+from aura.testing.virtual_time import VirtualLoop
+
+EXAMPLES = os.environ.get("MACHINE_EXAMPLES")
+LIMIT = 2
+#: Virtual seconds in which all that one example can ask for is over.
+ALL_OVER = 3600.0
+#: What the runs of each task come to if nobody stops them.
+BY_THEMSELVES = {
+    "quick": "succeeded",
+    "slow": "succeeded",
+    "again": "succeeded",
+    "fails": "failed",
+    "tidy": "succeeded",
+    "impatient": "succeeded",
+    "late": "timed_out",
+}
+
+
+class World:
+    """One start of the engine, up to its end or its crash."""
+
+    def __init__(self, backend: FaultyBackend, began: Counter[tuple[str, str]]) -> None:
+        self.backend = backend
+        self.began = began
+        self.gone = False
+        self.opened = asyncio.Event()
+        self.closing = asyncio.Event()
+        self.clients: set[asyncio.Task[None]] = set()
+        #: Runs that were given a place that another run ought to have had.
+        self.before_their_turn: list[LiveRun] = []
+        self.kit: Opened
+
+    async def serve(self, folder: Path) -> None:
+        """Be there until told to close."""
+        async with opened(folder, *self.tasks(), backend=self.backend, lanes={"main": LIMIT}) as self.kit:
+            for lane in self.kit.engine.dispatcher.lanes.values():
+                setattr(lane, "place", self.in_order(lane, lane.place))  # noqa: B010 - a function for a method
+            self.opened.set()
+            await self.closing.wait()
+
+    def in_order(self, lane: Lane, place: Callable[[LiveRun], None]) -> Callable[[LiveRun], None]:
+        """``place``, which first looks whether another run ought to have this place."""
+
+        def place_next(run: LiveRun) -> None:
+            now = self.kit.now
+            others = [r for r in self.kit.engine.runtime.open.values() if r.waits and r.lane == lane.name]
+            ready = [r for r in others if r.not_before is None or r.not_before <= now]
+            if any((-run.priority, run.seq) > (-other.priority, other.seq) for other in ready):
+                self.before_their_turn.append(run)
+            place(run)
+
+        return place_next
+
+    def tasks(self) -> list[Any]:
+        sleeps, works, fails = self.body(2.0), self.body(0.0), self.body(0.5, OSError("no"))
+        return [
+            task("quick", step("q", works)),
+            task("slow", step("s", sleeps), step("t", works, ("s",)), cleanup_timeout=5),
+            task("again", step("a", works), step("g", sleeps, ("a",)), recovery=Recovery.RESTART),
+            task("fails", step("f", fails, retry={"attempts": 2, "delay": 1.0}), on_failure=[step("h", works)]),
+            task("tidy", step("x", sleeps), step("y", works), finally_=[step("z", works)]),
+            task("impatient", step("i", sleeps), queue_timeout=3.0),
+            task("late", step("l", sleeps), timeout=1.0, finally_=[step("m", sleeps)]),
+        ]
+
+    def body(self, seconds: float, error: Exception | None = None) -> Any:
+        """An action that notes that it has begun, takes its time, and as much again to clean up."""
+
+        async def act(ctx: Context) -> None:
+            if not self.gone:
+                self.began[ctx.cid, ctx.step] += 1
+            try:
+                await turns(1)
+                await anyio.sleep(seconds)
+            except asyncio.CancelledError:
+                await anyio.sleep(seconds)
+                raise
+            if error is not None:
+                raise error
+
+        return act
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """What clients were told, and what they may therefore expect."""
+
+    folder: Path
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = VirtualLoop()
+        #: (cid, step) → how often its body has begun.
+        self.began: Counter[tuple[str, str]] = Counter()
+        #: cid → task, of all who were told that it is accepted.
+        self.accepted: dict[str, str] = {}
+        #: cid → what those were told who cancelled it.
+        self.told: dict[str, set[str]] = {}
+        #: cid → its whole record, once it is final.
+        self.final: dict[str, Any] = {}
+        #: Requests whose client was cut off by a crash before it had its answer.
+        self.unknown = 0
+        self.asked: set[str] = set()
+        self.stops = self.crashes = 0
+        self.world = self.open(World(FaultyBackend(), self.began))
+
+    # -- driving
+
+    def do(self, work: Awaitable[Any]) -> None:
+        """Let the loop run until this is done."""
+        self.loop.run_until_complete(work)
+
+    def open(self, world: World) -> World:
+        async def wait_open() -> None:
+            await world.opened.wait()
+            await quiet()
+
+        self.served = self.loop.create_task(world.serve(self.folder))
+        self.do(wait_open())
+        return world
+
+    def client(self, ask: Callable[[Opened], Awaitable[None]]) -> None:
+        """Be a client that waits for its answer beside everything else."""
+        world = self.world
+
+        async def wait() -> None:
+            try:
+                await ask(world.kit)
+            except RequestError as refused:
+                if refused.code not in {"storage_unavailable", "conflict"}:
+                    raise
+            finally:
+                world.clients.discard(task)
+
+        task = self.loop.create_task(wait())
+        world.clients.add(task)
+        self.do(turns(1))
+
+    def close(self, world: World) -> None:
+        """Let a world end: nothing holds its store any more."""
+        self.heal(world)
+        world.closing.set()
+        self.do(self.served)
+        world.backend.connection.close()
+
+    def heal(self, world: World) -> None:
+        world.backend.failing = 0
+        if world.backend.gate is not None:
+            world.backend.gate.set()
+            world.backend.gate = None
+
+    # -- what may happen
+
+    @rule(
+        names=st.lists(st.sampled_from(sorted(BY_THEMSELVES)), min_size=1, max_size=5),
+        first=st.integers(-1, 1),
+        delay=st.sampled_from([0.0, 0.0, 0.0, 1.5]),
+    )
+    def submit(self, names: list[str], first: int, delay: float) -> None:
+        """Ask for one run of each, the second with another priority than the first, and so on."""
+
+        async def ask(kit: Opened, name: str, priority: int) -> None:
+            accepted = await kit.engine.submit(Request("p", name, priority=priority, delay_s=delay), Cause("api"))
+            self.accepted[accepted.cid] = name
+
+        for index, name in enumerate(names):
+            self.client(partial(ask, name=name, priority=(first + 1 + index) % 3 - 1))
+
+    @rule(which=st.integers(0, 30))
+    def cancel(self, which: int) -> None:
+        if not self.accepted:
+            return
+        cid = list(self.accepted)[-1 - which % len(self.accepted)]
+        self.asked.add(cid)
+
+        async def ask(kit: Opened) -> None:
+            try:
+                answer = await kit.engine.cancel(cid)
+            except RequestError as refused:
+                if refused.code != "ended":
+                    raise
+                answer = f"ended as {refused.extra['state']}"
+            self.told.setdefault(cid, set()).add(answer)
+
+        self.client(ask)
+
+    @rule(name=st.sampled_from(sorted(BY_THEMSELVES)))
+    def cancel_all(self, name: str) -> None:
+        self.asked |= {cid for cid, task_name in self.accepted.items() if task_name == name}
+        self.asked.add(name)
+
+        async def ask(kit: Opened) -> None:
+            for cid in await kit.engine.cancel_where(task_name=name):
+                self.told.setdefault(cid, set()).add("stopping")
+
+        self.client(ask)
+
+    @rule(mode=st.sampled_from(["drain", "cancel"]), grace=st.sampled_from([0.1, 1.0, 10.0]))
+    def stop(self, mode: Any, grace: float) -> None:
+        self.stops += 1
+
+        async def ask(kit: Opened) -> None:
+            kit.engine.request_stop(mode, grace)
+
+        self.client(ask)
+
+    @rule()
+    def start(self) -> None:
+        async def ask(kit: Opened) -> None:
+            await kit.engine.start()
+
+        self.client(ask)
+
+    @rule(count=st.integers(1, 6))
+    def some_turns(self, count: int) -> None:
+        self.do(turns(count))
+
+    @rule(seconds=st.sampled_from([0.3, 1.0, 2.0, 5.0]))
+    def time(self, seconds: float) -> None:
+        self.do(self.world.kit.advance(seconds))
+
+    @rule(how=st.sampled_from(["fails", "hangs", "is well"]), times=st.integers(1, 4))
+    def store(self, how: str, times: int) -> None:
+        self.heal(self.world)
+        if how == "fails":
+            self.world.backend.error, self.world.backend.failing = StoreReadOnly("full"), times
+        elif how == "hangs":
+            self.world.backend.gate = anyio.Event()
+
+    @rule()
+    def crash(self) -> None:
+        old, old.gone = self.world, True
+        left = copy_of(old.backend)
+        self.crashes += 1
+        self.unknown += len(old.clients)
+        for client in old.clients:
+            client.cancel()
+        self.close(old)
+        self.world = self.open(World(FaultyBackend(left.connection), self.began))
+
+    # -- what must be so
+
+    @invariant()
+    def record_is_what_was_told(self) -> None:
+        rows = self.rows()
+        assert self.accepted.keys() <= rows.keys()
+        assert len(rows) <= len(self.accepted) + self.unknown + len(self.world.clients)
+        for cid, row in self.final.items():
+            assert rows[cid] == row
+        for cid, row in rows.items():
+            self.check_run(cid, row)
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        found = self.world.backend.execute("SELECT * FROM run")
+        names = [column[0] for column in found.description]
+        return {row["cid"]: row for row in (dict(zip(names, values, strict=True)) for values in found)}
+
+    def check_run(self, cid: str, row: dict[str, Any]) -> None:
+        execute, seq, state = self.world.backend.execute, row["seq"], row["state"]
+        check_history(execute, seq, state)
+        steps = execute("SELECT name, state, starts FROM step WHERE seq=?", (seq,)).fetchall()
+        for name, step_state, starts in steps:
+            assert self.began[cid, name] <= starts, "a body began before its start was on record"
+            assert state not in FINAL or step_state in STEP_FINAL, (state, steps)
+        if state in FINAL:
+            self.final[cid] = row
+
+    @invariant()
+    def places_and_queues_agree_with_the_runs(self) -> None:
+        runtime, lanes = self.world.kit.engine.runtime, self.world.kit.engine.dispatcher.lanes
+        runs = list(runtime.open.values())
+        for lane in lanes.values():
+            assert lane.placed == {run for run in runs if run.placed and run.lane == lane.name}
+            assert lane.waiting == sum(run.waits for run in runs if run.lane == lane.name)
+            assert len(lane.placed) <= lane.limit
+        for run in runs:
+            assert run.sealed or run.placed is (run.state in PLACED)
+            assert run.sealed or run.waits is (run.state is RunState.QUEUED)
+        assert (self.world.before_their_turn, list(runtime.faults)) == ([], [])
+        assert not self.world.kit.engine.supervisor.reasons
+
+    @invariant()
+    def nothing_is_in_memory_that_has_ended_and_all_else_is(self) -> None:
+        rows, held = self.rows(), self.world.kit.engine.runtime.open
+        assert {cid for cid, row in rows.items() if row["state"] not in FINAL} == held.keys() & rows.keys()
+
+    @invariant()
+    def lane_is_never_fuller_on_record_than_it_may_be(self) -> None:
+        states = [row["state"] for row in self.rows().values()]
+        assert sum(state in PLACED for state in states) <= LIMIT
+
+    # -- the end
+
+    def teardown(self) -> None:
+        world = self.world
+        self.heal(world)
+
+        async def come_to_an_end() -> None:
+            await anyio.sleep(60)  # stops are over, and the store is tried again
+            await world.kit.engine.start()
+            await self.loop.wait_until(lambda: not world.kit.engine.runtime.open, ALL_OVER)
+            await quiet()
+
+        try:
+            self.do(come_to_an_end())
+            self.record_is_what_was_told()
+            self.places_and_queues_agree_with_the_runs()
+            assert not world.clients
+            check_idle(world.kit)
+            for cid, name in self.accepted.items():
+                self.check_end(cid, name, self.final[cid])
+        finally:
+            self.close(world)
+            self.loop.close()
+
+    def check_end(self, cid: str, name: str, row: dict[str, Any]) -> None:
+        """A run ended by itself unless somebody stopped it, and as everybody was told who asked."""
+        state, stop = row["state"], row["stop"]
+        may_be = {BY_THEMSELVES[name]}
+        may_be |= {"cancelled"} if self.asked & {cid, name} or (self.stops and stop == "shutdown") else set()
+        may_be |= {"timed_out"} if name == "impatient" else set()
+        may_be |= {"crashed"} if self.crashes else set()
+        assert state in may_be, (name, row)
+        for answer in self.told.get(cid, ()):
+            assert answer in {state, f"ended as {state}"} or (answer == "stopping" and stop == "cancel"), (answer, row)
+
+
+def test_engine_keeps_its_promises_whatever_happens(tmp_path: Path) -> None:
+    class InFolder(EngineMachine):
+        folder = tmp_path
+
+    chosen = settings(
+        max_examples=int(EXAMPLES or 30),
+        stateful_step_count=40,
+        derandomize=EXAMPLES is None,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(InFolder, settings=chosen)

@@ -1,0 +1,51 @@
+"""The loop goes on, whatever a child raises."""
+
+import asyncio
+import logging
+
+import pytest
+
+from aura.eventloop import StayingLoop
+
+EXITS = [SystemExit(3), KeyboardInterrupt()]
+
+
+@pytest.mark.parametrize("error", EXITS, ids=lambda error: type(error).__name__)
+def test_exit_of_a_child_is_its_awaiters_and_the_loop_goes_on(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    beside: list[str] = []
+
+    async def leave() -> None:
+        raise error
+
+    async def another() -> None:
+        await asyncio.sleep(0.001)
+        beside.append("went on")
+
+    async def main() -> BaseException | None:
+        other = asyncio.ensure_future(another())
+        caught: BaseException | None = None
+        try:
+            await asyncio.ensure_future(leave())
+        except BaseException as raised:
+            caught = raised
+        await other
+        return caught
+
+    loop = StayingLoop()
+    with caplog.at_level(logging.ERROR):
+        assert loop.run_until_complete(main()) is error
+    assert beside == ["went on"]
+    assert "wanted to leave the event loop" in caplog.text
+    loop.close()
+
+
+def test_exit_of_the_main_coroutine_comes_out() -> None:
+    async def main() -> None:
+        raise SystemExit(3)
+
+    loop = StayingLoop()
+    with pytest.raises(SystemExit):
+        loop.run_until_complete(main())
+    loop.close()

@@ -1,0 +1,266 @@
+"""Virtual time: jumps, what holds the clock, quiet moments, conditions, deadlocks."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from anyio import from_thread, to_thread
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aura.testing import virtual_time
+from aura.testing.virtual_time import START, Deadlock, NotReached, ThreadGate, VirtualClock, VirtualLoop
+
+
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, object]]:
+    return "asyncio", {"loop_factory": VirtualLoop}
+
+
+def loop() -> VirtualLoop:
+    running = asyncio.get_running_loop()
+    assert isinstance(running, VirtualLoop)
+    return running
+
+
+def since_start() -> float:
+    return round(loop().time() - START, 6)
+
+
+def run(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Run on a loop of its own, outside of any plugin."""
+    virtual = VirtualLoop()
+    try:
+        return virtual.run_until_complete(main())
+    finally:
+        virtual.close()
+
+
+# -- jumping
+
+
+async def test_year_passes_in_no_time() -> None:
+    began = time.monotonic()
+    await anyio.sleep(365 * 86_400)
+    assert since_start() == 365 * 86_400
+    assert time.monotonic() - began < 5
+
+
+async def test_wall_clock_goes_with_it() -> None:
+    clock = VirtualClock(0.0)
+    before = (clock.wall(), clock.monotonic())
+    await anyio.sleep(90)
+    assert (clock.wall() - before[0], clock.monotonic() - before[1]) == (90.0, 90.0)
+    assert clock.wall() == 90.0
+
+
+@given(st.lists(st.integers(min_value=0, max_value=10**11), min_size=1, max_size=30))
+def test_timers_fire_in_their_order_at_their_time(milliseconds: list[int]) -> None:
+    delays = [number / 1000 for number in milliseconds]
+
+    fired: list[tuple[float, float]] = []
+
+    def note(delay: float) -> None:
+        fired.append((delay, since_start()))
+
+    async def main() -> None:
+        for delay in delays:
+            loop().call_later(delay, note, delay)
+        await anyio.sleep(max(delays) + 1)
+
+    run(main)
+    assert [delay for delay, _ in fired] == sorted(delays)
+    assert all(at == pytest.approx(delay, abs=1e-5) for delay, at in fired)
+
+
+async def test_timeouts_of_anyio_and_asyncio_are_exact() -> None:
+    with anyio.move_on_after(3600):
+        await anyio.sleep_forever()
+    assert since_start() == 3600
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.sleep(50), 20)
+    assert since_start() == 3620
+
+
+# -- what holds the clock
+
+
+def slow_thread() -> str:
+    time.sleep(0.05)
+    return "answer"
+
+
+async def in_a_worker_thread() -> object:
+    return await to_thread.run_sync(slow_thread)
+
+
+async def in_an_executor() -> object:
+    return await asyncio.to_thread(slow_thread)
+
+
+async def in_a_process_of_asyncio() -> object:
+    code = "import time; time.sleep(0.05); print('answer', end='')"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=subprocess.PIPE)
+    out, _ = await process.communicate()
+    return out.decode()
+
+
+async def in_a_process_of_anyio() -> object:
+    done = await anyio.run_process(["sh", "-c", "sleep 0.05; printf answer"])
+    return done.stdout.decode()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [in_a_worker_thread, in_an_executor, in_a_process_of_asyncio, in_a_process_of_anyio],
+    ids=lambda f: f.__name__,
+)
+async def test_work_in_flight_is_overtaken_by_no_timer(work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    with anyio.fail_after(0.001):
+        assert await work() == "answer"
+    assert since_start() == 0
+
+
+async def test_thread_that_waits_for_the_loop_holds_nothing() -> None:
+    def ask() -> None:
+        from_thread.run(anyio.sleep, 3600)
+
+    await to_thread.run_sync(ask)
+    assert since_start() == 3600
+
+
+async def test_thread_at_a_gate_holds_nothing_until_it_is_opened() -> None:
+    gate = ThreadGate()
+
+    def wait_there() -> None:
+        gate.wait()
+        time.sleep(0.05)  # in flight again
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(to_thread.run_sync, wait_there)
+        await loop().wait_until(lambda: gate.waiting)
+        await anyio.sleep(60)
+        gate.open()
+        with anyio.CancelScope() as scope:
+            loop().call_later(1, scope.cancel)
+            await loop().wait_quiet()
+        assert since_start() == 60
+
+
+async def test_work_that_says_nothing_lets_time_go_on_with_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(virtual_time, "PATIENCE", 0.02)
+    hanging = threading.Event()
+    began = time.monotonic()
+    async with anyio.create_task_group() as group:
+        group.start_soon(to_thread.run_sync, hanging.wait, 20)
+        await anyio.sleep(0.1)
+        assert time.monotonic() - began >= 0.1  # no faster than real time
+        hanging.set()
+
+
+# -- quiet moments and conditions
+
+
+async def test_quiet_is_after_all_that_can_happen_and_before_any_time() -> None:
+    log: list[str] = []
+
+    async def long() -> None:
+        for _ in range(100):
+            await anyio.lowlevel.checkpoint()
+        log.append("ready")
+        await anyio.sleep(0.000_1)
+        log.append("later")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(long)
+        await loop().wait_quiet()
+        assert (log, since_start()) == (["ready"], 0)
+
+
+async def test_condition_is_met_where_it_holds_for_a_turn_alone() -> None:
+    state = ["before"]
+
+    async def flash() -> None:
+        await anyio.sleep(5)
+        state[0] = "now"
+        await anyio.lowlevel.checkpoint()
+        state[0] = "after"
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(flash)
+        await loop().wait_until(lambda: state[0] == "now")
+        assert since_start() == 5
+
+
+async def test_condition_that_raises_raises_where_it_is_waited_for() -> None:
+    looks: list[int] = []
+
+    def broken() -> bool:
+        looks.append(1)
+        if len(looks) > 1:
+            raise KeyError("no")
+        return False
+
+    with pytest.raises(KeyError):
+        await loop().wait_until(broken)
+
+
+async def test_condition_that_never_holds_beside_a_ticking_timer_is_given_up() -> None:
+    async def tick() -> None:
+        for _ in range(1000):
+            await anyio.sleep(1)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(tick)
+        with pytest.raises(NotReached):
+            await loop().wait_until(lambda: False, limit=100)
+        assert since_start() == 101
+        group.cancel_scope.cancel()
+
+
+# -- deadlocks
+
+
+async def test_deadlock_is_raised_where_a_condition_is_waited_for_and_names_the_waits() -> None:
+    async def sits_here() -> None:
+        await anyio.Event().wait()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(sits_here, name="the one who sits")
+        with pytest.raises(Deadlock) as found:
+            await loop().wait_until(lambda: False)
+        line = next(line for line in str(found.value).splitlines() if "the one who sits" in line)
+        assert "test_virtual_time.py:" in line
+        assert line.endswith("sits_here")
+        group.cancel_scope.cancel()
+
+
+async def test_deadlock_is_told_to_whoever_registered_last() -> None:
+    told: list[str] = []
+    freed = anyio.Event()
+
+    def tell(_: Deadlock) -> None:
+        told.append("inner")
+        freed.set()
+
+    with loop().on_deadlock(lambda _: told.append("outer")), loop().on_deadlock(tell):
+        await freed.wait()
+    assert told == ["inner"]
+
+
+def test_deadlock_that_nobody_registered_for_leaves_the_loop() -> None:
+    virtual = VirtualLoop()
+    waiting = virtual.create_task(asyncio.Event().wait())
+    with pytest.raises(Deadlock):
+        virtual.run_until_complete(waiting)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        virtual.run_until_complete(waiting)
+    virtual.close()
