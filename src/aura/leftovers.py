@@ -177,7 +177,6 @@ async def end_processes(wanted: Wanted, patience: float) -> tuple[list[int], lis
             kill = more <= 0 and (patience <= 0 or bool(told))  # a slow look must not cost them their clean-up
             _tell([seen for seen in left if kill or seen.pid not in told], kill)
             told.update(seen.pid for seen in left)
-            _remember(seen for seen in left if seen.pid not in awaited)
             await anyio.sleep(pause if more <= 0 else min(pause, more))
     reap_adopted()
     return sorted(told), [seen.pid for seen in left]
@@ -258,19 +257,14 @@ def become_subreaper() -> bool:
 
 def adopted() -> list[Seen]:
     """Give the living children that nobody here started; they carry the mark of the command that left them."""
+    foreign = os.environ.get(PROCESS)  # when this server itself is a command of another one's run
     children = [seen for pid in _children() if pid not in awaited and (seen := look_at(pid)) is not None]
+    living = [seen for seen in children if not seen.zombie and seen.marks.get(PROCESS, foreign) != foreign]
     known = {seen.pid for seen in children}
     for pid in _adopted.keys() - known:
         del _adopted[pid]
-    return _remember(seen for seen in children if not seen.zombie)
-
-
-def _remember(those: Iterable[Seen]) -> list[Seen]:
-    """Keep those that a command of ours has left, and give them: once they have ended nothing tells them apart."""
-    foreign = os.environ.get(PROCESS)  # when this server itself is a command of another one's run
-    left = [seen for seen in those if seen.marks.get(PROCESS, foreign) != foreign]
-    _adopted.update((seen.pid, seen.start) for seen in left)
-    return left
+    _adopted.update((seen.pid, seen.start) for seen in living)
+    return living
 
 
 def reap_adopted() -> None:

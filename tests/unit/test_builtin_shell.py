@@ -21,7 +21,7 @@ from aura.errors import ParamsInvalid, ShellFailed
 
 @pytest.fixture(scope="module", autouse=True)
 def _no_zombie_is_left_by_these_tests() -> Iterator[None]:
-    before = {seen.pid for seen in dead_children()}  # servers that other tests have killed have left some
+    before = {seen.pid for seen in dead_children()}  # others have left some that nobody can know to be adopted
     yield
     leftovers.reap_adopted()
     assert not [seen for seen in dead_children() if seen.pid not in before]
