@@ -150,8 +150,7 @@ class World:
 
     async def settle(self) -> None:
         """Let time go on until every run accepted so far, and what those start, has ended."""
-        while live := next(reversed(self.engine.runtime.open.values()), None):
-            await live.wait_end()
+        await self.loop.wait_until(lambda: not self.engine.runtime.open, float("inf"))
 
     def runs(self, task: str | None = None) -> list[Run]:
         """All runs, or those of one task, in the order of their acceptance."""
