@@ -1,11 +1,15 @@
 """What all tests share."""
 
+import signal
 import sqlite3
 from collections.abc import Iterator
 
 import pytest
 
 from aura.stores.memory import MemoryBackend
+
+# A suite that a script starts in the background inherits an ignored SIGINT, and with it every command that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ After a crash of the server ``end_leftovers`` ends what the older boots left; it
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -40,7 +41,11 @@ PROCESS = "AURA_PROCESS"
 LEFTOVER_PATIENCE = 0.5
 #: How long a killed process may take to be gone, in seconds. Only one that hangs in the kernel needs more.
 KILL_WAIT = 2.0
+#: How long a look waits for processes that are just becoming another program, in seconds.
+BECOMING = 0.1
 _MARKS = (BOOT, CID, PROCESS)
+#: PF_KTHREAD of the kernel: it has no program, and so no environment.
+_KERNEL_THREAD = 0x00200000
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -55,6 +60,8 @@ class Seen(msgspec.Struct, frozen=True):
     session: int
     start: int
     marks: Mapping[str, str] = {}
+    #: It is just becoming another program, and shows no environment until it has.
+    becoming: bool = False
 
 
 Wanted = Callable[[Seen], bool]
@@ -71,15 +78,22 @@ def look_at(pid: int) -> Seen | None:
         return None
     name, _, rest = stat.partition(b"(")[2].rpartition(b")")
     fields = rest.split()
-    parent, group, session, start = (int(fields[i]) for i in (1, 2, 3, 19))
-    return Seen(pid, os.fsdecode(name), fields[0] in b"ZX", parent, group, session, start, _marks_of(pid))
+    parent, group, session, flags, start, environ_end = (int(fields[i]) for i in (1, 2, 3, 6, 19, 48))
+    zombie = fields[0] in b"ZX"
+    environ = _environ_of(pid)
+    becoming = environ == b"" and not (environ_end or zombie or flags & _KERNEL_THREAD)
+    return Seen(pid, os.fsdecode(name), zombie, parent, group, session, start, _marks_in(environ or b""), becoming)
 
 
-def _marks_of(pid: int) -> dict[str, str]:
+def _environ_of(pid: int) -> bytes | None:
+    """What it was started with; None if that is not ours to read."""
     try:
-        environ = Path(f"/proc/{pid}/environ").read_bytes()
+        return Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
-        return {}
+        return None
+
+
+def _marks_in(environ: bytes) -> dict[str, str]:
     if b"AURA_" not in environ:
         return {}
     pairs = (entry.partition(b"=") for entry in environ.split(b"\0") if entry.startswith(b"AURA_"))
@@ -87,9 +101,15 @@ def _marks_of(pid: int) -> dict[str, str]:
 
 
 def look_at_all() -> list[Seen]:
-    """Read all processes of this user, about 30 µs for each."""
+    """Read all processes of this user, about 30 µs for each; blocks for ``BECOMING`` at most for one in an ``exec``."""
     ours = os.getuid()
-    return [seen for pid in _numbers_of(ours) if (seen := look_at(pid)) is not None]
+    found = [seen for pid in _numbers_of(ours) if (seen := look_at(pid)) is not None]
+    end = time.monotonic() + BECOMING
+    while any(seen.becoming for seen in found) and time.monotonic() < end:
+        time.sleep(0.0005)
+        again = (look_at(seen.pid) if seen.becoming else seen for seen in found)
+        found = [seen for seen in again if seen is not None]
+    return found
 
 
 def _numbers_of(user: int) -> Iterator[int]:
@@ -169,10 +189,12 @@ async def end_processes(wanted: Wanted, patience: float) -> tuple[list[int], lis
     began = anyio.current_time()
     # The shield is for the clean-up of a stopped run; it cannot hang, for it has a deadline.
     with anyio.move_on_after(patience + KILL_WAIT, shield=True):
+        confirmed = False
         for pause in _pauses():
             left = await find(wanted)
-            if not left:
+            if not left and confirmed:
                 break
+            confirmed = not left  # one look may miss what was started by one that ended during it
             more = began + patience - anyio.current_time()
             kill = more <= 0 and (patience <= 0 or bool(told))  # a slow look must not cost them their clean-up
             _tell([seen for seen in left if kill or seen.pid not in told], kill)
