@@ -21,7 +21,7 @@ The *pulse* opens the shield once more and closes it by the same rule.
 *Evidence* is whether our edge was thrown in (``seen``). A coroutine that ends with a ``CancelledError`` after its edge
 was sent has seen it as well: into a thread no edge can be thrown.
 
-Nothing leaves ``hold``: it catches inside both scopes, and before the child's next await what a stranger left on it
+Nothing leaves ``attend``: it catches inside both scopes, and before the child's next await what a stranger left on it
 (``task.cancel()`` by somebody else) is used up. A scope or task group that the action left open is closed, for the
 group that the child is in could not end any more, and with it the server.
 
@@ -51,7 +51,7 @@ class Edge:
     __slots__ = ("_base", "_coroutine", "_inner", "_lent", "_outer", "_pending", "_task", "error", "seen", "value")
 
     def __init__(self) -> None:
-        # outer: the one coroutine of ``hold``; ended by ``deliver`` or by the coroutine's own end.
+        # outer: the one coroutine of ``attend``; ended by ``deliver`` or by the coroutine's own end.
         # inner: the same; it is the shield that turns the level into an edge. It cannot hang anything for ever: when
         # the grace is over the attempt is pulsed and then left behind as stuck, and its owner waits no longer.
         self._outer = CancelScope()
@@ -67,7 +67,7 @@ class Edge:
         self.value: Any = None
         self.error: BaseException | None = None
 
-    async def hold(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+    async def attend(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Await ``coroutine``; never raises what it raises, whatever that is."""
         self._task = task = asyncio.current_task()
         assert task is not None
@@ -174,7 +174,8 @@ class Edge:
         self.seen = True
 
     def _is_ours(self, error: CancelledError) -> bool:
-        return bool(error.args) and str(error.args[0]).startswith(f"Cancelled via cancel scope {id(self._outer):x}")
+        said = error.args[0] if error.args else None  # of a stranger's it may be anything
+        return isinstance(said, str) and said.startswith(f"Cancelled via cancel scope {id(self._outer):x}")
 
     def _step(self, step: Callable[[Any], Any], value: Any) -> Any:
         """Go on while the edge is pending; open the shield again when the action has used up what was another's."""

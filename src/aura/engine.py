@@ -157,6 +157,8 @@ class Engine:
         if mode == "drain":
             await self._wait_idle(grace)
             grace = self.settings.server.grace if self._cancel_grace is None else self._cancel_grace
+        elif self._cancel_grace is not None:  # another cancel came before this one's child began
+            grace = min(grace, self._cancel_grace)
         self._hurry.set()
         self._stop_all(grace)
         with anyio.move_on_after(grace + SLACK) as self._last_wait:  # its only child: this wait

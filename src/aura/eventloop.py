@@ -7,6 +7,8 @@ as a crash does. Here it is logged, the loop goes on, and the error is the one's
 
 import asyncio
 import logging
+import signal
+from signal import default_int_handler
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ class StayingLoop(asyncio.SelectorEventLoop):
             except (SystemExit, KeyboardInterrupt) as error:
                 if self._main is None or self._main.done():  # its own: nothing is left to go on with
                     raise
+                if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is default_int_handler:
+                    raise  # it may be Ctrl-C itself; a server has a handler of its own for that
                 self.call_soon(_tell, error)  # when it goes on: what takes the line asks the running loop for the time
             else:
                 return

@@ -20,7 +20,7 @@ from functools import partial
 
 import anyio
 
-from aura.attempt import PULSE, Attempt, EdgeCause
+from aura.attempt import Attempt, EdgeCause
 from aura.conclude import Conclusions
 from aura.errors import RequestError
 from aura.graph import Graph, StepProgress
@@ -68,9 +68,8 @@ class Executor:
             self._seal.seal(run)
 
     async def _end_attempts(self, run: LiveRun) -> None:
-        """Stop what a run that was broken off has left running beside it. The shield is bounded by the grace."""
-        bound = run.cleanup_timeout + 2 * PULSE
-        with suppress(BaseException), anyio.move_on_after(bound, shield=True):
+        """Stop what a run that was broken off has left running beside it, and wait for it as for any stuck run."""
+        with suppress(BaseException):
             for attempt in list(run.live.values()):
                 attempt.request_stop(EdgeCause.RUN, "the run was broken off")
             while run.live:
@@ -249,7 +248,7 @@ class Executor:
         """Run one attempt to its end and put what came of it into the graph. Never raises: it may be a child."""
         try:
             if attempt.cause is None:  # else it was stopped before its child began
-                await attempt.edge.hold(perform(self._runtime, run, attempt))
+                await attempt.edge.attend(perform(self._runtime, run, attempt))
             attempt.finish()
             del run.live[attempt.step.name]
             self._conclusions.conclude(run, graph, attempt)

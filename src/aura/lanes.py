@@ -34,11 +34,6 @@ class Lane:
         self._heap: list[Entry] = []
 
     @property
-    def full(self) -> bool:
-        """Whether its queue takes no more."""
-        return self.waiting >= self.queue_limit
-
-    @property
     def has_place(self) -> bool:
         return len(self.placed) < self.limit - max(0, len(self.stuck) - self.max_stuck)
 

@@ -189,12 +189,15 @@ async def end_processes(wanted: Wanted, patience: float) -> tuple[list[int], lis
     began = anyio.current_time()
     # The shield is for the clean-up of a stopped run; it cannot hang, for it has a deadline.
     with anyio.move_on_after(patience + KILL_WAIT, shield=True):
-        confirmed = False
+        confirmed = False  # one look may miss what was started by one that ended during it
         for pause in _pauses():
             left = await find(wanted)
-            if not left and confirmed:
-                break
-            confirmed = not left  # one look may miss what was started by one that ended during it
+            if not left:
+                if confirmed:
+                    break
+                confirmed = True
+                continue
+            confirmed = False
             more = began + patience - anyio.current_time()
             kill = more <= 0 and (patience <= 0 or bool(told))  # a slow look must not cost them their clean-up
             _tell([seen for seen in left if kill or seen.pid not in told], kill)

@@ -201,6 +201,11 @@ class LiveRun(msgspec.Struct, eq=False):
         if self.scope is not None:
             self.scope["steps"][progress.name] = progress.value()
 
+    def mark_all(self) -> None:
+        """Note every step that has begun or ended as changed: a unit that should have written some was lost."""
+        found = [progress for graph in self.graphs.values() for progress in graph]
+        self.dirty.update({step.name: step for step in found if step.starts or step.finished_at})
+
     def count_start(self, progress: StepProgress) -> None:
         """Count a start that is being written down."""
         progress.attempt += 1

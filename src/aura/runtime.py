@@ -101,7 +101,7 @@ class Runtime:
         return self.store.put(
             unit,
             partial(self._committed, entries, after),
-            partial(self._lost, run, entries),
+            partial(self._lost, run, entries, former, run.row),
             site=Site.STUCK if run.stuck and to is former else _SITES[None if to is former else to],
             owner=run,
         )
@@ -145,11 +145,19 @@ class Runtime:
         if after:
             after()
 
-    def _lost(self, run: LiveRun, entries: Sequence[EventEntry], error: Exception) -> None:
+    def _lost(
+        self, run: LiveRun, entries: Sequence[EventEntry], former: RunState, to: RunState, error: Exception
+    ) -> None:
+        """A unit was rolled back alone: the next one has to write what it should have written, from where it stood."""
         self.journal.settle(entries, False)
         if run.refused:  # the start of a run whose acceptance failed loses its compare-and-set: no fault
             return
         self.fault(f"a change of run {run.cid} was not stored", error)
+        if run.row is to:
+            run.row = former
+        if to is former:  # of a move that did not take place nothing has happened
+            run.happened[:0] = [(entry.name, entry.step, entry.payload) for entry in entries]
+        run.mark_all()
         if run.sealed:  # the record is what counts now; whoever waits reads it there
             run.lost = True
             self.forget(run)

@@ -3,7 +3,7 @@
 Theory of operation. The root group's body hears a host's cancel and turns it into a stop; everything below it stands in
 one shield and ends by the sequence alone, so that nothing is cancelled out of order:
 
-    store ─ runs ─ services (log writer, reaper) ─ engine ─ http, signals
+    store ─ runs ─ services (log writer, console, reaper) ─ engine ─ http, signals
 
 1. admission answers 503   2. the engine stops: runs get their stop, and the grace   3. logs are written
 4. streams and connections end   5. runs that hang get their record   6. the store's intake is closed and its end
@@ -301,8 +301,8 @@ class Server:
         from aura.web.auth import Auth
         from aura.web.server import open_sockets, serve_http
 
-        sockets, address = open_sockets(self.settings)
         auth = Auth.open(self.settings)
+        sockets, address = open_sockets(self.settings)
         app = create_app(engine, auth, self.settings, closing)
         serve = partial(serve_http, app, sockets, self.supervisor, stop=closing, grace=CONNECTION_GRACE)
         await doors.start(serve, name="doors")
@@ -374,11 +374,13 @@ async def serve_until_signal(server: Server) -> int:
 
 
 async def _run(settings: Settings) -> int:
-    return await serve_until_signal(Server(settings, console=True))
+    """Serve, and leave: of Aura nothing is left then; a thread that still reads, or what plan code has left, is cut."""
+    leave_hard(await serve_until_signal(Server(settings, console=True)))
+    raise AssertionError("the process has ended")
 
 
 def run_server(settings: Settings) -> int:
-    """Run a server in this process until a signal stops it, and give its exit code.
+    """Run a server in this process until a signal stops it; the process ends with its exit code.
 
     Raises:
         ConfigError, StoreError: it could not start.

@@ -126,8 +126,8 @@ class Stops:
         run.stuck = True
         if run.stop is None:
             run.stop = Stop.SHUTDOWN
-        if run.ending is None and run.begun and run.task and (run.task.finally_ or run.task.on_cancel):
-            message = "the server ended while the run hung: its clean-up steps did not run"
+        if run.begun and run.task and (run.task.finally_ or run.task.on_cancel):
+            message = "the server ended before the run had: not all of its clean-up steps have run"
             run.cleanup_error = run.cleanup_error or Failure("not_run", message)
 
 

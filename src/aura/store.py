@@ -22,6 +22,7 @@ What a crash does: a commit is there as a whole or not at all, and nobody was to
 fails (EIO) or a damaged database resolves nobody and ends the process (``on_fatal``).
 """
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -217,14 +218,22 @@ class Store:
         what was decided.
         """
         with anyio.CancelScope(shield=True):
-            while not self._lost and (self._pending or not self._closed.is_set()):
-                if self._pending:
-                    await self._write_batch()
-                else:
-                    self._wake = anyio.Event()
-                    await self._wake.wait()
+            try:
+                await self._write_all()
+            except asyncio.CancelledError:  # by no scope of ours: whether the last commit took place is unknown
+                self._lost = True
+                self._on_fatal(StoreIOError("plan code has cancelled the child that writes to the database"))
+                raise
             self._backend.close()
             self.ended.set()
+
+    async def _write_all(self) -> None:
+        while not self._lost and (self._pending or not self._closed.is_set()):
+            if self._pending:
+                await self._write_batch()
+            else:
+                self._wake = anyio.Event()
+                await self._wake.wait()
 
     def close(self, deadline: float = 0.0) -> None:
         """End the intake; ``serve`` writes what is pending and returns (``ended``).

@@ -145,8 +145,10 @@ async def _outcome(serve: Serve) -> BaseException | None:
     try:
         await serve()
     except BaseException as error:
-        if isinstance(error, asyncio.CancelledError) and (_scope_is_cancelled() or task.cancelling() > before):
+        if isinstance(error, asyncio.CancelledError) and _scope_is_cancelled():
             raise
+        while task.cancelling() > before:  # plan code has cancelled all children that it found
+            task.uncancel()
         return error
     return None
 

@@ -39,6 +39,7 @@ PLANS = {
     "lab/tasks/long.yaml": "steps:\n  a: {action: long}\n",
     "lab/tasks/again.yaml": "recovery: restart\nsteps:\n  a: {action: long}\n",
     "lab/tasks/hang.yaml": "steps:\n  a: {action: hang}\n",
+    "lab/tasks/litter.yaml": "steps:\n  a: {action: litter}\n",
     "lab/tasks/chatter.yaml": f"steps:\n  a: {{action: chatter, params: {{lines: {CHATTER}, length: {LINE}}}}}\n",
     "lab/tasks/deaf.yaml": """
 steps:
@@ -55,6 +56,8 @@ steps:
   - {name: b, action: long}
 """,
     "lab/actions.py": """
+import asyncio
+import threading
 import time
 from pathlib import Path
 from uuid import uuid4
@@ -76,6 +79,22 @@ async def long() -> None:
 def hang() -> None:
     begun()
     time.sleep(3600)
+
+async def deaf_child() -> None:
+    while True:
+        try:
+            await anyio.sleep(0.05)
+        except asyncio.CancelledError:
+            pass
+
+@action
+async def litter() -> None:
+    children.append(asyncio.ensure_future(deaf_child()))
+    children.append(asyncio.ensure_future(asyncio.to_thread(time.sleep, 3600)))
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+    begun()
+
+children = []
 
 @action
 async def chatter(ctx: Context, lines: int, length: int) -> None:
@@ -201,6 +220,14 @@ def running(cell: Cell, task: str, marks: int = 1) -> Iterator[LetGo]:
 
 
 @contextmanager
+def littered(cell: Cell) -> Iterator[LetGo]:
+    """A run that has ended and left behind a child that swallows its end, and threads that hang."""
+    cid = cell.door.run("litter")
+    wait_until(lambda: cell.door.get(f"/api/runs/{cid}")["state"] == "succeeded")
+    yield nothing
+
+
+@contextmanager
 def crowded(cell: Cell) -> Iterator[LetGo]:
     tasks = [{"plan_name": "lab", "task_name": "long"}] * CROWD
     assert cell.door.ask("POST", "/api/tasks/batch", {"tasks": tasks}).status == 202
@@ -252,6 +279,7 @@ ROWS = {
     "a child deaf to TERM": Row(partial(running, task="deaf"), {("deaf", "cancelled", "shutdown"): 1}),
     "one left behind": Row(partial(running, task="behind", marks=2), {("behind", "cancelled", "shutdown"): 1}),
     "100 runs": Row(crowded, {("long", "cancelled", "shutdown"): CROWD}),
+    "litter of plan code": Row(littered, {("litter", "succeeded", None): 1}),
     "a locked database": Row(locked, LOCKED, code=74, later=UNLOCKED),
 }
 SIGNALS = {

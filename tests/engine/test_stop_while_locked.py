@@ -6,7 +6,7 @@ import anyio
 import pytest
 from tests.engine.kit import opened, quiet, step, task, until
 from tests.fakes.blocked import FULL, LOCKED, NEVER, Blocked
-from tests.fakes.kernel import forever, works
+from tests.fakes.kernel import forever, noting, works
 
 from aura.engine import HURRIED_SLACK, SLACK
 from aura.errors import RequestError, StoreReadOnly
@@ -84,3 +84,29 @@ async def test_refused_request_gives_its_place_back_before_the_storage_can_be_wr
         assert (running, known) == (0, {})
         await until(lambda: not kit.engine.reasons)
         assert (await kit.record("t")).state == "succeeded"
+
+
+async def test_finally_that_waited_for_its_start_in_vain_is_on_record_as_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Blocked(LOCKED, free=0.0)
+    log: list[str] = []
+
+    async def lock() -> None:
+        backend.free = NEVER
+
+    made = task("t", step("a", lock), finally_=[step("z", noting(log, "z"))])
+    async with opened(tmp_path, made, backend=backend, grace=1) as kit:
+        record_left = kit.engine.record_left
+
+        def just_too_late() -> int:  # the lock goes when the run has got its record, and not before
+            backend.free = 0.0
+            return record_left()
+
+        monkeypatch.setattr(kit.engine, "record_left", just_too_late)
+        run = await kit.begin("t")
+        await until(lambda: "z" in run.live or (run.main and run.main.outcome() and not run.live))
+        await kit.advance(0.5)
+    state, cleanup_error = backend.execute("SELECT state, cleanup_error FROM run").fetchone()
+    assert (state, log) == ("succeeded", [])
+    assert b"not_run" in cleanup_error

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -536,6 +537,15 @@ async def unawaited(leave: Any) -> None:
     raise OSError(f"it left with {left.exception()!r}")
 
 
+@pytest.fixture
+def sigint_is_handled() -> Iterator[None]:
+    """As in a server, which has a handler of its own: a KeyboardInterrupt is then nobody's Ctrl-C."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint_is_handled")
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt], ids=lambda error: error.__name__)
 @pytest.mark.parametrize("start", [in_a_future, gathered, in_a_group, unawaited], ids=lambda start: start.__name__)
 async def test_exit_of_a_child_that_an_action_started_ends_nothing_but_its_step(
@@ -552,3 +562,27 @@ async def test_exit_of_a_child_that_an_action_started_ends_nothing_but_its_step(
         record = await failed(kit)
         assert record.error is not None
         assert record.error["type"] == ("OSError" if start is unawaited else error.__name__)
+
+
+class Wordless:
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+async def test_stranger_whose_message_has_no_text_does_not_break_the_edge(tmp_path: Path) -> None:
+    log: list[str] = []
+
+    async def act() -> None:
+        try:
+            await anyio.sleep(3600)
+        finally:
+            await anyio.sleep(1)
+            log.append("clean")
+
+    async with world_of(tmp_path, step("a", act)) as kit:
+        run = await begun(kit)
+        child = run.live["a"].edge._task
+        assert child is not None
+        child.cancel(Wordless())
+        kit.stop(run, Stop.CANCEL)
+        assert ((await kit.ended(run)).state, log) == ("cancelled", ["clean"])

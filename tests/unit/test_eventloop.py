@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,6 +12,14 @@ from aura.eventloop import StayingLoop
 EXITS = [SystemExit(3), KeyboardInterrupt()]
 
 
+@pytest.fixture
+def sigint_is_handled() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint_is_handled")
 @pytest.mark.parametrize("error", EXITS, ids=lambda error: type(error).__name__)
 def test_exit_of_a_child_is_its_awaiters_and_the_loop_goes_on(
     error: BaseException, caplog: pytest.LogCaptureFixture
@@ -38,6 +48,19 @@ def test_exit_of_a_child_is_its_awaiters_and_the_loop_goes_on(
         assert loop.run_until_complete(main()) is error
     assert beside == ["went on"]
     assert "wanted to leave the event loop" in caplog.text
+    loop.close()
+
+
+def test_ctrl_c_comes_out_where_nobody_handles_it() -> None:
+    async def leave() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    async def main() -> None:
+        await asyncio.ensure_future(leave())
+
+    loop = StayingLoop()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(main())
     loop.close()
 
 

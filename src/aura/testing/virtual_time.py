@@ -14,7 +14,7 @@ The ties.
   that is so between two turns.
 - *A deadlock* is a quiet moment without a timer and without anybody outside who could bring one about. It is raised
   at once, with what everyone waits for: in ``wait_until``, or told to whoever registered (``on_deadlock``), or out of
-  the loop. A task that only sleeps again and again keeps a deadlock from being seen: ``wait_until`` has a limit, in
+  the loop. A child that only sleeps again and again keeps a deadlock from being seen: ``wait_until`` has a limit, in
   virtual time.
 
 Limits. Sockets and pipes to other processes hold nothing: a process of somebody else's answers in real time, and
@@ -287,13 +287,15 @@ class ThreadGate:
     def __init__(self) -> None:
         self.waiting = 0
         self._event = threading.Event()
+        self._lock = threading.Lock()
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         loop._gates.append(self)
 
     def wait(self, timeout: float = 30.0) -> None:
         """Wait in a worker thread until it is opened; fail after ``timeout`` real seconds."""
-        self.waiting += 1
+        with self._lock:  # several threads may come at once
+            self.waiting += 1
         if not self._event.wait(timeout):
             raise TimeoutError("nobody opened the gate")
 
@@ -317,7 +319,7 @@ class VirtualClock(SystemClock):
 
 
 def describe_waits(loop: asyncio.AbstractEventLoop) -> str:
-    """Name every task of a loop and the line of ours, or of a plan's, at which it waits."""
+    """Name every child of a loop and the line of ours, or of a plan's, at which it waits."""
     lines = sorted(f"  {task.get_name()}: {_where(task)}" for task in asyncio.all_tasks(loop))
     head = f"nothing is scheduled and nothing is in flight at {loop.time() - START:g} s; what everyone waits for:"
     return "\n".join([head, *lines])
@@ -333,5 +335,5 @@ def _where(task: "asyncio.Task[Any]") -> str:
 
 
 def _calls_from_a_thread(task: "asyncio.Task[Any]") -> bool:
-    """Whether a task runs what a worker thread asked for with ``from_thread.run``, and waits for."""
+    """Whether a child runs what a worker thread asked for with ``from_thread.run``, and waits for."""
     return "run_async_from_thread" in getattr(task.get_coro(), "__qualname__", "")
