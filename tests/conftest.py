@@ -18,6 +18,14 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture
+def sigint_is_handled() -> Iterator[None]:
+    """As in a server, which has a handler of its own: a KeyboardInterrupt is then nobody's Ctrl-C."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(autouse=True)
 def _databases_in_memory_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A store in memory outlives its server, so that a test may look at it and open it again; here it ends."""

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -535,14 +534,6 @@ async def unawaited(leave: Any) -> None:
     left = asyncio.ensure_future(leave())
     await asyncio.wait([left])
     raise OSError(f"it left with {left.exception()!r}")
-
-
-@pytest.fixture
-def sigint_is_handled() -> Iterator[None]:
-    """As in a server, which has a handler of its own: a KeyboardInterrupt is then nobody's Ctrl-C."""
-    before = signal.signal(signal.SIGINT, lambda *_: None)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("sigint_is_handled")

@@ -77,6 +77,7 @@ MUTATIONS: Sequence[Mutation] = (
         "lifecycle.py",
         "return old is None or new > old",
         "return True",
+        "tests/engine/test_second_stops.py tests/unit/test_lifecycle.py",
     ),
     Mutation(
         "the outcome comes from the graph, and a stop that came later changes nothing",
@@ -108,6 +109,7 @@ MUTATIONS: Sequence[Mutation] = (
         "engine.py",
         "ticket is not None:\n            try:\n                await ticket.wait()",
         "ticket is not None:\n            try:\n                pass",
+        "tests/engine/test_told_is_on_record.py",
     ),
     Mutation(
         "a place is given back at the seal",
@@ -127,6 +129,7 @@ MUTATIONS: Sequence[Mutation] = (
         "admission.py",
         "        self._dispatcher.leave(run)\n",
         "",
+        "tests/engine/test_undone.py",
     ),
 )
 
@@ -144,16 +147,21 @@ def mutate(mutation: Mutation, scratch: Path) -> Path:
 
 
 def failures(mutation: Mutation) -> list[str]:
-    """Run the tests over the mutated source and name those that failed; ``hangs`` if they did not end."""
+    """Run the tests over the mutated source and name those that failed, or the one that did not end."""
     with tempfile.TemporaryDirectory(prefix="aura-mutation-") as scratch:
         source = mutate(mutation, Path(scratch))
-        options = ["-q", "-x", "--maxfail=5", "-p", "no:cacheprovider", "-o", f"pythonpath={source} ."]
+        options = ["-v", "--maxfail=5", "-p", "no:cacheprovider", "-o", f"pythonpath={source} ."]
         command = [sys.executable, "-m", "pytest", *options, *mutation.tests.split()]
         try:
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
-        except subprocess.TimeoutExpired:
-            return ["hangs"]
+        except subprocess.TimeoutExpired as hanging:
+            return [f"hangs in {_last_begun(hanging.stdout or b'')}"]
     return re.findall(r"^(?:FAILED|ERROR) (?:\S*/)?(.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+
+
+def _last_begun(output: bytes) -> str:
+    lines = [line for line in output.decode().splitlines() if "::" in line]
+    return lines[-1].rpartition("/")[2].strip() if lines else "its start"
 
 
 def main(words: Sequence[str]) -> int:

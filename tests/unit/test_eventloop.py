@@ -3,20 +3,12 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Iterator
 
 import pytest
 
 from aura.eventloop import StayingLoop
 
 EXITS = [SystemExit(3), KeyboardInterrupt()]
-
-
-@pytest.fixture
-def sigint_is_handled() -> Iterator[None]:
-    before = signal.signal(signal.SIGINT, lambda *_: None)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("sigint_is_handled")
