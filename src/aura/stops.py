@@ -6,7 +6,7 @@ for a commit. A ``stopping`` row is written for a time-out and a cancel only: th
 read once, at the seal; after it a stop answers ``ended``.
 
 ``finally`` and the other handlers of a run that is ending are never cut by a stop; they have a time of their own, and
-a shutdown only brings its end nearer (``cleanup_left``).
+a shutdown only brings its end nearer (``time_left``).
 
 What a crash does: a stop that was told to somebody is a ``stopping`` row, and the boot table ends the run as it says.
 """
