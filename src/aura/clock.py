@@ -36,10 +36,14 @@ class SystemClock:
 _LAST_SECOND = 253402300799.0
 
 
-def rfc3339(seconds: float) -> str:
-    """Write Unix seconds in UTC with microseconds: ``2026-11-22T02:30:00.000000Z``.
+def utc(seconds: float) -> datetime:
+    """Unix seconds as an aware time in UTC, to the microsecond.
 
     A time outside the years 1970 to 9999, as a broken clock may give, becomes the nearest one inside.
     """
-    inside = min(max(seconds, 0.0), _LAST_SECOND)
-    return datetime.fromtimestamp(inside, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    return datetime.fromtimestamp(min(max(seconds, 0.0), _LAST_SECOND), UTC)
+
+
+def rfc3339(seconds: float) -> str:
+    """Write Unix seconds in UTC with microseconds, as ``utc`` has them: ``2026-11-22T02:30:00.000000Z``."""
+    return utc(seconds).isoformat(timespec="microseconds")[:-6] + "Z"

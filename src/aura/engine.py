@@ -32,6 +32,7 @@ from aura.store import Ticket
 from aura.supervisor import Supervisor
 
 State = Literal["running", "stopping", "stopped"]
+ShownState = State | Literal["degraded"]
 #: Seconds that a stop waits beyond the graces for what is being marked as stuck.
 SLACK = 0.3
 #: The same for a stop that is made quicker: on a slow machine what is killed needs a while to be gone.
@@ -87,7 +88,7 @@ class Engine:
     # -- starting and stopping
 
     @property
-    def state(self) -> str:
+    def state(self) -> ShownState:
         """``running stopping stopped``, or ``degraded`` while it runs with faults."""
         return "degraded" if self._state == "running" and self.reasons else self._state
 
@@ -97,7 +98,7 @@ class Engine:
         unavailable = self.runtime.store.unavailable
         return [*self.runtime.faults, *self.supervisor.reasons, *([str(unavailable)] if unavailable else [])]
 
-    async def start(self) -> str:
+    async def start(self) -> ShownState:
         """Begin to start runs. Harmless if it does already.
 
         Raises:
@@ -121,7 +122,7 @@ class Engine:
         finally:
             ended.set()
 
-    async def stop(self, mode: Literal["drain", "cancel"], grace: float) -> str:
+    async def stop(self, mode: Literal["drain", "cancel"], grace: float) -> ShownState:
         """Start nothing more, let what runs end (``drain``) or stop it at once (``cancel``), and return when it has.
 
         ``grace`` is in seconds: of a drain how long it waits, of a cancel how long clean-up may take. Runs that hang
@@ -129,7 +130,7 @@ class Engine:
         """
         return await self._finish_stop(self._begin_stop(), mode, grace)
 
-    def request_stop(self, mode: Literal["drain", "cancel"], grace: float | None = None) -> str:
+    def request_stop(self, mode: Literal["drain", "cancel"], grace: float | None = None) -> ShownState:
         """Ask for a stop and do not wait. A ``cancel`` while one is under way ends its draining and a longer grace."""
         seconds = self.settings.server.grace if grace is None else grace
         if self._state == "stopping" and mode == "cancel":
@@ -153,7 +154,7 @@ class Engine:
         self._stops_begun += 1
         return self._stops_begun
 
-    async def _finish_stop(self, number: int, mode: Literal["drain", "cancel"], grace: float) -> str:
+    async def _finish_stop(self, number: int, mode: Literal["drain", "cancel"], grace: float) -> ShownState:
         if mode == "drain":
             await self._wait_idle(grace)
             grace = self.settings.server.grace if self._cancel_grace is None else self._cancel_grace

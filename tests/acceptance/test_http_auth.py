@@ -153,7 +153,7 @@ def test_access_has_no_default() -> None:
 def test_allow_is_of_all_routes_of_a_path() -> None:
     async def endpoint(_call: object) -> None: ...
 
-    routes = [ApiRoute(method, "/x", endpoint, Access.READ) for method in ("GET", "POST")]
+    routes = [ApiRoute(method, "/x", endpoint, Access.READ, answers={}) for method in ("GET", "POST")]
     app: ASGIApp = App(None, None, routes)  # type: ignore[arg-type]
     assert app is not None
     assert {frozenset(route.allow) for route in routes} == {frozenset({"GET", "HEAD", "POST"})}

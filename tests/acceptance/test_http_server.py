@@ -21,6 +21,7 @@ import pytest
 from tests.fakes.engine import FakeEngine
 from tests.fakes.web import BEARER, TOKEN, connections, free_port, make_settings, open_web
 
+from aura.api import EngineState
 from aura.clock import SystemClock
 from aura.errors import ConfigError, ExitCode
 from aura.web import server
@@ -142,10 +143,10 @@ async def stuck_download(served: Served, stack: AsyncExitStack) -> None:
 async def endpoint_that_hangs(served: Served, stack: AsyncExitStack) -> None:
     reached = anyio.Event()
 
-    async def hang() -> str:
+    async def hang() -> EngineState:
         reached.set()
         await anyio.sleep_forever()
-        return ""
+        return "running"
 
     served.engine.start = hang  # type: ignore[method-assign]
     stack.enter_context(open_client(served.port, served.head("POST /api/system/start")))
@@ -155,13 +156,13 @@ async def endpoint_that_hangs(served: Served, stack: AsyncExitStack) -> None:
 async def endpoint_that_swallows_its_cancel(served: Served, stack: AsyncExitStack) -> None:
     reached = anyio.Event()
 
-    async def swallow() -> str:
+    async def swallow() -> EngineState:
         reached.set()
         try:
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             return "running"
-        return ""
+        return "stopped"
 
     served.engine.start = swallow  # type: ignore[method-assign]
     stack.enter_context(open_client(served.port, served.head("POST /api/system/start")))

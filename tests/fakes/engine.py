@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from aura.actions import Action, action
+from aura.api import EngineState, PlanState
 from aura.clock import SystemClock
 from aura.errors import FieldError, Problem, RequestError
 from aura.events import Entry, EventEntry, LogEntry
@@ -54,7 +55,7 @@ class Status(msgspec.Struct):
     name: str
     title: str = ""
     description: str = ""
-    status: str = "ready"
+    status: PlanState = "ready"
     generation: str | None = "abc"
     task_count: int = 0
     errors: tuple[Problem, ...] = ()
@@ -109,7 +110,7 @@ class FakeEngine:
         self.clock = SystemClock()
         self.journal = Journal(BOOT, self.clock, ring=ring)
         self.generations = Generations()
-        self.state = "running"
+        self.state: EngineState = "running"
         self.reasons: list[str] = []
         self.fail: BaseException | None = None
         self.records: dict[str, RunRecord] = {}
@@ -207,11 +208,11 @@ class FakeEngine:
         self.calls.append(("cancel_where", conditions))
         return [cid for cid, run in self.records.items() if conditions["state"] in (None, run.state)]
 
-    async def start(self) -> str:
+    async def start(self) -> EngineState:
         self.state = "running"
         return self.state
 
-    def request_stop(self, mode: Literal["drain", "cancel"], grace: float | None) -> str:
+    def request_stop(self, mode: Literal["drain", "cancel"], grace: float | None) -> EngineState:
         self.calls.append(("stop", mode, grace))
         self.state = "stopping"
         return self.state
@@ -225,9 +226,11 @@ class FakeEngine:
             "version": "0",
             "started_at": 0.0,
             "uptime_s": 1.0,
-            "lanes": {"main": {"limit": 4, "running": 0, "queued": 0}},
+            "boot": BOOT,
+            "lanes": {"main": {"limit": 4, "running": 0, "queued": 0, "stuck": 0}},
             "plans": {"ready": 1, "stale": 0, "broken": 1},
-            "store": {"writable": True},
+            "store": {"writable": True, "pending": 0, "commits": 0},
+            "services": {},
             "reasons": self.reasons,
         }
 

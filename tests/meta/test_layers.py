@@ -30,7 +30,7 @@ LAYERS: Mapping[str, str] = {
         lanes admission dispatcher boot history engine
     """,
     "shipped actions": "builtin",
-    "doors": "web server client cli",
+    "doors": "api web server client cli",
     "for authors": "testing",
 }
 #: What plan authors import, and the version: it belongs to the nouns, and everyone may import it.

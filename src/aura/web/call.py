@@ -5,8 +5,8 @@ asks for the token before it says that it is not there.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs
 
 import anyio
@@ -102,11 +102,24 @@ def json_response(data: Any, status: int = 200, headers: dict[str, str] | None =
     return Response(msgspec.json.encode(data), status_code=status, headers=headers, media_type="application/json")
 
 
-class ApiRoute(Route):
-    """A path and method with its endpoint, the access it asks for, and the types of its query and body.
+class Media(NamedTuple):
+    """An answer that is not JSON: its media type, and what it holds."""
 
-    An endpoint that streams sends everything itself and returns None. ``allow`` are the methods that the path knows
-    over all its routes.
+    type: str
+    holds: str
+
+
+EVENT_STREAM = Media("text/event-stream", "records as server-sent events")
+TEXT = Media("text/plain", "a word or two")
+
+
+class ApiRoute(Route):
+    """A path and method with its endpoint, the access it asks for, and the types of what comes in and goes out.
+
+    ``answers`` is status → type of the JSON, a ``Media``, or None for an answer without a body; refusals, which are
+    problem documents, are not named. ``headers`` are those of the request that mean something to this route alone. An
+    endpoint that streams sends everything itself and returns None. ``allow`` are the methods that the path knows over
+    all its routes.
     """
 
     def __init__(
@@ -116,13 +129,17 @@ class ApiRoute(Route):
         endpoint: Endpoint,
         access: Access,
         *,
+        answers: Mapping[int, Any],
         query: type[msgspec.Struct] = Nothing,
         body: type[msgspec.Struct] | None = None,
         body_required: bool = False,
+        headers: Sequence[str] = (),
     ) -> None:
         super().__init__(path, _Unused(), methods=[method], name=getattr(endpoint, "__name__", path))
         self.call = endpoint
         self.access = access
+        self.answers = answers
+        self.headers = tuple(headers)
         self.query = query
         self.body = body
         self.body_required = body_required

@@ -8,12 +8,12 @@ from typing import Any
 
 from aura.clock import rfc3339
 from aura.events import RUN_ENDED, Entry, EventEntry, LogEntry
-from aura.journal import Gap, Reader
+from aura.journal import Batch, Gap, Reader
 from aura.lifecycle import RunState
 from aura.run import RunRecord
 from aura.web.facade import Engine
 from aura.web.query import LogQuery
-from aura.web.sse import MAX_ID, Stream, end_event, event, gap_event
+from aura.web.sse import MAX_ID, Stream, end_event, event
 
 #: Entries read from the store at a time.
 PAGE = 500
@@ -37,16 +37,13 @@ class LogFeed:
 
     async def run(self, stream: Stream) -> None:
         if self._is_unknown:
-            await stream.write(gap_event(None, self.reader.start - 1))
+            await stream.tell_gap(None, self.reader.start - 1)
         elif self._last_id is not None:
             await self._resume(stream, self._last_id)
         while not stream.stopping:
             batch = self.reader.take()
-            if batch.gap:
-                await stream.write(gap_event(batch.gap, batch.gap.last))
-            if batch.entries:
-                await stream.write(batch.frames())
-            else:
+            await stream.show(batch)
+            if not batch.entries:
                 await stream.wait_news(self.reader)
 
     async def _resume(self, stream: Stream, last_id: int) -> None:
@@ -64,7 +61,7 @@ class LogFeed:
         found = await self._read(last_id - 1, 1)
         if not found or found[0].id > last_id:
             until = min(found[0].id, self.reader.start) if found else self.reader.start
-            await stream.write(gap_event(Gap(last_id + 1, until - 1), until - 1))
+            await stream.tell_gap(Gap(last_id + 1, until - 1), until - 1)
 
     async def _read(self, after: int, limit: int, **conditions: Any) -> list[Entry]:
         return list(await self._engine.history.log_entries(after=after, limit=limit, **conditions))
@@ -72,8 +69,7 @@ class LogFeed:
     async def _replay(self, stream: Stream, after: int, until: int) -> None:
         while not stream.stopping:
             past = await self._read(after, PAGE, until=until, **self._wanted.conditions())
-            if past:
-                await stream.write(frames(past))
+            await stream.show(Batch(None, past))
             if len(past) < PAGE:
                 return
             after = past[-1].id

@@ -1,37 +1,52 @@
-"""The public JSON shapes, one function each, so that a shape is written once. Times are RFC 3339, durations ``_s``."""
+"""From what the engine has to the public shapes of ``api``, one function each."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
+
+from aura import api
 from aura.actions import Action
-from aura.clock import rfc3339
+from aura.clock import utc
 from aura.errors import RequestError
+from aura.lifecycle import RunState, StepState
 from aura.plan import Dependency, Step, Task
 from aura.run import RunRecord, StepRecord
 from aura.web.facade import Accepted, PlanStatus
 from aura.web.problem import document
 
-Json = dict[str, Any]
+T = TypeVar("T")
 
 
-def time(seconds: float | None) -> str | None:
+def time(seconds: float | None) -> api.Time | None:
     """A time, or null."""
-    return None if seconds is None else rfc3339(seconds)
+    return None if seconds is None else utc(seconds)
 
 
-def page(items: Sequence[Any], next_cursor: str | None) -> Json:
+def page(items: Sequence[T], next_cursor: str | None) -> api.Page[T]:
     """A list, as every route gives it."""
-    return {"items": items, "next_cursor": next_cursor}
+    return api.Page(items=list(items), next_cursor=next_cursor)
 
 
 # -- runs -------------------------------------------------------------------------------------------------------------
 
 
-def run_short(run: RunRecord, progress: Mapping[str, Any] | None = None) -> Json:
-    """A run in a list: all but its steps, inputs and result. What comes with later versions is null, 0 or empty.
+def run_short(run: RunRecord, progress: Mapping[str, Any] | None = None) -> api.RunShort:
+    """A run in a list. What comes with later versions is null, 0 or empty.
 
     ``progress`` is by step, null when none has said anything.
     """
+    return api.RunShort(**_short(run, progress))
+
+
+def run_whole(run: RunRecord, steps: Sequence[StepRecord], progress: Mapping[str, Any] | None) -> api.Run:
+    """One run with everything."""
+    return api.Run(
+        **_short(run, progress), inputs=dict(run.inputs or {}), result=run.result, steps=[step(s) for s in steps]
+    )
+
+
+def _short(run: RunRecord, progress: Mapping[str, Any] | None) -> dict[str, Any]:
     return {
         "cid": run.cid,
         "plan_name": run.plan_name,
@@ -39,137 +54,134 @@ def run_short(run: RunRecord, progress: Mapping[str, Any] | None = None) -> Json
         "generation": run.generation,
         "lane": run.lane,
         "priority": run.priority,
-        "labels": run.labels,
-        "state": run.state,
+        "labels": dict(run.labels),
+        "state": RunState(run.state),
         "reason": run.reason,
-        "error": run.error,
-        "cleanup_error": run.cleanup_error,
+        "error": error(run.error),
+        "cleanup_error": error(run.cleanup_error),
         "attempt": run.attempt,
         "due": time(run.due),
-        "accepted_at": time(run.accepted_at),
+        "accepted_at": utc(run.accepted_at),
         "not_before": time(run.not_before),
         "started_at": time(run.started_at),
         "finished_at": time(run.finished_at),
-        "progress": progress or None,
+        "progress": {name: api.Progress(**how_far) for name, how_far in (progress or {}).items()} or None,
         "waiting_for": None,
         "parent_cid": run.parent_cid,
         "stuck": run.stuck,
         "preempted_by": None,
         "preemptions": 0,
-        "cause": cause(run.cause),
+        "cause": msgspec.convert(run.cause, api.Cause),
     }
 
 
-def run_whole(run: RunRecord, steps: Sequence[StepRecord], progress: Mapping[str, Any] | None) -> Json:
-    """One run with everything."""
-    return {**run_short(run, progress), "inputs": run.inputs, "result": run.result, "steps": [step(s) for s in steps]}
+def error(given: Mapping[str, Any] | None) -> api.Error | None:
+    """Why something failed, or null."""
+    return None if given is None else msgspec.convert(given, api.Error)
 
 
-def cause(given: Mapping[str, Any]) -> Json:
-    """What asked for a run; members that do not apply are null."""
-    return {key: given.get(key) for key in ("kind", "item", "rule", "event_id", "cid")}
-
-
-def step(record: StepRecord) -> Json:
+def step(record: StepRecord) -> api.Step:
     """One step of a run."""
     duration = None
     if record.started_at is not None and record.finished_at is not None:
         duration = round(max(record.finished_at - record.started_at, 0.0), 6)
-    return {
-        "name": record.name,
-        "state": record.state,
-        "attempt": record.attempt,
-        "started_at": time(record.started_at),
-        "finished_at": time(record.finished_at),
-        "duration_s": duration,
-        "output": record.output,
-        "error": record.error,
-        "skipped_because": record.skipped_because,
-        "items": None,
-    }
+    return api.Step(
+        name=record.name,
+        state=StepState(record.state),
+        attempt=record.attempt,
+        started_at=time(record.started_at),
+        finished_at=time(record.finished_at),
+        duration_s=duration,
+        output=record.output,
+        error=error(record.error),
+        skipped_because=record.skipped_because,
+        items=None,
+    )
 
 
-def accepted(run: Accepted) -> Json:
+def accepted(run: Accepted) -> api.Accepted:
     """The answer to a request that became a run."""
-    return {"cid": run.cid, "state": run.state, "plan_name": run.plan_name, "task_name": run.task_name}
+    return api.Accepted(cid=run.cid, state=RunState(run.state), plan_name=run.plan_name, task_name=run.task_name)
 
 
-def batch_item(outcome: Accepted | RequestError) -> Json:
-    """One outcome of a batch: the run, or the problem document of its refusal."""
+def batch_item(outcome: Accepted | RequestError) -> api.BatchItem:
+    """One outcome of a batch."""
     if isinstance(outcome, RequestError):
-        return {"error": document(outcome)}
-    return {"cid": outcome.cid, "state": outcome.state}
+        return api.BatchItem(error=document(outcome))
+    return api.BatchItem(cid=outcome.cid, state=RunState(outcome.state))
 
 
-def queued(entry: Mapping[str, Any]) -> Json:
+def run_answer(cid: str, state: str) -> api.RunAnswer:
+    """The state of a run after it was told something."""
+    return api.RunAnswer(cid=cid, state=RunState(state))
+
+
+def queued(entry: Mapping[str, Any]) -> api.QueuedRun:
     """One run of the queue."""
     times = {key: time(entry[key]) for key in ("accepted_at", "not_before")}
-    return {key: entry[key] for key in ("cid", "plan_name", "task_name", "lane", "priority")} | times
+    return api.QueuedRun(**(dict(entry) | times))
 
 
-def status(given: Mapping[str, Any]) -> Json:
+def status(given: Mapping[str, Any]) -> api.ServerStatus:
     """What the server is and how it fares."""
-    return {**given, "started_at": time(given["started_at"])}
+    return msgspec.convert({**given, "started_at": utc(given["started_at"])}, api.ServerStatus)
 
 
 # -- plans ------------------------------------------------------------------------------------------------------------
 
 
-def plan(status: PlanStatus) -> Json:
+def plan(status: PlanStatus) -> api.Plan:
     """A plan in the list of plans."""
-    return {
-        "name": status.name,
-        "title": status.title,
-        "description": status.description,
-        "status": status.status,
-        "generation": status.generation,
-        "task_count": status.task_count,
-        "errors": status.errors,
-        "preempts_others": False,
-    }
+    return api.Plan(
+        name=status.name,
+        title=status.title,
+        description=status.description,
+        status=status.status,
+        generation=status.generation,
+        task_count=status.task_count,
+        errors=list(status.errors),
+        preempts_others=False,
+    )
 
 
-def reloaded(status: PlanStatus) -> Json:
+def reloaded(status: PlanStatus) -> api.ReloadedPlan:
     """A plan in the answer to a reload."""
-    return {
-        "name": status.name,
-        "status": status.status,
-        "generation": status.generation,
-        "errors": status.errors,
-    }
+    return api.ReloadedPlan(
+        name=status.name, status=status.status, generation=status.generation, errors=list(status.errors)
+    )
 
 
-def task(given: Task) -> Json:
+def task(given: Task) -> api.Task:
     """A task with the JSON Schema of its inputs."""
-    return {
-        "name": given.name,
-        "title": given.title,
-        "description": given.description,
-        "inputs": given.inputs_schema(),
-        "lane": given.lane,
-        "priority": given.priority,
-        "mode": "parallel",
-        "steps": [_plan_step(s) for s in given.steps.values()],
-        "source": {"file": given.source.file, "line": given.source.line},
-    }
+    return api.Task(
+        name=given.name,
+        title=given.title,
+        description=given.description,
+        inputs=given.inputs_schema(),
+        lane=given.lane,
+        priority=given.priority,
+        mode="parallel",
+        steps=[_plan_step(s) for s in given.steps.values()],
+        source=api.Place(file=given.source.file, line=given.source.line),
+    )
 
 
-def _plan_step(given: Step) -> Json:
+def _plan_step(given: Step) -> api.TaskStep:
     needs = {need.step: _states(need) for need in given.depends_on}
-    return {"name": given.name, "action": given.action, "depends_on": {"any": needs} if given.any_of else needs}
+    return api.TaskStep(name=given.name, action=given.action, depends_on={"any": needs} if given.any_of else needs)
 
 
 def _states(need: Dependency) -> list[str]:
     return sorted(state.value for state in need.states)
 
 
-def action(given: Action) -> Json:
+def action(given: Action) -> api.Action:
     """An action with the JSON Schemas of its parameters and its result."""
-    return {
-        "name": given.name,
-        "description": given.description,
-        "params": given.params_schema(),
-        "result": given.result_schema(),
-        "plan_name": given.plan_name,
-        "cancellable": given.is_async,
-    }
+    return api.Action(
+        name=given.name,
+        description=given.description,
+        params=given.params_schema(),
+        result=given.result_schema(),
+        plan_name=given.plan_name,
+        cancellable=given.is_async,
+    )

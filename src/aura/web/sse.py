@@ -19,7 +19,7 @@ from starlette.types import Message, Receive, Send
 
 from aura.errors import RequestError
 from aura.events import EventEntry
-from aura.journal import Gap, Reader
+from aura.journal import Batch, Gap, Reader
 
 WRITE_TIMEOUT = 15.0
 HEARTBEAT = 15.0
@@ -54,7 +54,7 @@ class Gone(Exception):
 
 
 class Stream:
-    """The writing side of one stream. ``stopping`` is the server's stop event."""
+    """The writing side of one stream. ``stopping`` is the server's stop event. ``websocket.Socket`` is another one."""
 
     def __init__(self, send: Send, stopping: anyio.Event) -> None:
         self._send = send
@@ -78,7 +78,27 @@ class Stream:
         """
         await self._write({"type": "http.response.body", "body": data, "more_body": True})
 
+    async def show(self, batch: Batch) -> None:
+        """Write what a reader took; nothing is written of an empty batch.
+
+        Raises:
+            Gone: as of ``write``.
+        """
+        if batch.gap:
+            await self.tell_gap(batch.gap, batch.gap.last)
+        if batch.entries:
+            await self.write(batch.frames())
+
+    async def tell_gap(self, gap: Gap | None, last: int) -> None:
+        """Write that records up to ``last`` were missed. Of an unknown gap (None) only its end is known."""
+        await self.write(gap_event(gap, last))
+
+    async def tell_shutdown(self) -> None:
+        """Write that the server is going."""
+        await self.write(event("shutdown", None, {}))
+
     async def finish(self) -> None:
+        """End the answer."""
         await self._write({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _write(self, message: Message) -> None:
@@ -94,6 +114,10 @@ class Stream:
         with anyio.move_on_at(self._last_write + HEARTBEAT):
             await reader.wait()
             return
+        await self.heartbeat()
+
+    async def heartbeat(self) -> None:
+        """Write something that means nothing."""
         await self.write(b":\n\n")
 
 
@@ -130,11 +154,15 @@ class Feed(Protocol):
 
 
 async def serve_stream(feed: Feed, receive: Receive, send: Send, stopping: anyio.Event) -> None:
+    """Run a feed as server-sent events; see ``serve_feed``."""
+    await serve_feed(feed, Stream(send, stopping), receive, stopping)
+
+
+async def serve_feed(feed: Feed, stream: Stream, receive: Receive, stopping: anyio.Event) -> None:
     """Run a feed until it is over, its client has gone, or the server stops. **Cancellation**: ends it at once."""
-    stream = Stream(send, stopping)
 
     async def watch_client() -> None:
-        while (await receive())["type"] != "http.disconnect":
+        while not (await receive())["type"].endswith(".disconnect"):
             pass
         group.cancel_scope.cancel("the client has gone")
 
@@ -150,7 +178,7 @@ async def serve_stream(feed: Feed, receive: Receive, send: Send, stopping: anyio
             await stream.begin()
             await feed.run(stream)
             if stream.stopping:
-                await stream.write(event("shutdown", None, {}))
+                await stream.tell_shutdown()
             await stream.finish()
         group.cancel_scope.cancel("the stream is over")
 

@@ -3,7 +3,7 @@
 from starlette.responses import Response
 
 from aura.web.auth import Access
-from aura.web.call import ApiRoute, Call
+from aura.web.call import EVENT_STREAM, ApiRoute, Call
 from aura.web.feeds import LogFeed
 from aura.web.query import LogQuery
 from aura.web.sse import parse_last_id, serve_stream, stream_head
@@ -26,4 +26,14 @@ async def stream_logs(call: Call) -> Response | None:
     return None
 
 
-ROUTES = [ApiRoute("GET", "/api/logs/stream", stream_logs, Access.LOGS, query=LogQuery)]
+ROUTES = [
+    ApiRoute(
+        "GET",
+        "/api/logs/stream",
+        stream_logs,
+        Access.LOGS,
+        query=LogQuery,
+        answers={200: EVENT_STREAM},
+        headers=["Last-Event-ID"],
+    )
+]

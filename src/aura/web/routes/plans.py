@@ -2,6 +2,7 @@
 
 from starlette.responses import Response
 
+from aura import api
 from aura.actions import Action
 from aura.errors import RequestError
 from aura.web import shapes
@@ -50,8 +51,15 @@ def _all_actions(engine: Engine) -> list[Action]:
 
 
 ROUTES = [
-    ApiRoute("GET", "/api/plans", list_plans, Access.READ, query=PageQuery),
-    ApiRoute("GET", "/api/plans/{plan}/tasks", list_tasks, Access.READ, query=PageQuery),
-    ApiRoute("GET", "/api/plans/{plan}/tasks/{task:path}", get_task, Access.READ),
-    ApiRoute("GET", "/api/actions", list_actions, Access.READ, query=PageQuery),
+    ApiRoute("GET", "/api/plans", list_plans, Access.READ, query=PageQuery, answers={200: api.Page[api.Plan]}),
+    ApiRoute(
+        "GET",
+        "/api/plans/{plan}/tasks",
+        list_tasks,
+        Access.READ,
+        query=PageQuery,
+        answers={200: api.Page[api.Task]},
+    ),
+    ApiRoute("GET", "/api/plans/{plan}/tasks/{task:path}", get_task, Access.READ, answers={200: api.Task}),
+    ApiRoute("GET", "/api/actions", list_actions, Access.READ, query=PageQuery, answers={200: api.Page[api.Action]}),
 ]

@@ -2,6 +2,7 @@
 
 from starlette.responses import Response
 
+from aura import api
 from aura.web import shapes
 from aura.web.auth import Access
 from aura.web.call import ApiRoute, Call, json_response
@@ -26,4 +27,13 @@ async def list_queue(call: Call) -> Response:
     return json_response(shapes.page([shapes.queued(entry) for entry in found], cursor))
 
 
-ROUTES = [ApiRoute("GET", "/api/queue/list", list_queue, Access.READ, query=QueueQuery)]
+ROUTES = [
+    ApiRoute(
+        "GET",
+        "/api/queue/list",
+        list_queue,
+        Access.READ,
+        query=QueueQuery,
+        answers={200: api.Page[api.QueuedRun]},
+    )
+]

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from starlette.responses import Response
 
+from aura import api
 from aura.events import LEVELS
 from aura.run import RunRecord
 from aura.web import shapes
 from aura.web.auth import Access
-from aura.web.call import ApiRoute, Call, json_response
+from aura.web.call import EVENT_STREAM, ApiRoute, Call, json_response
 from aura.web.feeds import RunFeed
 from aura.web.ids import known_form
 from aura.web.query import PageQuery, RunLogQuery, RunQuery, first_page, make_cursor
@@ -34,7 +35,7 @@ async def list_active(call: Call) -> Response:
     return json_response(shapes.page(_short(call, runs), cursor))
 
 
-def _short(call: Call, runs: Sequence[RunRecord]) -> list[shapes.Json]:
+def _short(call: Call, runs: Sequence[RunRecord]) -> list[api.RunShort]:
     return [shapes.run_short(run, call.engine.history.progress_of(run.cid)) for run in runs]
 
 
@@ -82,9 +83,30 @@ async def stream_run(call: Call) -> Response | None:
 
 
 ROUTES = [
-    ApiRoute("GET", "/api/runs", list_runs, Access.READ, query=RunQuery),
-    ApiRoute("GET", "/api/runs/active", list_active, Access.READ, query=PageQuery),
-    ApiRoute("GET", "/api/runs/{cid}", get_run, Access.READ),
-    ApiRoute("GET", "/api/runs/{cid}/logs", get_logs, Access.LOGS, query=RunLogQuery),
-    ApiRoute("GET", "/api/runs/{cid}/events", stream_run, Access.LOGS),
+    ApiRoute("GET", "/api/runs", list_runs, Access.READ, query=RunQuery, answers={200: api.Page[api.RunShort]}),
+    ApiRoute(
+        "GET",
+        "/api/runs/active",
+        list_active,
+        Access.READ,
+        query=PageQuery,
+        answers={200: api.Page[api.RunShort]},
+    ),
+    ApiRoute("GET", "/api/runs/{cid}", get_run, Access.READ, answers={200: api.Run}),
+    ApiRoute(
+        "GET",
+        "/api/runs/{cid}/logs",
+        get_logs,
+        Access.LOGS,
+        query=RunLogQuery,
+        answers={200: api.Page[api.LogRecord]},
+    ),
+    ApiRoute(
+        "GET",
+        "/api/runs/{cid}/events",
+        stream_run,
+        Access.LOGS,
+        answers={200: EVENT_STREAM, 204: None},
+        headers=["Last-Event-ID"],
+    ),
 ]

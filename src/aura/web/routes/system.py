@@ -5,10 +5,11 @@ from typing import Annotated, Literal
 import msgspec
 from starlette.responses import PlainTextResponse, Response
 
+from aura import api
 from aura.errors import RequestError
 from aura.web import shapes
 from aura.web.auth import Access
-from aura.web.call import ApiRoute, Call, json_response
+from aura.web.call import TEXT, ApiRoute, Call, json_response
 
 #: The longest grace that a stop may be given, in seconds.
 MAX_GRACE = 24 * 3600.0
@@ -32,7 +33,8 @@ async def readyz(call: Call) -> Response:
     status = 503 if blocked else 200
     if _is_stranger(call):
         return PlainTextResponse("not ready" if blocked else "ready", status_code=status)
-    return json_response({"ready": not blocked, "reasons": [*blocked, *call.engine.reasons]}, status)
+    readiness = api.Readiness(ready=not blocked, reasons=[*blocked, *call.engine.reasons])
+    return json_response(readiness, status)
 
 
 def _blocked(call: Call) -> list[str]:
@@ -62,25 +64,26 @@ async def get_status(call: Call) -> Response:
 
 async def start(call: Call) -> Response:
     """Start the engine."""
-    return json_response({"state": await call.engine.start()})
+    return json_response(api.EngineAnswer(state=await call.engine.start()))
 
 
 async def stop(call: Call) -> Response:
     """Stop the engine; the API stays up and runs that are submitted wait in the queue."""
     body = await call.body(StopBody)
-    return json_response({"state": call.engine.request_stop(body.mode, body.grace_s)}, 202)
+    return json_response(api.EngineAnswer(state=call.engine.request_stop(body.mode, body.grace_s)), 202)
 
 
 async def reload(call: Call) -> Response:
     """Load the plans folder again."""
-    return json_response({"plans": [shapes.reloaded(status) for status in await call.engine.reload()]})
+    statuses = await call.engine.reload()
+    return json_response(api.Reloaded(plans=[shapes.reloaded(status) for status in statuses]))
 
 
 ROUTES = [
-    ApiRoute("GET", "/livez", livez, Access.OPEN),
-    ApiRoute("GET", "/readyz", readyz, Access.OPEN),
-    ApiRoute("GET", "/api/system/status", get_status, Access.READ),
-    ApiRoute("POST", "/api/system/start", start, Access.MANAGE),
-    ApiRoute("POST", "/api/system/stop", stop, Access.MANAGE, body=StopBody),
-    ApiRoute("POST", "/api/system/reload", reload, Access.ADMIN),
+    ApiRoute("GET", "/livez", livez, Access.OPEN, answers={200: TEXT}),
+    ApiRoute("GET", "/readyz", readyz, Access.OPEN, answers={200: api.Readiness, 503: api.Readiness}),
+    ApiRoute("GET", "/api/system/status", get_status, Access.READ, answers={200: api.ServerStatus}),
+    ApiRoute("POST", "/api/system/start", start, Access.MANAGE, answers={200: api.EngineAnswer}),
+    ApiRoute("POST", "/api/system/stop", stop, Access.MANAGE, body=StopBody, answers={202: api.EngineAnswer}),
+    ApiRoute("POST", "/api/system/reload", reload, Access.ADMIN, answers={200: api.Reloaded}),
 ]

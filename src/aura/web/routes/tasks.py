@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import msgspec
 from starlette.responses import Response
 
+from aura import api
 from aura.errors import FieldError, RequestError
 from aura.lifecycle import RunState
 from aura.run import Request
@@ -64,7 +65,7 @@ async def run_batch(call: Call) -> Response:
     outcomes = await call.engine.submit_batch(requests, call.cause, body.atomic)
     refused = sum(isinstance(outcome, RequestError) for outcome in outcomes)
     items = [shapes.batch_item(outcome) for outcome in outcomes]
-    return json_response({"items": items, "accepted": len(items) - refused, "refused": refused}, 202)
+    return json_response(api.Batch(items=items, accepted=len(items) - refused, refused=refused), 202)
 
 
 def _request(task: Any, at: str) -> Request | RequestError:
@@ -85,7 +86,7 @@ async def cancel(call: Call) -> Response:
     """Cancel a run: queued, waiting or running alike. Answered once the wish is on record."""
     cid = known_form(call.path["cid"])
     body = await call.body(CancelBody)
-    return json_response({"cid": cid, "state": await call.engine.cancel(cid, body.reason)}, 202)
+    return json_response(shapes.run_answer(cid, await call.engine.cancel(cid, body.reason)), 202)
 
 
 async def cancel_where(call: Call) -> Response:
@@ -101,12 +102,36 @@ async def cancel_where(call: Call) -> Response:
         lane=body.lane,
         labels=body.labels or {},
     )
-    return json_response({"cancelled": cids}, 202)
+    return json_response(api.Cancelled(cancelled=list(cids)), 202)
 
 
 ROUTES = [
-    ApiRoute("POST", "/api/tasks/run", run_task, Access.RUN, body=Request, body_required=True),
-    ApiRoute("POST", "/api/tasks/batch", run_batch, Access.RUN, body=BatchBody, body_required=True),
-    ApiRoute("POST", "/api/tasks/cancel", cancel_where, Access.RUN, body=CancelWhereBody, body_required=True),
-    ApiRoute("POST", "/api/tasks/{cid}/cancel", cancel, Access.RUN, body=CancelBody),
+    ApiRoute(
+        "POST",
+        "/api/tasks/run",
+        run_task,
+        Access.RUN,
+        body=Request,
+        body_required=True,
+        answers={202: api.Accepted},
+    ),
+    ApiRoute(
+        "POST",
+        "/api/tasks/batch",
+        run_batch,
+        Access.RUN,
+        body=BatchBody,
+        body_required=True,
+        answers={202: api.Batch},
+    ),
+    ApiRoute(
+        "POST",
+        "/api/tasks/cancel",
+        cancel_where,
+        Access.RUN,
+        body=CancelWhereBody,
+        body_required=True,
+        answers={202: api.Cancelled},
+    ),
+    ApiRoute("POST", "/api/tasks/{cid}/cancel", cancel, Access.RUN, body=CancelBody, answers={202: api.RunAnswer}),
 ]
