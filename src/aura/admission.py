@@ -10,32 +10,27 @@ the run ends quietly, its place returned, without a fault. What is refused is a 
 Admission works while the engine is stopped. What a crash does: a run is a row or was never accepted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from aura.dispatcher import Dispatcher
-from aura.errors import FieldError, RequestError, StoreReadOnly
+from aura.errors import FieldError, KeyTaken, RequestError, StoreClosed, StoreReadOnly
 from aura.events import EventEntry
 from aura.failpoints import Site
 from aura.inputs import check_inputs
 from aura.liverun import LiveRun
 from aura.plan import Task
-from aura.records import Accepted, accept_run, encode
-from aura.run import Cause, Request, clean
+from aura.records.columns import encode
+from aura.records.runs import Accepted, accept_run, together
+from aura.run import MAX_DELAY, MAX_LABEL, MAX_LABELS, OPEN_LANES, PRIORITIES, Cause, Request, clean
 from aura.runtime import Runtime, history_row
 from aura.stops import Stops
-from aura.store import Ticket
+from aura.store import Ticket, Unit
 
 #: How long a client is asked to wait when a queue is full or the storage cannot be written, in seconds.
 RETRY_AFTER = 5.0
-PRIORITIES = range(-1000, 1001)
-#: Lanes that a request may ask for; handlers of interrupt rules alone run in the third.
-OPEN_LANES = frozenset({"main", "event"})
-#: The longest delay that can be asked for, in seconds.
-MAX_DELAY = 366 * 24 * 3600.0
-MAX_LABELS = 64
-MAX_TEXT = 1024
 
 
 class Admitted(msgspec.Struct, frozen=True):
@@ -43,6 +38,14 @@ class Admitted(msgspec.Struct, frozen=True):
 
     run: LiveRun
     ticket: Ticket
+
+
+class _Reserved(NamedTuple):
+    """A run that is reserved in memory: it stands in its lane, and its unit has not been handed over."""
+
+    run: LiveRun
+    entry: EventEntry
+    unit: Unit
 
 
 class Admission:
@@ -54,53 +57,121 @@ class Admission:
         self._stops = stops
         self.closed = False
 
-    def request(self, request: Request, cause: Cause) -> Admitted:
+    def request(self, request: Request, cause: Cause, also: Callable[[LiveRun], Unit] | None = None) -> Admitted:
         """Accept a request and hand it to the store. Does not wait: the run is not on record before the ticket says so.
+
+        ``also`` gives, for the new run, what is written with it or not at all.
 
         Raises:
             RequestError: it is refused; nothing was stored.
         """
-        accepted, task = self._check(request, cause)
-        run = self._make(accepted)
+        run, entry, unit = self._reserve(request, cause)
         journal = self._runtime.journal
-        entry = self._announce(run)
         ticket = self._runtime.store.put(
-            accept_run(accepted, history_row(run.seq, entry)),
+            unit if also is None else together([unit, also(run)]),
             lambda: journal.settle([entry], True),
-            lambda _: self._undo(run, entry),
+            lambda error: self._undo(run, entry, error),
             refusable=True,
             site=Site.ACCEPT,
         )
-        if ticket.done:  # the store's intake is closed
-            raise RequestError("shutting_down", "the server is shutting down; ask again when it is back")
-        self._runtime.open[run.cid] = run
-        self.enter(run, task)
+        if ticket.error is not None:  # the store's intake is closed: what was reserved is undone
+            raise refusal(ticket.error)
         return Admitted(run, ticket)
 
-    def request_all(self, requests: Sequence[Request], cause: Cause) -> list[Admitted]:
-        """Accept all of them, or none.
+    def request_all(self, requests: Sequence[Request | RequestError], cause: Cause) -> tuple[list[LiveRun], Ticket]:
+        """Accept all of them as one unit, or none.
 
         Raises:
             RequestError: one of them is refused; its ``errors`` point to it. Nothing was stored.
         """
+        runs: list[LiveRun] = []
+
+        def note(accepted: Sequence[LiveRun | RequestError]) -> Unit:
+            runs.extend(one for one in accepted if isinstance(one, LiveRun))
+            return together([])
+
+        ticket = self.request_together(self.check_all(requests, cause), cause, note)
+        return runs, ticket
+
+    def check_all(self, given: Sequence[Request | RequestError], cause: Cause) -> list[Request]:
+        """Give them back if all of them can be accepted now.
+
+        Raises:
+            RequestError: one of them cannot; its ``errors`` point to it.
+        """
+        for bad in given:
+            if isinstance(bad, RequestError):
+                raise bad
+        requests = [request for request in given if isinstance(request, Request)]
         for index, request in enumerate(requests):
             try:
-                self._check(request, cause)
+                with self._runtime.measures.refusals:
+                    self._check(request, cause)
             except RequestError as refused:
                 raise _within_batch(refused, index) from None
-        self._check_room(requests)
-        return [self.request(request, cause) for request in requests]
+        with self._runtime.measures.refusals:
+            self._check_room(requests)
+        return requests
+
+    def request_together(
+        self,
+        requests: Sequence[Request | RequestError],
+        cause: Cause,
+        also: Callable[[Sequence[LiveRun | RequestError]], Unit],
+    ) -> Ticket:
+        """Accept those that are not refused as one unit, with what ``also`` gives for them: all of it, or nothing.
+
+        Raises:
+            RequestError: the store's intake is closed; nothing was stored.
+        """
+        found = [self._try_reserve(request, cause) for request in requests]
+        reserved = [one for one in found if isinstance(one, _Reserved)]
+        outcomes = [one.run if isinstance(one, _Reserved) else one for one in found]
+        journal, entries = self._runtime.journal, [one.entry for one in reserved]
+
+        def undo(error: Exception) -> None:
+            for one in reserved:
+                self._undo(one.run, one.entry, error)
+
+        ticket = self._runtime.store.put(
+            together([*(one.unit for one in reserved), also(outcomes)]),
+            lambda: journal.settle(entries, True),
+            undo,
+            refusable=True,
+            site=Site.ACCEPT,
+        )
+        if ticket.error is not None:  # the store's intake is closed: what was reserved is undone
+            raise refusal(ticket.error)
+        return ticket
+
+    def _try_reserve(self, request: Request | RequestError, cause: Cause) -> "_Reserved | RequestError":
+        if isinstance(request, RequestError):
+            return request
+        try:
+            return self._reserve(request, cause)
+        except RequestError as refused:
+            return refused
+
+    def _reserve(self, request: Request, cause: Cause) -> "_Reserved":
+        """Make the run and put it into its lane; whoever calls this hands it over in the same turn."""
+        with self._runtime.measures.refusals:
+            accepted, task = self._check(request, cause)
+        run = self._make(accepted)
+        entry = self._announce(run)
+        self._runtime.open[run.cid] = run
+        self.enter(run, task)
+        return _Reserved(run, entry, accept_run(accepted, history_row(run.seq, entry)))
 
     def enter(self, run: LiveRun, task: Task | None = None) -> None:
         """Put a run into its lane, with the timer of its task's ``queue_timeout``."""
         self._dispatcher.enter(run)
-        if task is not None and task.queue_timeout is not None:
+        if task is not None and task.queue_timeout is not None and not run.begun:
             self._stops.start_queue_timeout(run, task.queue_timeout)
 
     # -- deciding
 
     def _check(self, request: Request, cause: Cause) -> tuple[Accepted, Task]:
-        self._check_open()
+        self.check_open()
         generation, task = self._runtime.generations.task(request.plan_name, request.task_name)
         inputs = check_inputs(task, request.inputs)
         errors = _field_errors(request)
@@ -132,7 +203,12 @@ class Admission:
         )
         return accepted, task
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Say whether anything can be asked for that has to be stored.
+
+        Raises:
+            RequestError: ``shutting_down`` or ``storage_unavailable``.
+        """
         if self.closed:
             raise RequestError(
                 "shutting_down", "the server is shutting down; ask again when it is back", retry_after=RETRY_AFTER
@@ -171,8 +247,10 @@ class Admission:
     def _announce(self, run: LiveRun) -> EventEntry:
         return self._runtime.stage_event(run, "run.accepted")
 
-    def _undo(self, run: LiveRun, entry: EventEntry) -> None:
+    def _undo(self, run: LiveRun, entry: EventEntry, error: Exception) -> None:
         """The acceptance was not stored: the run never was."""
+        if not isinstance(error, KeyTaken):  # it is not refused: it is answered as the first time
+            self._runtime.measures.refusals.note(refusal(error).code)
         self._runtime.journal.settle([entry], False)
         run.refused = run.sealed = True
         if run.timer:
@@ -186,6 +264,8 @@ def refusal(error: Exception) -> RequestError:
     """What a client is told when the unit of its request failed."""
     if isinstance(error, StoreReadOnly):
         return RequestError("storage_unavailable", str(error), retry_after=RETRY_AFTER)
+    if isinstance(error, StoreClosed):
+        return RequestError("shutting_down", "the server is shutting down; ask again when it is back")
     return RequestError("internal", "the request could not be stored; nothing of it was kept")
 
 
@@ -203,9 +283,11 @@ def _field_errors(request: Request) -> list[FieldError]:
 
 def _long_labels(labels: Mapping[str, str]) -> list[FieldError]:
     return [
-        FieldError(f"/labels/{clean(name[:40])}", f"names and values are Unicode text of at most {MAX_TEXT} characters")
+        FieldError(
+            f"/labels/{clean(name[:40])}", f"names and values are Unicode text of at most {MAX_LABEL} characters"
+        )
         for name, value in labels.items()
-        if len(name) > MAX_TEXT or len(value) > MAX_TEXT or clean(name + value) != name + value
+        if len(name) > MAX_LABEL or len(value) > MAX_LABEL or clean(name + value) != name + value
     ]
 
 

@@ -19,6 +19,7 @@ Time = Annotated[datetime, msgspec.Meta(tz=True)]
 Level = Literal["debug", "info", "warning", "error", "critical"]
 EngineState = Literal["running", "stopping", "stopped", "degraded"]
 PlanState = Literal["ready", "stale", "broken"]
+TokenScope = Literal["read", "logs", "run", "manage", "admin"]
 CauseKind = Literal["api", "cli", "schedule", "event", "webhook", "file", "poll", "task", "interrupt", "rerun"]
 
 
@@ -155,7 +156,7 @@ class Place(Shape, frozen=True, kw_only=True):
 
 
 class Task(Shape, frozen=True, kw_only=True):
-    """A task. ``inputs`` is a JSON Schema."""
+    """A task. ``inputs`` is a JSON Schema; ``handlers`` has the steps of ``on_failure on_cancel finally``, if any."""
 
     name: str
     title: str
@@ -165,6 +166,7 @@ class Task(Shape, frozen=True, kw_only=True):
     priority: int
     mode: str
     steps: list[TaskStep]
+    handlers: dict[str, list[TaskStep]]
     source: Place
 
 
@@ -263,6 +265,14 @@ class Run(RunShort, frozen=True, kw_only=True):
     steps: list[Step]
 
 
+class RunFile(Shape, frozen=True, kw_only=True):
+    """A file in a run's workdir; ``path`` is relative to it."""
+
+    path: str
+    bytes: int
+    modified_at: Time
+
+
 class Accepted(Shape, frozen=True, kw_only=True):
     """A request that became a run."""
 
@@ -295,10 +305,53 @@ class RunAnswer(Shape, frozen=True, kw_only=True):
     state: RunState
 
 
+class Prioritized(Shape, frozen=True, kw_only=True):
+    """The priority of a run after it was changed."""
+
+    cid: str
+    priority: int
+    state: RunState
+
+
 class Cancelled(Shape, frozen=True, kw_only=True):
     """The runs that were told to cancel."""
 
     cancelled: list[str]
+
+
+class Flow(Shape, frozen=True, kw_only=True):
+    """How work fares in a lane, or of a plan. ``delayed`` is part of ``queued``; what nothing is known of is null."""
+
+    running: int
+    queued: int
+    delayed: int
+    stuck: int
+    oldest_age_s: float | None
+    wait_p50_s: float | None
+    wait_p95_s: float | None
+    started_per_min: float | None
+    ended_per_min: float | None
+
+
+class LaneFlow(Flow, frozen=True, kw_only=True):
+    """How work fares in a lane."""
+
+    lane: str
+    limit: int
+
+
+class PlanFlow(Flow, frozen=True, kw_only=True):
+    """How work of a plan fares; ``plan_name`` null stands for all those that are not told apart."""
+
+    plan_name: str | None
+
+
+class QueueOverview(Shape, frozen=True, kw_only=True):
+    """The queue in figures. Waits and rates are of the last ``window_s`` seconds."""
+
+    lanes: list[LaneFlow]
+    plans: list[PlanFlow]
+    window_s: float
 
 
 class QueuedRun(Shape, frozen=True, kw_only=True):
@@ -311,6 +364,41 @@ class QueuedRun(Shape, frozen=True, kw_only=True):
     priority: int
     accepted_at: Time
     not_before: Time | None
+
+
+# -- tokens and browsers ----------------------------------------------------------------------------------------------
+
+
+class Token(Shape, frozen=True, kw_only=True):
+    """A token, without its secret. ``made_by`` is the id of the one that it was made with, or ``local``."""
+
+    id: str
+    name: str
+    scopes: list[TokenScope]
+    made_by: str
+    created_at: Time
+    expires_at: Time | None
+
+
+class NewToken(Token, frozen=True, kw_only=True):
+    """A token that was just made. ``token`` is its secret, which nobody is shown again."""
+
+    token: str
+
+
+class LoginCode(Shape, frozen=True, kw_only=True):
+    """A code that opens one browser session within ``expires_in_s``; ``path`` is the page that does it."""
+
+    code: str
+    path: str
+    expires_in_s: float
+
+
+class Session(Shape, frozen=True, kw_only=True):
+    """What a browser may do, and until when."""
+
+    scopes: list[TokenScope]
+    expires_at: Time
 
 
 # -- records of streams -----------------------------------------------------------------------------------------------
@@ -345,3 +433,14 @@ class EventRecord(Shape, frozen=True, kw_only=True, tag_field="kind", tag="event
     cause: str | None
     root: str | None
     depth: int
+
+
+class Gap(Shape, frozen=True, kw_only=True, rename={"first": "from", "last": "to"}):
+    """Records that a stream has missed, by their ids; ``first`` is null where nobody knows it."""
+
+    first: str | None
+    last: str
+
+
+class Shutdown(Shape, frozen=True, kw_only=True):
+    """The server ends; the stream goes on when it is back."""

@@ -6,8 +6,9 @@ them in one transaction with their history. A crash in the middle of it changes 
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from typing import Any
 
 import msgspec
 
@@ -15,8 +16,12 @@ from aura.clock import Clock
 from aura.errors import InternalError, StoreCannotCreate, StoreReadOnly
 from aura.events import EventEntry
 from aura.failpoints import Moment, Site, passed
-from aura.lifecycle import FINAL, PLACED, STEP_FINAL, Recovery, RunState, StepState, Stop, boot_move
-from aura.records import Accepted, OpenRun, RunColumns, StepRow, change_run, encode, encoded, read_open_runs
+from aura.lifecycle import FINAL, PLACED, STARTABLE, STEP_FINAL, Recovery, RunState, StepState, Stop, boot_move
+from aura.records.boots import OpenRun, read_open_runs
+from aura.records.columns import encode, encoded
+from aura.records.generations import drop_generations
+from aura.records.runs import Accepted, RunColumns, StepRow, change_run
+from aura.restoring import inherited_of
 from aura.run import Failure
 from aura.runtime import Runtime, history_row
 from aura.store import Execute, raise_if_lost
@@ -61,7 +66,7 @@ def in_one_transaction(execute: Execute, site: Site, work: Callable[[], None]) -
 
 
 def settle_orphans(execute: Execute, runtime: Runtime, clock: Clock) -> list[OpenRun]:
-    """Move every orphan, and give the runs that are queued now, in the order of their acceptance.
+    """Move every orphan, and give the runs that are queued or preempted now, in the order of their acceptance.
 
     Runs on the writing connection, before the store's flusher does.
     """
@@ -72,6 +77,7 @@ def settle_orphans(execute: Execute, runtime: Runtime, clock: Clock) -> list[Ope
         for orphan in orphans:
             if orphan.to != orphan.found.record.state:
                 staged.append(_move(execute, runtime, orphan, clock.wall()))
+        drop_generations(execute)
 
     in_one_transaction(execute, Site.BOOT_SETTLE, settle)
     runtime.journal.settle(staged, True)
@@ -80,7 +86,7 @@ def settle_orphans(execute: Execute, runtime: Runtime, clock: Clock) -> list[Ope
             record = orphan.found.record
             log = runtime.logs.logger_for(record.cid, record.plan_name, record.task_name)
             log.warning(f"run {record.cid} is {orphan.to}: {orphan.error.message}")
-    return [_as_moved(o) for o in orphans if o.to is RunState.QUEUED]
+    return [_as_moved(o) for o in orphans if o.to in STARTABLE]
 
 
 def decide(found: OpenRun) -> Orphan:
@@ -92,7 +98,7 @@ def decide(found: OpenRun) -> Orphan:
     crashes = found.crashes + 1 if ran else found.crashes
     if ran and found.ending is not None:
         unknown = Failure("cleanup_unknown", "the server ended during its clean-up; how far it came is unknown")
-        to, error = RunState(found.ending), _error_of(found)
+        to, error = RunState(found.ending), failure_on_record(record.error)
         if to is RunState.TIMED_OUT and stop is Stop.CANCEL:  # it was cancelled in its clean-up, and somebody was told
             to, error = RunState.CANCELLED, None
         return Orphan(found, to, record.reason, error, unknown, crashes)
@@ -101,10 +107,12 @@ def decide(found: OpenRun) -> Orphan:
     to = boot_move(state, stop, recovery)
     if to is RunState.QUEUED and crashes >= PARK_AFTER:
         return Orphan(found, RunState.CRASHED, "parked", _unknown(found), _not_run(ran), crashes)
-    if to is RunState.PREEMPTED:  # nothing can be resumed from an older boot yet: its plan's code is not kept
+    if to is RunState.PREEMPTED and ran:  # nothing is resumed in the middle of a step yet
         to = RunState.CRASHED
+    if to is RunState.QUEUED and found.held:  # it was told to pause, and somebody was told so
+        to = RunState.PREEMPTED
     match to:
-        case RunState.QUEUED:
+        case RunState.QUEUED | RunState.PREEMPTED:
             return Orphan(found, to, record.reason, None, None, crashes)
         case RunState.CRASHED:
             return Orphan(found, to, "crash", _unknown(found), _not_run(ran), crashes)
@@ -114,9 +122,9 @@ def decide(found: OpenRun) -> Orphan:
             raise InternalError(f"the boot table moved run {record.cid} from {state} to {to}")
 
 
-def _error_of(found: OpenRun) -> Failure | None:
-    error = found.record.error
-    return Failure(**error) if error else None
+def failure_on_record(shown: Mapping[str, Any] | None) -> Failure | None:
+    """A failure read back from a record."""
+    return Failure(**shown) if shown else None
 
 
 def _unknown(found: OpenRun) -> Failure:
@@ -140,25 +148,27 @@ def _caught(steps: Iterable[StepRow]) -> list[str]:
 def _move(execute: Execute, runtime: Runtime, orphan: Orphan, now: float) -> EventEntry:
     record = orphan.found.record
     ended = orphan.to in FINAL
+    held = not ended and orphan.found.held
     columns = RunColumns(
         state=orphan.to.value,
         stop=record.stop if ended else None,
-        reason=orphan.reason if ended else None,
+        reason=orphan.reason if ended or held else None,
         generation=record.generation,
         ending=None,
         stuck=record.stuck,
+        held=held,
         attempt=record.attempt,
         crashes=orphan.crashes,
-        started_at=record.started_at,
+        started_at=record.started_at if ended else None,
         finished_at=now if ended else None,
-        active_s=record.active_s,
+        active_s=record.active_s if ended else 0.0,
         boot=runtime.boot,
         result=encoded(record.result),
         error=encoded(orphan.error.shown()) if orphan.error else None,
         cleanup_error=encoded(orphan.cleanup_error.shown()) if orphan.cleanup_error else None,
     )
     entry = runtime.journal.stage(
-        f"run.{orphan.to.value}" if ended else "run.requeued",
+        "run.requeued" if orphan.to is RunState.QUEUED else f"run.{orphan.to.value}",
         cid=record.cid,
         plan_name=record.plan_name,
         task_name=record.task_name,
@@ -166,7 +176,9 @@ def _move(execute: Execute, runtime: Runtime, orphan: Orphan, now: float) -> Eve
         root=record.root_cid,
         depth=record.depth,
     )
-    steps = [_step_row(row, ended, now) for row in orphan.found.steps if row[2] not in STEP_FINAL or not ended]
+    steps = [_step_row(row, ended, now) for row in orphan.found.steps if row[2] not in STEP_FINAL]
+    if not ended:
+        steps = _steps_again(orphan.found)
     change_run(record.seq, steps, [history_row(record.seq, entry)], record.state, columns)(execute)
     return entry
 
@@ -184,9 +196,18 @@ def _step_row(row: StepRow, ended: bool, now: float) -> StepRow:
     return (seq, name, StepState.FAILED.value, attempt, starts, started_at, now, None, None, _UNKNOWN_STEP, None)
 
 
+def _steps_again(found: OpenRun) -> list[StepRow]:
+    """The steps of a run that is to start over; what it has taken over from the run that it repeats stays as it is."""
+    inherited = inherited_of(found)
+    return inherited + [_step_row(row, ended=False, now=0.0) for row in found.steps if row not in inherited]
+
+
 def _as_moved(orphan: Orphan) -> OpenRun:
-    steps = [_step_row(row, ended=False, now=0.0) for row in orphan.found.steps]
-    return OpenRun(orphan.found.record, None, orphan.crashes, steps)
+    found = orphan.found
+    if orphan.to == found.record.state:
+        return found
+    record = msgspec.structs.replace(found.record, state=orphan.to.value, started_at=None, active_s=0.0)
+    return OpenRun(record, None, found.held, orphan.crashes, _steps_again(found))
 
 
 def accepted_of(found: OpenRun) -> Accepted:

@@ -146,9 +146,19 @@ class Conclusions:
         step.error = failure
         step.finished_at = self._runtime.clock.wall()
         graph.end(step, state)
+        self._runtime.note_step(step)
         run.progress.pop(step.name, None)
         payload: dict[str, Any] | None = {"error": failure.shown()} if failure else None
         run.mark(step, f"step.{state.value}", payload)
+
+    def end_rest(self, run: LiveRun, graph: Graph) -> None:
+        """End what a stop has left of a graph that ``stop`` had ended: there is nothing to come back for."""
+        for step in graph:
+            if step.state is P.PENDING:
+                graph.skip(step, f"{graph.ended_early_by} ended the run")
+                self.note_skipped(run, step)
+            elif not step.ended:
+                self.end(run, graph, step, P.CANCELLED)
 
     def note_skipped(self, run: LiveRun, step: StepProgress) -> None:
         """Note a step that the graph has skipped, and why."""

@@ -33,6 +33,7 @@ __all__ = [
     "Settings",
     "is_loopback",
     "load_settings",
+    "origins",
     "parse_size",
     "setting_names",
 ]
@@ -85,9 +86,52 @@ def load_settings(
     return settings
 
 
+def make_settings(given: Mapping[str, Any], plans: Path, data: Path) -> Settings:
+    """Put the settings of an embedded server together. Neither the environment nor a file is read.
+
+    ``given`` has the keys of ``aura.toml``, but for ``plans`` and ``data``; paths are relative to the working folder.
+
+    Raises:
+        ConfigError: as ``load_settings``.
+    """
+    where = "settings"
+    for name in {"plans", "data"} & given.keys():
+        raise ConfigError(f"{where}: {name}: give it as the argument {name}=")
+    _check_keys(given, SettingsFile, where, ())
+    tree: dict[str, Any] = {"lanes": {}, "vars": {}, "server": {}, "store": {}, "logs": {}}
+    for layer in ({"lanes": _LANE_DEFAULTS}, _absolute(dict(given), Path.cwd())):
+        _merge(tree, layer)
+    _merge(tree, _absolute({"plans": plans, "data": data}, Path.cwd()))
+    settings = _settings(tree, no_auth=False, reload=True, source=where)
+    _check(settings)
+    return settings
+
+
 def setting_names() -> list[str]:
     """Every key of ``aura.toml`` with its dots, such as ``server.port``; for the docs and their test."""
     return sorted(".".join(path) for path in _leaves(SettingsFile))
+
+
+def origins(environ: Mapping[str, str], config: Path | None = None, cwd: Path | None = None) -> dict[str, str]:
+    """Which settings are not left to their default: name with its dots → the file or the variable that says them.
+
+    Raises:
+        ConfigError: as ``load_settings``.
+    """
+    cwd = cwd or Path.cwd()
+    tree = _from_file(config, cwd)
+    found = {path: str(cwd / (config or CONFIG_NAME)) for path in _leaves(SettingsFile) if _is_in(tree, path)}
+    found |= {path: _variable(path) for path in _leaves(SettingsFile) if environ.get(_variable(path))}
+    return {".".join(path): source for path, source in found.items()}
+
+
+def _is_in(tree: Mapping[str, Any], path: Path_) -> bool:
+    node: Any = tree
+    for part in path:
+        if not isinstance(node, Mapping) or part not in node:
+            return False
+        node = node[part]
+    return True
 
 
 # -- where they come from ---------------------------------------------------------------------------------------------
@@ -231,13 +275,13 @@ def _merge(tree: dict[str, Any], layer: Mapping[str, Any]) -> None:
             tree[key] = dict(value) if isinstance(value, Mapping) else value
 
 
-def _settings(tree: dict[str, Any], *, no_auth: bool, reload: bool) -> Settings:
+def _settings(tree: dict[str, Any], *, no_auth: bool, reload: bool, source: str = CONFIG_NAME) -> Settings:
     try:
         made = msgspec.convert(tree, SettingsFile, dec_hook=decode_hook)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$.")
         what = what.replace("`object`", "a table")
-        raise ConfigError(f"setting {where.rstrip('`')}: {what}; correct it in {CONFIG_NAME}") from None
+        raise ConfigError(f"setting {where.rstrip('`')}: {what}; correct it in {source}") from None
     lanes = {field: getattr(made.lanes, field) for field in made.lanes.__struct_fields__}
     return Settings(made.plans, made.data, made.server, lanes, made.vars, made.store, made.logs, no_auth, reload)
 

@@ -44,6 +44,8 @@ class Dispatcher:
         self._kicked = False
         self._stopping = True
         self._closed = False
+        #: By time. As in a lane's heap, an entry counts while its run points to it: one that was paused and resumed
+        #: may have two.
         self._delayed: list[tuple[float, int, LiveRun]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._idle = anyio.Event()
@@ -66,6 +68,13 @@ class Dispatcher:
             run.entry = None
             self.lanes[run.lane].waiting -= 1
 
+    def change_priority(self, run: LiveRun, priority: int) -> None:
+        """Give a run another priority. It moves if it stands in its lane, else the next time that it gets there."""
+        if priority != run.priority:
+            run.priority = priority
+            if run.entry is not None and isinstance(run.entry[0], int):  # the entry of a delayed one begins with a time
+                self.lanes[run.lane].push(run)
+
     def take_in(self) -> None:
         """Move what has arrived into the heaps."""
         try:
@@ -83,7 +92,8 @@ class Dispatcher:
     def _place_in_heap(self, run: LiveRun) -> None:
         now = self._runtime.clock.wall()
         if run.not_before is not None and run.not_before > now:
-            heapq.heappush(self._delayed, (run.not_before, run.seq, run))
+            run.entry = (run.not_before, run.seq, run)
+            heapq.heappush(self._delayed, run.entry)
             self._forget_cancelled()
             self._arm()
         else:
@@ -92,7 +102,7 @@ class Dispatcher:
     def _forget_cancelled(self) -> None:
         """Clear the delayed runs of those that no longer wait, once they may be the most of them."""
         if len(self._delayed) > 2 * sum(lane.waiting for lane in self.lanes.values()) + STALE_AT_LEAST:
-            self._delayed = [entry for entry in self._delayed if entry[2].waits]
+            self._delayed = [entry for entry in self._delayed if entry[2].entry is entry]
             heapq.heapify(self._delayed)
 
     def _arm(self) -> None:
@@ -104,10 +114,10 @@ class Dispatcher:
 
     def _take_due(self) -> None:
         now = self._runtime.clock.wall()
-        while self._delayed and (self._delayed[0][0] <= now or not self._delayed[0][2].waits):
-            run = heapq.heappop(self._delayed)[2]
-            if run.waits:
-                self.lanes[run.lane].push(run)
+        while self._delayed and ((first := self._delayed[0])[0] <= now or first[2].entry is not first):
+            heapq.heappop(self._delayed)
+            if first[2].entry is first:
+                self.lanes[first[2].lane].push(first[2])
         if self._delayed:
             self._arm()
 
@@ -155,6 +165,16 @@ class Dispatcher:
         # in ``runs``: the run's own child; it ends by its seal and is never cancelled from outside
         self._runtime.runs.start_soon(self.execute, run, name=run.cid)
 
+    def start_at_once(self, run: LiveRun) -> None:
+        """Start a run that waits or rests whatever its lane's limit, also while nothing else is started.
+
+        It is being ended, and has clean-up to run. It holds a place so that stops find it, beyond the limit if need be.
+        """
+        self.leave(run)
+        self.lanes[run.lane].place(run)
+        # in ``runs``: as in ``_start``
+        self._runtime.runs.start_soon(self.execute, run, name=run.cid)
+
     # -- places
 
     def release(self, run: LiveRun) -> None:
@@ -196,8 +216,16 @@ class Dispatcher:
         self.kick()  # a kick may have been among what was taken in
         wanted = [found for name, found in self.lanes.items() if lane in (None, name)]
         ready = [run for found in wanted for run in found.in_order()]
-        delayed = [run for _, _, run in sorted(self._delayed, key=lambda d: d[:2]) if run.waits]
+        delayed = [entry[2] for entry in sorted(self._delayed, key=lambda d: d[:2]) if entry[2].entry is entry]
         return ready + [run for run in delayed if lane in (None, run.lane)]
+
+    def place_of(self, run: LiveRun) -> tuple[float, ...]:
+        """Where a queued run stands in the order of ``queued``, whoever else comes or goes."""
+        entry = run.entry
+        assert entry is not None, f"{run} does not wait"
+        if isinstance(entry[0], int):
+            return (0, [*self.lanes].index(run.lane), *entry[:2])
+        return (1, *entry[:2])
 
     def close(self) -> None:
         """End the stream and the timer, when the server ends."""

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Literal
 
 import anyio
-import msgspec
 from anyio.abc import TaskGroup
 
 import aura
@@ -21,10 +20,16 @@ from aura.errors import RequestError
 from aura.executor import Executor
 from aura.generations import PlanStatus
 from aura.history import History
+from aura.keys import Key, Keys
 from aura.lifecycle import FINAL, RunState, Stop
 from aura.liverun import LiveRun
-from aura.records import OpenRun
-from aura.run import Cause, Request
+from aura.overview import Overview, look
+from aura.pausing import Pausing
+from aura.priorities import Priorities, Prioritized
+from aura.records.boots import OpenRun
+from aura.reruns import Reruns
+from aura.restoring import inherited_of
+from aura.run import Cause, Outcomes, Receipt, Request
 from aura.runtime import Runtime
 from aura.seal import Seal
 from aura.stops import Answer, Stops
@@ -41,15 +46,6 @@ HURRIED_SLACK = 1.0
 STOP_CHILD = "engine stop"
 
 
-class Accepted(msgspec.Struct, frozen=True):
-    """What a client is told of an accepted run."""
-
-    cid: str
-    state: str
-    plan_name: str
-    task_name: str
-
-
 class Engine:
     """Runs what is asked for. ``children`` is the group of the engine's own children, opened by the server."""
 
@@ -63,13 +59,19 @@ class Engine:
         self.journal = runtime.journal
         self.generations = runtime.generations
         self.boot = runtime.boot
+        self.workdirs = runtime.workdirs
+        self.measures = runtime.measures
         self.started_at = runtime.clock.wall()
         self._mono_started = runtime.clock.monotonic()
         self.dispatcher = Dispatcher(runtime, runtime.settings.lanes)
         self.seal = Seal(runtime, self.dispatcher.release, self._enter_again)
-        self.stops = Stops(runtime, self.seal.seal)
+        self.stops = Stops(runtime, self.seal.seal, self.dispatcher.start_at_once)
         self.history = History(runtime, self.dispatcher, flush_logs)
         self.admission = Admission(runtime, self.dispatcher, self.stops)
+        self.keys = Keys(runtime, self.admission)
+        self.reruns = Reruns(runtime, self.admission, self.history)
+        self.priorities = Priorities(runtime, self.dispatcher, self.history)
+        self.pausing = Pausing(runtime, self.stops, self.dispatcher, self._enter_again)
         executor = Executor(runtime, self.stops, self.seal, self.dispatcher.release_stuck)
         self.dispatcher.execute = executor.execute
         self.children: TaskGroup
@@ -194,15 +196,19 @@ class Engine:
                 race.start_soon(first, self.dispatcher.wait_idle, name="wait until idle")
                 race.start_soon(first, self._hurry.wait, name="wait for a hurry")
 
-    def take_over(self, found: Sequence[OpenRun]) -> None:
-        """Put the queued runs of an older boot into their lanes, at their old positions."""
+    async def take_over(self, found: Sequence[OpenRun]) -> None:
+        """Take the runs of an older boot that may start, and put those that are not held into their lanes again."""
         for orphan in found:
             run = self.runtime.live_run(accepted_of(orphan), orphan.record.inputs or {})
             run.attempt, run.crashes = orphan.record.attempt, orphan.crashes
             run.started_at, run.active_s = None, 0.0
             run.starts = {row[1]: row[4] for row in orphan.steps}
+            run.inherited = inherited_of(orphan)
             self.runtime.open[run.cid] = run
-            self.admission.enter(run, self._task_of(run))
+            if orphan.record.state == RunState.PREEMPTED:
+                await self.pausing.take_over(run, orphan)
+            else:
+                self._enter_again(run)
 
     def _enter_again(self, run: LiveRun) -> None:
         self.admission.enter(run, self._task_of(run))
@@ -242,33 +248,36 @@ class Engine:
 
     # -- requests
 
-    async def submit(self, request: Request, cause: Cause) -> Accepted:
-        """Accept a request; returns once it is stored.
+    async def submit(self, request: Request, cause: Cause, key: Key | None = None) -> Receipt:
+        """Accept a request; returns once it is stored. With the key of an earlier one it gives that one's receipt.
 
         Raises:
             RequestError: it is refused, and nothing of it is stored.
         """
+        if key is not None:
+            return await self.keys.submit(request, cause, key)
         admitted = self.admission.request(request, cause)
-        await _stored(admitted)
+        await _stored(admitted.ticket)
         return _accepted(admitted.run)
 
     async def submit_batch(
-        self, requests: Sequence[Request | RequestError], cause: Cause, atomic: bool
-    ) -> list[Accepted | RequestError]:
+        self, requests: Sequence[Request | RequestError], cause: Cause, atomic: bool, key: Key | None = None
+    ) -> Outcomes:
         """Accept many at once, in one commit; each that is refused says why, or, ``atomic``, all are refused.
+
+        With the key of an earlier batch it gives that one's outcomes.
 
         Raises:
             RequestError: ``atomic``, and one of them is refused; nothing of them is stored.
         """
+        if key is not None:
+            return await self.keys.submit_batch(requests, cause, atomic, key)
         if atomic:
-            for bad in requests:
-                if isinstance(bad, RequestError):
-                    raise bad
-            wanted = [r for r in requests if isinstance(r, Request)]
-            admitted: list[Admitted | RequestError] = [*self.admission.request_all(wanted, cause)]
-        else:
-            admitted = [self._try(request, cause) for request in requests]
-        return [await _outcome(one) for one in admitted]
+            runs, ticket = self.admission.request_all(requests, cause)
+            await _stored(ticket)
+            return Outcomes([_accepted(run) for run in runs])
+        admitted = [self._try(request, cause) for request in requests]
+        return Outcomes([await _outcome(one) for one in admitted])
 
     def _try(self, request: Request | RequestError, cause: Cause) -> Admitted | RequestError:
         if isinstance(request, RequestError):
@@ -278,10 +287,64 @@ class Engine:
         except RequestError as refused:
             return refused
 
+    async def rerun(self, cid: str, from_step: str | None = None, key: Key | None = None) -> Receipt:
+        """Ask for a new run of what an ended one did; returns once it is stored. Raises as ``reruns.Reruns`` does.
+
+        With the key of an earlier rerun it gives that one's receipt.
+        """
+        if key is not None:
+            return await self.keys.accept(partial(self.reruns.request, cid, from_step), key)
+        admitted = await self.reruns.request(cid, from_step)
+        await _stored(admitted.ticket)
+        return _accepted(admitted.run)
+
+    async def set_priority(self, cid: str, priority: int) -> Prioritized:
+        """Give a run another priority; returns once it is on record. Raises as ``priorities.Priorities`` does."""
+        return await self.priorities.change(cid, priority)
+
     # -- cancelling
 
     async def cancel(self, cid: str, reason: str | None = None) -> str:
         """Cancel a run, wherever it is; returns its state once the cancel is on record.
+
+        Raises:
+            RequestError: ``unknown_run``, or ``ended`` with its state.
+        """
+        run = await self._open_run(cid)
+        if self._has_no_time(run):
+            self.admission.check_open()
+        return await self._told(run, *self._request_cancel(run, reason))
+
+    def _request_cancel(self, run: LiveRun, reason: str | None = None) -> tuple[Answer, Ticket | None]:
+        self.pausing.find_code(run)  # that of one that rests may be served again: its clean-up needs it
+        return self.stops.request_stop(run, Stop.CANCEL, reason)
+
+    def _has_no_time(self, run: LiveRun) -> bool:
+        """Whether its clean-up would have to begin while the server is going; it keeps till the server is back."""
+        return self.admission.closed and run.state is RunState.PREEMPTED
+
+    async def pause(self, cid: str, reason: str | None = None) -> str:
+        """Pause a run, wherever it is; returns its state, ``stopping`` or ``preempted``, once that is on record.
+
+        Raises:
+            RequestError: ``unknown_run``, ``ended``, or ``conflict``: see ``pausing``.
+        """
+        self.admission.check_open()
+        run = await self._open_run(cid)
+        return await (self._told(run, Answer.ENDED, None) if run.sealed else self.pausing.pause(run, reason))
+
+    async def resume(self, cid: str) -> str:
+        """Let a paused run go on; returns its state, ``preempted`` or ``stopping``, once that is on record.
+
+        Raises:
+            RequestError: ``unknown_run``, ``ended``, or ``conflict``: see ``pausing``.
+        """
+        self.admission.check_open()
+        run = await self._open_run(cid)
+        return await (self._told(run, Answer.ENDED, None) if run.sealed else self.pausing.resume(run))
+
+    async def _open_run(self, cid: str) -> LiveRun:
+        """A run that has not ended on record, as it is in memory.
 
         Raises:
             RequestError: ``unknown_run``, or ``ended`` with its state.
@@ -295,7 +358,7 @@ class Engine:
                 f"run {cid} is {record.state} on record, but a change of it was lost; restart the server to settle it"
             )
             raise RequestError("conflict", detail, extra={"state": record.state})
-        return await self._told(run, *self.stops.request_stop(run, Stop.CANCEL, reason))
+        return run
 
     async def _told(self, run: LiveRun, answer: Answer, ticket: Ticket | None) -> str:
         """Return once what the stop has found or done is on record."""
@@ -327,14 +390,14 @@ class Engine:
         fits = [
             run
             for run in list(self.runtime.open.values())
-            if not run.sealed
+            if not (run.sealed or self._has_no_time(run))
             and state in (None, run.state)
             and plan_name in (None, run.plan_name)
             and task_name in (None, run.task_name)
             and lane in (None, run.lane)
             and (labels or {}).items() <= run.accepted.labels.items()
         ]
-        told = [(run, *self.stops.request_stop(run, Stop.CANCEL)) for run in fits]  # all in this turn: one commit
+        told = [(run, *self._request_cancel(run)) for run in fits]  # all in this turn: one commit
         cancelled = []
         for run, answer, ticket in told:
             try:
@@ -374,8 +437,15 @@ class Engine:
             "reasons": self.reasons,
         }
 
+    def queue_overview(self) -> Overview:
+        """What is queued and running, and how long runs waited lately, by lane and by plan."""
+        return look(self.runtime, self.dispatcher.lanes)
+
     def queue_list(self, lane: str | None = None) -> list[dict[str, Any]]:
-        """The queued runs, in the order in which they would start. Times are Unix seconds."""
+        """The queued runs, in the order in which they would start. Times are Unix seconds.
+
+        ``place`` is where each stands: it stays as it is while others come and go.
+        """
         return [
             {
                 "cid": run.cid,
@@ -385,30 +455,31 @@ class Engine:
                 "priority": run.priority,
                 "accepted_at": run.accepted.accepted_at,
                 "not_before": run.not_before,
+                "place": self.dispatcher.place_of(run),
             }
             for run in self.dispatcher.queued(lane)
         ]
 
 
-async def _stored(admitted: Admitted) -> None:
+async def _stored(ticket: Ticket) -> None:
     try:
-        await admitted.ticket.wait()
+        await ticket.wait()
     except Exception as error:
         raise refusal(error) from error
 
 
-async def _outcome(admitted: Admitted | RequestError) -> Accepted | RequestError:
+async def _outcome(admitted: Admitted | RequestError) -> Receipt | RequestError:
     if isinstance(admitted, RequestError):
         return admitted
     try:
-        await _stored(admitted)
+        await _stored(admitted.ticket)
     except RequestError as refused:
         return refused
     return _accepted(admitted.run)
 
 
-def _accepted(run: LiveRun) -> Accepted:
-    return Accepted(run.cid, RunState.QUEUED.value, run.plan_name, run.task_name)
+def _accepted(run: LiveRun) -> Receipt:
+    return Receipt(run.cid, RunState.QUEUED.value, run.plan_name, run.task_name)
 
 
 def _ended(cid: str, state: str) -> RequestError:

@@ -101,6 +101,8 @@ CODES: dict[str, tuple[int, str]] = {
     "unknown_plan": (404, "There is no such plan"),
     "unknown_task": (404, "There is no such task"),
     "unknown_run": (404, "There is no such run"),
+    "unknown_file": (404, "The run has no such file"),
+    "unknown_token": (404, "There is no such token"),
     "method_not_allowed": (405, "This route does not answer to that method"),
     "body_timeout": (408, "The body did not arrive in time"),
     "ended": (409, "The run has already ended"),
@@ -108,10 +110,14 @@ CODES: dict[str, tuple[int, str]] = {
     "body_too_large": (413, "The body is too large"),
     "uri_too_long": (414, "The URL is too long"),
     "bad_content_type": (415, "The body must say Content-Type: application/json"),
+    "range_not_satisfiable": (416, "The file has no such bytes"),
     "foreign_host": (421, "This server does not answer for that host"),
     "invalid": (422, "The request is not valid"),
     "inputs_invalid": (422, "The inputs are not valid"),
+    "key_reused": (422, "The Idempotency-Key belongs to another request"),
     "queue_full": (429, "The lane's queue is full"),
+    "too_many_requests": (429, "Too many requests"),
+    "upgrade_required": (426, "This path is for WebSockets"),
     "headers_too_large": (431, "The headers are too large"),
     "internal": (500, "An error in Aura"),
     "plan_broken": (503, "The plan cannot be served at present"),
@@ -123,11 +129,16 @@ CODES: dict[str, tuple[int, str]] = {
 }
 
 
+#: Seconds after which to ask again, of a refusal that may pass and does not say when.
+RETRY_AFTER = 5.0
+
+
 class RequestError(AuraError):
     """A request that is refused.
 
     ``code`` is a key of ``CODES`` and gives the HTTP status; ``errors`` lists every bad field at once; ``retry_after``
-    is in seconds; ``extra`` holds further members of the problem document (RFC 9457), such as ``state``.
+    is in seconds, and always there with 429 and 503; ``extra`` holds further members of the problem document
+    (RFC 9457), such as ``state``.
     """
 
     def __init__(
@@ -144,7 +155,7 @@ class RequestError(AuraError):
         self.status, self.title = CODES[code]
         self.detail = detail
         self.errors = tuple(errors)
-        self.retry_after = retry_after
+        self.retry_after = RETRY_AFTER if retry_after is None and self.status in (429, 503) else retry_after
         self.extra = extra or {}
 
 
@@ -234,6 +245,10 @@ class Lost(StoreError):
     """A compare-and-set found another state than the one it was to change; its unit was rolled back alone."""
 
 
+class KeyTaken(StoreError):
+    """Another request is already on record under this idempotency key; the unit was rolled back alone."""
+
+
 class StoreClosed(StoreError):
     """A unit was handed over after the store's intake had been closed."""
 
@@ -274,6 +289,25 @@ class StoreCannotCreate(StoreError):
     exit_code = ExitCode.CANNOT_CREATE
 
 
+# -- a host's ---------------------------------------------------------------------------------------------------------
+
+
+class EmbedError(AuraError):
+    """What a program meets that runs a server inside itself (``embed``)."""
+
+
+class ServerEnded(EmbedError):
+    """The embedded server has ended, so that nobody can answer this call."""
+
+
+class WorkLeft(EmbedError):
+    """The embedded server has stopped, and plan code that does not end is still there. ``cids`` are its runs."""
+
+    def __init__(self, message: str, cids: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.cids = tuple(cids)
+
+
 # -- a client's -------------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +333,28 @@ class UnknownRun(ClientError):
     exit_code = ExitCode.USAGE
 
 
+class BadInputs(ClientError):
+    """Inputs, as a user typed them, that do not fit their task; ``errors`` has each of them."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, message: str, errors: Iterable[FieldError]) -> None:
+        super().__init__(message)
+        self.errors = tuple(errors)
+
+
+class UnknownTask(ClientError):
+    """A plans folder has no such plan or task."""
+
+    exit_code = ExitCode.USAGE
+
+
+class CannotCreate(ClientError):
+    """A file or folder that a command was to make: something is in the way, or it cannot be written there."""
+
+    exit_code = ExitCode.CANNOT_CREATE
+
+
 _EXIT_OF_STATUS = {
     401: ExitCode.NOT_PERMITTED,
     403: ExitCode.NOT_PERMITTED,
@@ -311,7 +367,8 @@ _EXIT_OF_STATUS = {
 class Refused(ClientError):
     """The server's answer was a problem document (RFC 9457), or no answer of Aura's at all (code ``unknown``).
 
-    ``errors`` lists every bad field; ``extra`` holds the document's further members, such as ``state``.
+    ``errors`` lists every bad field; ``extra`` holds the document's further members, such as ``state``;
+    ``retry_after`` is in seconds, None where the server named none.
     """
 
     def __init__(
@@ -321,6 +378,7 @@ class Refused(ClientError):
         detail: str,
         errors: Sequence[FieldError] = (),
         extra: dict[str, Any] | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(detail)
         self.status = status
@@ -328,6 +386,7 @@ class Refused(ClientError):
         self.detail = detail
         self.errors = tuple(errors)
         self.extra = extra or {}
+        self.retry_after = retry_after
 
     @property
     def exit_code(self) -> int:  # type: ignore[override]  # of a class it is a constant, of a refusal it depends

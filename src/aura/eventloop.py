@@ -8,6 +8,7 @@ as a crash does. Here it is logged, the loop goes on, and the error is the one's
 import asyncio
 import logging
 import signal
+import threading
 from signal import default_int_handler
 from typing import Any
 
@@ -37,11 +38,17 @@ class StayingLoop(asyncio.SelectorEventLoop):
             except (SystemExit, KeyboardInterrupt) as error:
                 if self._main is None or self._main.done():  # its own: nothing is left to go on with
                     raise
-                if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is default_int_handler:
-                    raise  # it may be Ctrl-C itself; a server has a handler of its own for that
+                if isinstance(error, KeyboardInterrupt) and _may_be_a_signal():
+                    raise
                 self.call_soon(_tell, error)  # when it goes on: what takes the line asks the running loop for the time
             else:
                 return
+
+
+def _may_be_a_signal() -> bool:
+    """Whether a KeyboardInterrupt may be Ctrl-C itself. A server has a handler of its own for that."""
+    main = threading.current_thread() is threading.main_thread()  # signals are handled there alone
+    return main and signal.getsignal(signal.SIGINT) is default_int_handler
 
 
 def _tell(error: BaseException) -> None:

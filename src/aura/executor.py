@@ -6,7 +6,8 @@ one unit, and the starts in it are committed before the first of them begins, so
 side effect. The outcome rides with the last finish.
 
 While a step is the only one it runs in the run's own child; parallel ones get a child each. Whether a stop has come is
-asked before each start and after each commit: what was to start is withheld and stays pending.
+asked before each start and after each commit: what was to start is withheld and stays pending. So is, after a commit,
+whether the action ``stop`` has ended the graph meanwhile: what was to start is cancelled then.
 
 The run always seals: ``execute`` ends in a ``finally`` outside every scope, without an await.
 
@@ -28,7 +29,9 @@ from aura.inputs import check_inputs
 from aura.leftovers import end_run_leftovers
 from aura.lifecycle import FINAL, STARTABLE, RunState, StepState, end_of_stop
 from aura.liverun import LiveRun, Phase
+from aura.measures import Measures
 from aura.perform import perform
+from aura.restoring import restore
 from aura.run import Failure, failure_of
 from aura.runtime import Runtime
 from aura.scope import scope_of
@@ -85,7 +88,7 @@ class Executor:
         await _end_background(run)
         run.ending = self._ending(run, main)
         if run.ending in FINAL and run.begun:
-            for phase in handlers_of(run):
+            for phase in run.handlers(run.ending):
                 await self._handle(run, phase)
                 await _end_background(run)
 
@@ -103,6 +106,8 @@ class Executor:
             run.ending = RunState.FAILED
             return False
         run.take(generation, task)
+        if run.inherited:
+            restore(run, run.inherited)
         return True
 
     def _ending(self, run: LiveRun, main: Graph) -> RunState:
@@ -116,7 +121,10 @@ class Executor:
             return outcome
         if run.stop is None:
             return RunState.CRASHED  # the seal says why
-        ending = end_of_stop(run.stop, run.recovery, stuck=run.stuck, begun=run.begun)
+        ending = end_of_stop(run.stop, run.recovery, stuck=run.stuck, begun=run.begun, kept=run.kept)
+        if ending is RunState.PREEMPTED and main.ended_early_by:
+            self._conclusions.end_rest(run, main)
+            return RunState.SUCCEEDED
         if ending is RunState.TIMED_OUT:
             run.error = Failure("TimeoutError", run.reason or "the run took too long")
         return ending
@@ -146,9 +154,10 @@ class Executor:
             starts = self._take_starts(run, graph)
             if starts:
                 await self._hand_over(run).wait()
-                if withheld(run):
+                if withheld(run) or graph.ended_early_by is not None:
                     self._take_back(run, graph, starts)
                     continue
+                run.resumed = False  # it goes on
             elif not (run.live or run.backoffs or run.due_retries):
                 if run.row in STARTABLE and graph.ended:  # there was nothing to start, and still it has run
                     self._hand_over(run)
@@ -216,21 +225,31 @@ class Executor:
         run.mark(progress, "step.started", {"attempt": progress.attempt} if progress.attempt > 1 else None)
 
     def _take_back(self, run: LiveRun, graph: Graph, starts: list[StepProgress]) -> None:
-        """A stop came while the starts were written: none of them begins, none of them counts."""
+        """A stop, or the end of the graph, came while the starts were written: none of them begins, none counts."""
         for progress in starts:
             run.uncount_start(progress)
-            graph.give_back(progress)
-            run.mark(progress)
+            if graph.ended_early_by is not None:
+                self._conclusions.end(run, graph, progress, P.CANCELLED)
+            else:
+                graph.give_back(progress)
+                run.mark(progress)
 
     def _hand_over(self, run: LiveRun) -> Ticket:
         """Hand over this hop; the first of a start moves the run to ``running``."""
         if run.row in STARTABLE:
-            again = run.row is RunState.PREEMPTED
+            again = run.started_at is not None
             run.started_at = run.started_at or self._runtime.clock.wall()
             run.happened.insert(0, ("run.resumed" if again else "run.started", None, None))
-            return self._runtime.hand_over(run, RunState.RUNNING)
+            return self._runtime.hand_over(run, RunState.RUNNING, None if again else self._noting_wait(run))
         changed, run.columns_changed = run.columns_changed, False
         return self._runtime.hand_over(run, run.row if changed else None)
+
+    def _noting_wait(self, run: LiveRun) -> Callable[[], None] | None:
+        """What notes the wait of a run once its first start is on record; None if it has started before."""
+        if run.waited or run.attempt > 1 or run.started_at is None:
+            return None
+        seconds = run.started_at - max(run.accepted.accepted_at, run.not_before or 0.0)
+        return partial(_note_wait, self._runtime.measures, run, seconds)
 
     # -- one attempt
 
@@ -262,6 +281,11 @@ class Executor:
         self._stops.give_up(run, attempt)
 
 
+def _note_wait(measures: Measures, run: LiveRun, seconds: float) -> None:
+    run.waited = True
+    measures.note_wait(run.lane, run.plan_name, seconds)
+
+
 async def _end_background(run: LiveRun) -> None:
     """End what the steps of a stopped run have left in the background."""
     if run.used_processes and run.stop is not None:
@@ -270,17 +294,6 @@ async def _end_background(run: LiveRun) -> None:
         # a bound of its own, so a stop of the server may find this run here, gives it its record and leaves
         with anyio.move_on_after(max(MIN_SWEEP, run.cleanup_deadline - asyncio.get_running_loop().time())):
             await end_run_leftovers(run.boot_tag, run.cid)
-
-
-def handlers_of(run: LiveRun) -> list[Phase]:
-    """The handlers that a run with this ending goes through, in their order."""
-    assert run.task is not None
-    wanted = [
-        (Phase.ON_FAILURE, run.ending in (RunState.FAILED, RunState.TIMED_OUT) and bool(run.task.on_failure)),
-        (Phase.ON_CANCEL, run.ending is RunState.CANCELLED and bool(run.task.on_cancel)),
-        (Phase.FINALLY, bool(run.task.finally_)),
-    ]
-    return [phase for phase, applies in wanted if applies]
 
 
 def _with_fields(refused: RequestError) -> str:

@@ -40,6 +40,10 @@ class Site(StrEnum):
     OUTCOME = "outcome"
     #: A run gives its place back and will start again.
     COME_BACK = "come_back"
+    #: A token is made or revoked.
+    TOKEN = "token"  # noqa: S105 - a site's name
+    #: A browser's session is opened or ended.
+    SESSION = "session"
     #: Log lines.
     LOGS = "logs"
     #: The boot is over, in good order.
@@ -69,7 +73,7 @@ class Moment(StrEnum):
 
 _COMMIT = (Moment.BEFORE, Moment.INSIDE, Moment.AFTER)
 #: The sites for whose commits somebody waits: a client, or a run before its next step.
-_WAITED_FOR = frozenset({Site.ACCEPT, Site.START, Site.HOP, Site.STOPPING, Site.OUTCOME})
+_WAITED_FOR = frozenset({Site.ACCEPT, Site.START, Site.HOP, Site.STOPPING, Site.OUTCOME, Site.TOKEN, Site.SESSION})
 
 
 def _moments(site: Site) -> tuple[Moment, ...]:

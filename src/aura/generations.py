@@ -6,9 +6,11 @@ plan. A plan that fails keeps the generation that it had and is *stale*; one tha
 else is affected: each plan is on its own.
 
 A run that has started holds its generation itself. Here only the newest is held, so an old one goes, with its modules,
-when the last run on it has ended. A crash in the middle of a reload loses nothing: the folder is the truth.
+when the last run on it has ended. One that a run began with before a restart is loaded again for it (``load_kept``). A
+crash in the middle of a reload loses nothing: the folder is the truth.
 """
 
+import os
 import threading
 from collections.abc import Mapping
 from functools import partial
@@ -20,12 +22,12 @@ import anyio
 import msgspec
 
 from aura.actions import Action, is_action
-from aura.errors import ConfigError, Problem, RequestError
+from aura.errors import ConfigError, PlanError, Problem, RequestError
 from aura.importing import ImportTimeout, Package, call_abandonable, new_threads
 from aura.loader import CheckedPlan, check_plan
 from aura.plan import Plan, Task
 from aura.sandbox import near
-from aura.snapshot import read_folder
+from aura.snapshot import Snapshot, read_folder
 from aura.usecheck import Known, check_uses
 
 #: How long reading and checking the whole folder may take, in seconds; only a dead network drive takes so long.
@@ -37,17 +39,23 @@ Status = Literal["ready", "stale", "broken"]
 class Generation:
     """One loaded version of a plan, known by its content's hash.
 
-    ``actions`` are the plan's own by bare name; ``code_prefix`` is what the file names of its code begin with.
+    ``actions`` are the plan's own by bare name; ``files`` is what it was loaded from, by path below the plan's folder.
     """
 
-    __slots__ = ("__weakref__", "_package", "_shipped", "actions", "hash", "name", "plan")
+    __slots__ = ("__weakref__", "_package", "_shipped", "actions", "files", "hash", "name", "plan")
 
     def __init__(
-        self, plan: Plan, hash: str, actions: Mapping[str, Action], shipped: Mapping[str, Action], package: Package
+        self,
+        plan: Plan,
+        snapshot: Snapshot,
+        actions: Mapping[str, Action],
+        shipped: Mapping[str, Action],
+        package: Package,
     ) -> None:
         self.name = plan.name
         self.plan = plan
-        self.hash = hash
+        self.hash = snapshot.hash
+        self.files = snapshot.files
         self.actions = MappingProxyType(dict(actions))
         self._shipped = shipped
         self._package = package
@@ -65,6 +73,10 @@ class Generation:
         """
         family, _, bare = full_name.rpartition(".")
         return self.actions[bare] if family == self.name else self._shipped[full_name]
+
+    def close(self) -> None:
+        """Take its modules out of ``sys.modules``, though references to it may be left."""
+        self._package.close()
 
     def __repr__(self) -> str:
         return f"<generation {self.hash[:12]} of {self.name}>"
@@ -158,6 +170,33 @@ class Generations:
             self._statuses = {name: status for name, (_, status) in loaded.items()}
         return self.statuses()
 
+    def close(self) -> None:
+        """Serve nothing more, and take the plans' modules out of ``sys.modules`` now: no run is left."""
+        current, self._current, self._statuses = self._current, {}, {}
+        for generation in current.values():
+            generation.close()
+
+    async def load_kept(self, plan_name: str, hash: str, files: Mapping[str, bytes]) -> Generation:
+        """Load a version of a plan from its files as they were; it is served to nobody, and the caller holds it.
+
+        Raises:
+            PlanError: it cannot be loaded any more.
+        """
+        snapshot = Snapshot(plan_name, os.path.abspath(self._root / plan_name), files, hash)
+        check = partial(check_plan, snapshot, self._shipped, self._timezone)
+        outcome = await call_abandonable(check, READ_TIMEOUT, "aura check of plans")
+        if outcome.error is not None:
+            raise outcome.error
+        checked = outcome.value
+        assert checked is not None
+        if checked.plan is None:
+            raise PlanError(checked.problems)
+        load = _Load(checked, self._shipped, self._vars.get(plan_name, {}))
+        generation = await load.run(self._import_timeout)
+        if generation is None:
+            raise PlanError(load.problems)
+        return generation
+
     async def _check(self) -> dict[str, CheckedPlan | None]:
         """Read the folder and check the plans that have changed; of the others, None."""
         served = {name: generation.hash for name, generation in self._current.items()}
@@ -232,7 +271,7 @@ class _Load:
         if self._problems:
             package.close()
             return None
-        return Generation(plan, snapshot.hash, actions, self._shipped, package)
+        return Generation(plan, snapshot, actions, self._shipped, package)
 
     def _plan(self) -> Plan:
         plan = self._checked.plan

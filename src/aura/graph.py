@@ -163,6 +163,12 @@ class Graph:
         self._open -= 1
         self._touched += self._dependants.get(progress.name, ())
 
+    def put_ended(self, progress: StepProgress, state: StepState) -> None:
+        """Put a step that has not begun where the record says that it ended: no move, since that was made earlier."""
+        progress.state = state
+        self._open -= 1
+        self._touched += self._dependants.get(progress.name, ())
+
     def end_early(self, by: str) -> list[StepProgress]:
         """End the graph as succeeded: what has not begun is skipped and given; what runs is for the caller to stop."""
         self.ended_early_by = by

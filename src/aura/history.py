@@ -13,11 +13,11 @@ from aura.dispatcher import Dispatcher
 from aura.errors import RequestError
 from aura.events import Entry
 from aura.lifecycle import RunState
-from aura.records import RunFilter, get_run, get_steps, list_runs, read_logs, read_run_stream
+from aura.records.reading import RunFilter, get_run, get_steps, list_runs, read_logs, read_run_stream
 from aura.run import RunRecord, StepRecord
 from aura.runtime import Runtime
 
-#: How many of the runs that hold a place are listed at most.
+#: How many of the runs that hold a place are listed at once, unless more are asked for.
 ACTIVE_LIMIT = 1000
 
 
@@ -41,11 +41,15 @@ class History:
         """The newest runs first, accepted before the sequence ``before``."""
         return [self.as_it_is(r) for r in await self._runtime.store.read(lambda x: list_runs(x, wanted, limit, before))]
 
-    async def active_runs(self) -> list[RunRecord]:
-        """The runs that hold a place now, or hang."""
+    async def active_runs(self, limit: int = ACTIVE_LIMIT, before: int | None = None) -> list[RunRecord]:
+        """The newest of the runs that hold a place now, or hang, accepted before the sequence ``before``."""
         runs = [*self._dispatcher.placed(), *self._dispatcher.stuck()]
-        cids = tuple(run.cid for run in runs[:ACTIVE_LIMIT])
-        return await self.list_runs(RunFilter(cids=cids), ACTIVE_LIMIT) if cids else []
+        newest = sorted((run for run in runs if before is None or run.seq < before), key=lambda run: -run.seq)
+        found: list[RunRecord] = []
+        while newest and len(found) < limit:  # some may not be on record yet
+            wanted, newest = newest[: limit - len(found)], newest[limit - len(found) :]
+            found += await self.list_runs(RunFilter(cids=tuple(run.cid for run in wanted)), limit)
+        return found
 
     async def get_run(self, cid: str) -> RunDetail:
         """One run, whole.

@@ -136,6 +136,7 @@ def _text_of(error: BaseException) -> str:
 def _forget(name: str, code_prefix: str) -> None:
     for module in [m for m in list(sys.modules) if m == name or m.startswith(f"{name}.")]:
         sys.modules.pop(module, None)
+    _FINDER.packages.pop(name, None)  # it may have been closed while references to it are left
     if any(package.code_prefix == code_prefix for package in _FINDER.packages.values()):
         return  # the same content has been loaded again since
     for file in [f for f in list(linecache.cache) if f.startswith(code_prefix)]:

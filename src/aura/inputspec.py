@@ -11,7 +11,8 @@ from aura.sandbox import near
 
 TYPES = ("string", "integer", "number", "boolean", "array", "object")
 
-_OF_TYPE: dict[str, tuple[str, ...]] = {
+#: Type → the keys that mean something for it alone.
+OF_TYPE: dict[str, tuple[str, ...]] = {
     "string": ("min_length", "max_length", "pattern"),
     "array": ("min_length", "max_length", "items"),
     "object": ("properties",),
@@ -19,8 +20,10 @@ _OF_TYPE: dict[str, tuple[str, ...]] = {
     "number": ("minimum", "maximum"),
     "boolean": (),
 }
-_TYPED = frozenset(key for keys in _OF_TYPE.values() for key in keys)
+_TYPED = frozenset(key for keys in OF_TYPE.values() for key in keys)
 KEYS = ("type", "enum", "default", "description", *sorted(_TYPED))
+#: The highest bound of a length.
+MAX_LENGTH = 10_000_000
 #: Keys that are part of the language but come later.
 LATER = ("secret",)
 
@@ -53,11 +56,11 @@ def _read_schema(reader: Reader, path: Path, spec: Any) -> dict[str, Any]:
     schema: dict[str, Any] = {"type": kind}
     if "description" in fields:
         schema["description"] = fields.text("description")
-    for key in _OF_TYPE[kind]:
+    for key in OF_TYPE[kind]:
         if key in fields:
             _READERS[key](fields, schema)
     for key in fields.value:
-        if key in _TYPED and key not in _OF_TYPE[kind]:
+        if key in _TYPED and key not in OF_TYPE[kind]:
             reader.key_problem((*path, key), f"{key} means nothing for type {kind}")
     return _read_values(fields, schema)
 
@@ -126,7 +129,7 @@ def _read_bound(key: str, name: str) -> Callable[[Fields, dict[str, Any]], None]
 def _read_length(key: str, of_text: str, of_array: str) -> Callable[[Fields, dict[str, Any]], None]:
     def read(fields: Fields, schema: dict[str, Any]) -> None:
         name = of_text if schema["type"] == "string" else of_array
-        schema[name] = fields.integer(key, 0, 0, 10_000_000)
+        schema[name] = fields.integer(key, 0, 0, MAX_LENGTH)
 
     return read
 

@@ -18,10 +18,10 @@ A crash loses what is here; the store keeps all events, and all logs but those o
 Everything here is called on the event loop's thread only; ``logs`` brings lines of other threads over.
 """
 
+import asyncio
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
-
-import anyio
 
 from aura.clock import Clock
 from aura.events import (
@@ -43,6 +43,8 @@ Match = Callable[[Entry], bool]
 #: Entries that the ring of a single run holds.
 RUN_RING = 4096
 RUN_RING_BYTES = 8 * 1024 * 1024
+#: Readers that are woken in one turn of the loop. A write takes each 0.1 ms, and others have something to do as well.
+WOKEN_AT_ONCE = 16
 #: Most entries, and about the most bytes, of one batch: what one reader may keep in memory at a time.
 BATCH = 1000
 BATCH_BYTES = 1024 * 1024
@@ -73,14 +75,19 @@ class _Ring:
     staged or not there yet.
     """
 
-    __slots__ = ("_bytes", "_max_bytes", "_size", "_slots", "_wake", "evicted", "first", "next", "readers", "visible")
+    __slots__ = (
+        "_bytes", "_max_bytes", "_size", "_slots", "_waiting", "_woken", "evicted", "first", "next", "readers",
+        "visible",
+    )  # fmt: skip
 
     def __init__(self, size: int, max_bytes: int, first: int = 0) -> None:
         self._slots: list[Entry | None] = [None] * size
         self._size = size
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._wake: anyio.Event | None = None
+        #: Readers that wait for something new, and those of them whose turn to look comes next.
+        self._waiting: dict[asyncio.Future[None], None] = {}
+        self._woken: deque[asyncio.Future[None]] = deque()
         self.first = self.visible = self.next = first
         self.evicted = 0
         self.readers = 0
@@ -95,7 +102,7 @@ class _Ring:
             self._evict()
         if self.visible == self.next - 1 and entry.state != STAGED:
             self.visible = self.next
-            if self._wake is not None:
+            if self._waiting:
                 self.wake()
 
     def advance(self) -> None:
@@ -103,7 +110,7 @@ class _Ring:
         before = self.visible
         while self.visible < self.next and self.at(self.visible).state != STAGED:
             self.visible += 1
-        if self.visible > before and self._wake is not None:
+        if self.visible > before and self._waiting:
             self.wake()
 
     def _evict(self) -> None:
@@ -137,21 +144,34 @@ class _Ring:
         return self._slots[low:high] if low < high else self._slots[low:] + self._slots[:high]
 
     def wake(self) -> None:
-        """Let every waiting reader look again. The event is replaced before it is tested again, so none is missed."""
-        woken, self._wake = self._wake, None
-        if woken is not None:
-            woken.set()
+        """Let every waiting reader look again, a few in each turn of the loop: who publishes waits for none of them."""
+        if not self._woken:
+            asyncio.get_running_loop().call_soon(self._wake_some)
+        self._woken.extend(self._waiting)
+        self._waiting.clear()
 
-    async def wait(self) -> None:
-        if self._wake is None:
-            self._wake = anyio.Event()
-        await self._wake.wait()
+    def _wake_some(self) -> None:
+        for _ in range(min(WOKEN_AT_ONCE, len(self._woken))):
+            waiter = self._woken.popleft()
+            if not waiter.done():  # else it was cancelled
+                waiter.set_result(None)
+        if self._woken:
+            asyncio.get_running_loop().call_soon(self._wake_some)
+
+    def new_waiter(self) -> asyncio.Future[None]:
+        """What a reader that has seen everything awaits; ``forget`` it afterwards, however that went."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting[waiter] = None
+        return waiter
+
+    def forget(self, waiter: asyncio.Future[None]) -> None:
+        self._waiting.pop(waiter, None)
 
 
 class Reader:
     """One reader's place in a ring. ``start`` is the id from which on it gives everything (see the module's text)."""
 
-    __slots__ = ("_close", "_last", "_match", "_position", "_ring", "closed", "start")
+    __slots__ = ("_close", "_last", "_match", "_position", "_ring", "_waiter", "closed", "start")
 
     def __init__(
         self, ring: _Ring, position: int, start: int, match: Match | None, close: Callable[[], None] | None = None
@@ -161,6 +181,7 @@ class Reader:
         self._last = start - 1
         self._match = match
         self._close = close
+        self._waiter: asyncio.Future[None] | None = None
         self.start = start
         self.closed = False
         ring.readers += 1
@@ -168,23 +189,25 @@ class Reader:
     async def wait(self) -> None:
         """Return once ``take`` has something to look at, or the reader is closed. **Cancellation**: loses nothing."""
         while not self.closed and self._position >= self._ring.visible:
-            await self._ring.wait()
+            self._waiter = waiter = self._ring.new_waiter()
+            try:
+                await waiter
+            finally:
+                self._ring.forget(waiter)
 
     def take(self, limit: int = BATCH) -> Batch:
         """Take what has come, without waiting. The batch may be empty: what came did not match, or was dropped."""
         gap = self._skip_missed()
-        stop = min(self._ring.visible, self._position + limit)
-        entries = []
-        size = 0
-        for entry in self._ring.slice(self._position, stop):
-            if size > BATCH_BYTES:
-                break
-            self._position += 1
-            self._last = entry.id
-            if entry.state == SHOWN and (self._match is None or self._match(entry)):
-                entries.append(entry)
-                size += entry.size
-        return Batch(gap, entries)
+        found = self._ring.slice(self._position, min(self._ring.visible, self._position + limit))
+        if sum([entry.size for entry in found]) > BATCH_BYTES:
+            found = _first_bytes(found)
+        if found:
+            self._position += len(found)
+            self._last = found[-1].id
+        match = self._match
+        if match is None:
+            return Batch(gap, [entry for entry in found if entry.state == SHOWN])
+        return Batch(gap, [entry for entry in found if entry.state == SHOWN and match(entry)])
 
     def _skip_missed(self) -> Gap | None:
         if self._position >= self._ring.first:
@@ -199,7 +222,8 @@ class Reader:
             return
         self.closed = True
         self._ring.readers -= 1
-        self._ring.wake()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
         if self._close is not None:
             self._close()
 
@@ -336,6 +360,16 @@ class Journal:
     def _forget_run(self, cid: str, ring: _Ring) -> None:
         if not ring.readers and self._runs.get(cid) is ring:
             del self._runs[cid]
+
+
+def _first_bytes(entries: list[Any]) -> list[Any]:
+    """The first entries, up to the one with which they are more than ``BATCH_BYTES``."""
+    size = 0
+    for count, entry in enumerate(entries, 1):
+        size += entry.size
+        if size > BATCH_BYTES:
+            return entries[:count]
+    return entries
 
 
 def _matcher(kinds: frozenset[str], match: Match | None) -> Match | None:

@@ -24,10 +24,12 @@ After a crash of the server ``end_leftovers`` ends what the older boots left; it
 import ctypes
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -46,7 +48,7 @@ BECOMING = 0.1
 _MARKS = (BOOT, CID, PROCESS)
 #: PF_KTHREAD of the kernel: it has no program, and so no environment.
 _KERNEL_THREAD = 0x00200000
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -252,6 +254,11 @@ def _ancestry() -> set[int]:
     return found
 
 
+async def end_boot_leftovers(boot_tag: str) -> list[int]:
+    """End what a server that is going has left running, whosever run it was; give the numbers of those processes."""
+    return (await end_processes(lambda seen: seen.marks.get(BOOT) == boot_tag, LEFTOVER_PATIENCE))[0]
+
+
 async def end_run_leftovers(boot_tag: str, cid: str) -> list[int]:
     """End what a run left running in the background; give the numbers of those processes.
 
@@ -276,8 +283,42 @@ _adopted: dict[int, int] = {}
 
 def become_subreaper() -> bool:
     """Become the parent of whatever our descendants leave behind; say whether the system can do that."""
+    return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def is_subreaper() -> bool:
+    """Say whether this process is the parent of whatever its descendants leave behind."""
+    answer = ctypes.c_int(0)
+    return _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(answer)) and bool(answer.value)
+
+
+def _prctl(option: int, argument: Any) -> bool:
+    """Call prctl(2), which other systems do not have; say whether it succeeded."""
     prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)
-    return prctl is not None and prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    return prctl is not None and prctl(option, argument, 0, 0, 0) == 0
+
+
+#: How many servers of this process adopt, and whether it did before the first of them.
+_adopting, _adopted_before = 0, False
+_adopting_lock = threading.Lock()
+
+
+@contextmanager
+def adopting() -> Iterator[bool]:
+    """Be a subreaper inside; at the end of the last one it is as it was before. Says whether the system can do that."""
+    global _adopting, _adopted_before
+    with _adopting_lock:
+        _adopting += 1
+        if _adopting == 1:
+            _adopted_before = is_subreaper()
+        able = become_subreaper()
+    try:
+        yield able
+    finally:
+        with _adopting_lock:
+            _adopting -= 1
+            if _adopting == 0 and able and not _adopted_before:
+                _prctl(_PR_SET_CHILD_SUBREAPER, 0)
 
 
 def adopted() -> list[Seen]:

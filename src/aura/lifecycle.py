@@ -30,7 +30,7 @@ class RunState(StrEnum):
     WAITING = "waiting"
     #: Told to stop by a time-out or a cancel, cleaning up. Its own executor moves it on. A crash: as it was told.
     STOPPING = "stopping"
-    #: Stopped to come back; holds no place. The dispatcher moves it on. A crash leaves it as it is.
+    #: Stopped to come back, or paused; holds no place. The dispatcher moves it on. A crash leaves it as it is.
     PREEMPTED = "preempted"
     #: Every step ended, and none failed that matters.
     SUCCEEDED = "succeeded"
@@ -92,6 +92,7 @@ RUN_MOVES: MappingProxyType[RunState, MappingProxyType[RunState, str]] = Mapping
         S.QUEUED: MappingProxyType(
             {
                 S.RUNNING: "the dispatcher gives it a place",
+                S.PREEMPTED: "pause",
                 S.FAILED: "it cannot begin: its plan is gone, or its inputs fit no more",
                 S.CANCELLED: "cancel",
                 S.TIMED_OUT: "it waited too long for a place",
@@ -133,6 +134,7 @@ RUN_MOVES: MappingProxyType[RunState, MappingProxyType[RunState, str]] = Mapping
         S.PREEMPTED: MappingProxyType(
             {
                 S.RUNNING: "the dispatcher gives it a place again",
+                S.STOPPING: "cancel or time-out while it has clean-up to run",
                 S.QUEUED: "it is to start over",
                 S.FAILED: "it cannot go on",
                 S.CANCELLED: "cancel",
@@ -202,10 +204,11 @@ def outranks(new: Stop, old: Stop | None) -> bool:
     return old is None or new > old
 
 
-def end_of_stop(stop: Stop, recovery: Recovery, *, stuck: bool, begun: bool) -> RunState:
+def end_of_stop(stop: Stop, recovery: Recovery, *, stuck: bool, begun: bool, kept: bool) -> RunState:
     """Where a run goes that was stopped before its graph had ended.
 
     ``stuck``: its body outlived the grace, so that it may never come back. ``begun``: a step of it has started.
+    ``kept``: it has been paused, or was preempted and had not gone on yet.
     """
     match stop:
         case Stop.CANCEL:
@@ -214,6 +217,8 @@ def end_of_stop(stop: Stop, recovery: Recovery, *, stuck: bool, begun: bool) -> 
             return S.TIMED_OUT
         case Stop.INTERRUPT | Stop.SHUTDOWN if stuck:
             return S.CANCELLED
+        case Stop.INTERRUPT | Stop.SHUTDOWN if kept:
+            return S.PREEMPTED
         case Stop.INTERRUPT | Stop.SHUTDOWN if not begun:
             return S.QUEUED
         case Stop.INTERRUPT:

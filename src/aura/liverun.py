@@ -7,7 +7,7 @@ writing a state.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from aura.actions import Log
 from aura.attempt import Attempt
 from aura.generations import Generation
 from aura.graph import Graph, StepProgress
-from aura.lifecycle import FINAL, Recovery, RunState, StepState, Stop
+from aura.lifecycle import FINAL, STEP_FINAL, Recovery, RunState, StepState, Stop
 from aura.plan import DEFAULT_CLEANUP_TIMEOUT, Steps, Task
-from aura.records import Accepted, RunColumns, StepRow, encoded
+from aura.records.columns import encoded
+from aura.records.runs import Accepted, RunColumns, StepRow
 from aura.run import Failure
 from aura.store import Ticket
 
@@ -43,8 +44,8 @@ class LiveRun(msgspec.Struct, eq=False):
     """One run that has not ended, or whose end is not committed yet.
 
     Invariants: ``row`` is the state that the last unit handed over will have written, ``state`` is the one in memory;
-    ``waits`` is set while it is in its lane's queue, and ``entry`` is the heap entry that counts; ``sealed`` is set
-    once, by the seal, and nothing changes a sealed run.
+    ``waits`` is set while it is in its lane's queue, which it never is while it is ``held``, and ``entry`` is the heap
+    entry that counts; ``sealed`` is set once, by the seal, and nothing changes a sealed run.
     """
 
     accepted: Accepted
@@ -89,16 +90,28 @@ class LiveRun(msgspec.Struct, eq=False):
     stop_ticket: Ticket | None = None
     ending: RunState | None = None
     stuck: bool = False
+    #: Why it is kept from starting until somebody resumes it (``pausing``); None if it is not.
+    held: str | None = None
+    #: Of the row that says whether it is.
+    hold_ticket: Ticket | None = None
+    #: Somebody resumed it, and it has not gone on yet: whenever it is ``preempted`` it stands in its lane.
+    resumed: bool = False
     sealed: bool = False
     refused: bool = False
     #: Its end could not be stored.
     lost: bool = False
+    #: Where its row stands while moves are lost one behind the other; None when the last of them is.
+    lost_from: RunState | None = None
     fault: BaseException | None = None
     # -- its place and its time
-    entry: tuple[int, int, "LiveRun"] | None = None
+    entry: tuple[float, int, "LiveRun"] | None = None
     waits: bool = False
     placed: bool = False
+    #: Its wait for its first start has been noted.
+    waited: bool = False
     timer: asyncio.TimerHandle | None = None
+    #: Seconds that were left of its ``queue_timeout`` when it was paused.
+    queue_left: float | None = None
     active_s: float = 0.0
     active_since: float | None = None
     started_at: float | None = None
@@ -111,6 +124,10 @@ class LiveRun(msgspec.Struct, eq=False):
     dirty: dict[str, StepProgress] = {}
     happened: list[Happening] = []
     former_rows: list[StepRow] = []
+    #: What an older boot left of its steps, while they are in no graph: its plan's code is not the same any more.
+    kept_rows: list[StepRow] = []
+    #: What a rerun takes over of the run that it repeats: in its graph whenever it begins from its beginning.
+    inherited: Sequence[StepRow] = ()
     columns_changed: bool = False
     _has_changed: bool = False
     _change: anyio.Event | None = None
@@ -165,6 +182,22 @@ class LiveRun(msgspec.Struct, eq=False):
     def begun(self) -> bool:
         """Whether a step has begun since it was last started from its beginning."""
         return self.begun_starts > 0
+
+    @property
+    def kept(self) -> bool:
+        """Whether an interrupt or a shutdown leaves it preempted: it is paused, or was and has not gone on yet."""
+        return self.held is not None or self.resumed or self.row is RunState.PREEMPTED
+
+    def handlers(self, ending: RunState | None) -> list[Phase]:
+        """The handlers that it goes through if it ends so, in their order; none while its code is not known."""
+        if self.task is None:
+            return []
+        wanted = [
+            (Phase.ON_FAILURE, ending in (RunState.FAILED, RunState.TIMED_OUT) and bool(self.task.on_failure)),
+            (Phase.ON_CANCEL, ending is RunState.CANCELLED and bool(self.task.on_cancel)),
+            (Phase.FINALLY, bool(self.task.finally_)),
+        ]
+        return [phase for phase, applies in wanted if applies]
 
     @property
     def cleanup_timeout(self) -> float:
@@ -226,14 +259,16 @@ class LiveRun(msgspec.Struct, eq=False):
         """Forget all but how often each step began: it takes the plan's current generation when it starts again."""
         self.generation = self.task = None
         self.graphs.clear()
+        self.begun_starts = 0
         self.progress.clear()
         self.phase = Phase.MAIN
-        self.scope = self.started_at = self.error = self.cleanup_error = self.result = None
+        self.scope = self.started_at = self.error = self.cleanup_error = self.result = self.queue_left = None
         self.active_s = 0.0
 
     def end_former_steps(self, now: float) -> None:
         """End on record what began in an earlier start and is none of this one's steps: its run ends without it."""
         known = {progress.name for graph in self.graphs.values() for progress in graph}
+        known |= {row[1] for row in (*self.kept_rows, *self.inherited) if row[2] in STEP_FINAL}
         self.former_rows = [
             (self.seq, name, StepState.CANCELLED.value, 0, starts, None, now, None, None, None, None)
             for name, starts in self.starts.items()
@@ -242,7 +277,8 @@ class LiveRun(msgspec.Struct, eq=False):
 
     def come_back(self) -> None:
         """Forget the stop: it is to run again."""
-        self.stop = self.reason = self.ending = self.stop_ticket = None
+        self.stop = self.ending = self.stop_ticket = None
+        self.reason = self.held
         self.cleanup_deadline = float("inf")
 
     def note_progress(self, step: str, done: float, total: float | None, message: str) -> None:
@@ -264,6 +300,7 @@ class LiveRun(msgspec.Struct, eq=False):
             generation=self.generation.hash if self.generation else self.accepted.generation,
             ending=self.ending.value if self.ending in FINAL else None,
             stuck=self.stuck,
+            held=self.held is not None,
             attempt=self.attempt,
             crashes=self.crashes,
             started_at=self.started_at,

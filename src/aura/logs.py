@@ -54,6 +54,10 @@ def speaking_for(origin: Origin) -> Iterator[None]:
         _origin.reset(token)
 
 
+#: The logs of the server that the present context belongs to.
+_inside: ContextVar["Logs | None"] = ContextVar("aura_logs", default=None)
+
+
 class Logs:
     """Makes loggers whose lines go to one journal. To be made on the event loop's thread; usable from any."""
 
@@ -81,17 +85,27 @@ class Logs:
         return cast(FilteringBoundLogger, lazy.bind())
 
     @contextmanager
-    def capture_stdlib(self) -> Iterator[None]:
-        """Route the standard library's logging here: asyncio's, Hypercorn's, and what libraries of plans write."""
+    def capture_stdlib(self, own_only: bool = False) -> Iterator[None]:
+        """Route the standard library's logging here: asyncio's, Hypercorn's, and what libraries of plans write.
+
+        ``own_only``: the process is another program's. Only what comes from inside this call, and from the children and
+        threads that are begun in it, is taken, and no level is changed: lines below the root logger's are not seen.
+        """
         root, handler = logging.getLogger(), _StdlibHandler(self)
         former = root.level
+        inside = _inside.set(self)
         root.addHandler(handler)
-        root.setLevel(max(self._level, logging.INFO))
+        if own_only:
+            handler.addFilter(lambda _: _inside.get() is self)
+        else:
+            root.setLevel(max(self._level, logging.INFO))
         try:
             yield
         finally:
             root.removeHandler(handler)
-            root.setLevel(former)
+            if not own_only:
+                root.setLevel(former)
+            _inside.reset(inside)
 
     def write(self, level: str, message: str, fields: Mapping[str, Any], origin: Origin) -> None:
         """Publish one line now, or, from another thread, as soon as the loop gets to it."""

@@ -14,7 +14,7 @@ from aura.attempt import Attempt
 from aura.errors import BadOutput
 from aura.expressions import Template
 from aura.liverun import LiveRun
-from aura.records import encode
+from aura.records.columns import encode
 from aura.runtime import Runtime
 from aura.scope import scope_of
 

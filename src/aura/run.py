@@ -5,12 +5,12 @@ The live, changing side of a run is ``graph.RunGraph`` (how far its steps are) a
 
 import traceback
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import uuid_utils
 
-from aura.errors import RunError
+from aura.errors import RequestError, RunError
 
 CauseKind = Literal["api", "cli", "schedule", "event", "webhook", "file", "poll", "task", "interrupt", "rerun"]
 
@@ -25,16 +25,53 @@ class Cause(msgspec.Struct, frozen=True):
     cid: str | None = None
 
 
+PRIORITIES = range(-1000, 1001)
+#: Lanes that a request may ask for; handlers of interrupt rules alone run in the third.
+OPEN_LANES = frozenset({"main", "event"})
+#: The longest delay that can be asked for, in seconds.
+MAX_DELAY = 366 * 24 * 3600.0
+MAX_LABELS = 64
+#: The longest name or value of a label, in characters.
+MAX_LABEL = 1024
+
+
+def _said(**keywords: Any) -> msgspec.Meta:
+    """What the schema says of a field; ``admission`` is what checks it, wherever a request comes from."""
+    return msgspec.Meta(extra_json_schema=keywords)
+
+
+Priority = Annotated[int, _said(minimum=PRIORITIES.start, maximum=PRIORITIES.stop - 1)]
+Lane = Annotated[str, _said(enum=sorted(OPEN_LANES))]
+Label = Annotated[str, _said(maxLength=MAX_LABEL)]
+
+
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A wish for a run, as it comes from outside. ``delay_s`` is in seconds."""
 
     plan_name: str
     task_name: str
     inputs: dict[str, Any] = {}
-    priority: int | None = None
-    lane: str | None = None
-    delay_s: float = 0.0
-    labels: dict[str, str] = {}
+    priority: Priority | None = None
+    lane: Lane | None = None
+    delay_s: Annotated[float, _said(minimum=0, maximum=MAX_DELAY)] = 0.0
+    labels: Annotated[dict[str, Label], _said(maxProperties=MAX_LABELS, propertyNames={"maxLength": MAX_LABEL})] = {}
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What whoever asked is told of an accepted run. ``replayed``: it was accepted when its key came first."""
+
+    cid: str
+    state: str
+    plan_name: str
+    task_name: str
+    replayed: bool = False
+
+
+class Outcomes(msgspec.Struct, frozen=True):
+    """What whoever asked is told of a batch, in its order. ``replayed``: so it was told when its key came first."""
+
+    items: list[Receipt | RequestError]
+    replayed: bool = False
 
 
 class Failure(msgspec.Struct, frozen=True):

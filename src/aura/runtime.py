@@ -4,6 +4,7 @@
 that tell of it, in one unit. Readers see the events when the unit is committed, never before.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,13 +19,16 @@ from aura.config import Settings
 from aura.events import EventEntry
 from aura.failpoints import Site
 from aura.generations import Generations
+from aura.graph import StepProgress
 from aura.journal import Journal
 from aura.lifecycle import FINAL, RunState, check_move
 from aura.liverun import LiveRun
 from aura.logs import Logs
-from aura.records import Accepted, HistoryRow, change_run, encoded
+from aura.measures import Measures
+from aura.records.columns import encoded
+from aura.records.runs import Accepted, HistoryRow, change_run, together
 from aura.run import CidSource
-from aura.store import Store, Ticket
+from aura.store import Store, Ticket, Unit
 
 #: How many ``def`` actions may be in worker threads at once; further ones wait for a thread.
 ACTION_THREADS = 64
@@ -75,16 +79,25 @@ class Runtime:
         self.runs: TaskGroup
         self.threads = CapacityLimiter(ACTION_THREADS)
         self.faults: deque[str] = deque(maxlen=FAULTS_SHOWN)
+        loop = asyncio.get_running_loop()  # whose time the clock gives as well
+        self.measures = Measures(loop.time, list(settings.lanes), store)
 
     def fault(self, what: str, error: BaseException) -> None:
         """Record a broken rule or a lost write of Aura's own; it shows as ``degraded`` until the next start."""
         self.faults.append(f"{what}: {error!r:.200}")
         self.log.error(f"engine fault: {what}", exc_info=error)
 
-    def hand_over(self, run: LiveRun, to: RunState | None = None, after: Callable[[], object] | None = None) -> Ticket:
+    def hand_over(
+        self,
+        run: LiveRun,
+        to: RunState | None = None,
+        after: Callable[[], object] | None = None,
+        also: Unit | None = None,
+    ) -> Ticket:
         """Hand the store what has changed of a run, and at most one move to ``to``. Does not wait.
 
         ``after`` runs once it is committed. ``to`` may be the state that the run is in: its other columns are written.
+        ``also`` is written with it, or not at all.
         """
         former = run.row
         if to is not None and to is not former:
@@ -99,7 +112,7 @@ class Runtime:
             raise
         unit = change_run(run.seq, steps, history, former.value, columns)
         return self.store.put(
-            unit,
+            unit if also is None else together([unit, also]),
             partial(self._committed, entries, after),
             partial(self._lost, run, entries, former, run.row),
             site=Site.STUCK if run.stuck and to is former else _SITES[None if to is former else to],
@@ -153,9 +166,13 @@ class Runtime:
         if run.refused:  # the start of a run whose acceptance failed loses its compare-and-set: no fault
             return
         self.fault(f"a change of run {run.cid} was not stored", error)
-        if run.row is to:
-            run.row = former
-        if to is former:  # of a move that did not take place nothing has happened
+        if to is not former:
+            on_record = run.lost_from or former
+            if run.row is to:
+                run.row, run.lost_from = on_record, None
+            else:  # moves that were handed over behind it begin where it was to lead, and are lost in their turn
+                run.lost_from = on_record
+        else:  # of a move that did not take place nothing has happened
             run.happened[:0] = [(entry.name, entry.step, entry.payload) for entry in entries]
         run.mark_all()
         if run.sealed:  # the record is what counts now; whoever waits reads it there
@@ -164,8 +181,15 @@ class Runtime:
 
     def forget(self, run: LiveRun) -> None:
         """Let a run leave the memory and tell all who wait for it."""
+        if not run.lost:
+            self.measures.note_end(run.lane, run.plan_name, run.state)
         self.open.pop(run.cid, None)
         run.end()
+
+    def note_step(self, step: StepProgress) -> None:
+        """Count a step that has ended, if it had begun."""
+        if step.started_at is not None and step.finished_at is not None:
+            self.measures.note_step(step.state, step.finished_at - step.started_at)
 
 
 def history_row(seq: int, entry: EventEntry) -> HistoryRow:

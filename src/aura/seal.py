@@ -19,6 +19,7 @@ from functools import partial
 
 from aura.errors import InternalError
 from aura.graph import StepProgress
+from aura.keptcode import keeping_code
 from aura.lifecycle import FINAL, RunState, StepState, Stop, end_of_stop
 from aura.liverun import LiveRun, step_row
 from aura.run import failure_of
@@ -51,7 +52,7 @@ class Seal:
         except BaseException as error:  # nothing may leave a run's child: it would end the server
             outcome = self._write_bare(run, error)
         self._release(run)
-        if outcome is RunState.QUEUED:
+        if outcome is RunState.QUEUED or (outcome is RunState.PREEMPTED and run.resumed):
             self._enter(run)
 
     def _write(self, run: LiveRun, outcome: RunState) -> None:
@@ -64,6 +65,7 @@ class Seal:
         """The last resort: something of the run cannot be written down, so it ends without it. That is our fault."""
         self._runtime.fault(f"run {run.cid} could not be written down as it was", error)
         run.sealed = True
+        run.held = None
         run.state = RunState.CRASHED
         run.reason, run.error, run.cleanup_error, run.result = "fault", failure_of(error), None, None
         run.finished_at = self._runtime.clock.wall()
@@ -91,6 +93,7 @@ class Seal:
 
     def _end(self, run: LiveRun, outcome: RunState) -> None:
         run.sealed = True
+        run.held = None
         now = self._runtime.clock.wall()
         run.finished_at = now
         if outcome is not RunState.SUCCEEDED:
@@ -101,6 +104,7 @@ class Seal:
             for progress in graph:
                 if progress.state in _CUT_OFF:
                     _cancel_step(run, progress, now)
+                    self._runtime.note_step(progress)
         if run.attempt > 1 or not run.graphs:
             run.end_former_steps(now)
         run.happened.append((f"run.{outcome.value}", None, _payload(run, outcome)))
@@ -110,16 +114,18 @@ class Seal:
         """Make ready for the next start: what had begun and not ended is pending again."""
         if run.stop is Stop.SHUTDOWN:
             run.crashes = 0  # the server ended in good order: crashes count in a row only
-        if outcome is RunState.QUEUED:
+        reason = run.held or run.reason
+        if outcome is RunState.QUEUED or not run.begun:
             _start_over(run)
-            if run.row is not RunState.QUEUED:
-                run.happened.append(("run.requeued", None, {"reason": run.reason}))
         else:
             _give_back(run)
-            run.happened.append(("run.preempted", None, {"reason": run.reason}))
         run.come_back()
-        if outcome is not run.row or run.dirty:
-            self._runtime.hand_over(run, outcome if outcome is not run.row else None)
+        if outcome is not run.row:
+            name = "run.requeued" if outcome is RunState.QUEUED else "run.preempted"
+            run.happened.append((name, None, {"reason": reason}))
+            run.hold_ticket = self._runtime.hand_over(run, outcome, also=keeping_code(run))
+        elif run.dirty:
+            self._runtime.hand_over(run)
 
 
 def decide(run: LiveRun) -> RunState:
@@ -135,7 +141,7 @@ def decide(run: LiveRun) -> RunState:
         if run.ending is RunState.TIMED_OUT and run.stop is Stop.CANCEL:  # it was cancelled in its clean-up
             run.error = None
         begun = run.begun and run.row is not RunState.QUEUED
-        return end_of_stop(run.stop, run.recovery, stuck=run.stuck, begun=begun)
+        return end_of_stop(run.stop, run.recovery, stuck=run.stuck, begun=begun, kept=run.kept)
     run.reason = "fault"
     run.error = failure_of(InternalError("the run ended without an outcome"))
     return RunState.CRASHED
@@ -165,6 +171,7 @@ def _end_steps_bare(run: LiveRun, now: float) -> None:
 
 def _give_back(run: LiveRun) -> None:
     """Make what was cut off pending again. A start that a stop cut off uses up no attempt."""
+    run.progress.clear()  # of what runs, and nothing does
     for graph in run.graphs.values():
         for progress in graph:
             if progress.state in _CUT_OFF:
@@ -178,9 +185,10 @@ def _start_over(run: LiveRun) -> None:
     """A run that is to start over keeps how often each step began, and nothing else."""
     if run.row is RunState.QUEUED or not run.begun:  # nothing began: this start does not count
         run.attempt = max(0, run.attempt - 1)
+    inherited = {row[1] for row in run.inherited}
     for graph in run.graphs.values():
         for progress in graph:
-            if progress.starts or progress.state is not P.PENDING:
+            if progress.starts or (progress.state is not P.PENDING and progress.name not in inherited):
                 fresh = StepProgress(progress.step)
                 fresh.starts = run.starts[progress.name] = progress.starts
                 run.mark(fresh)

@@ -12,6 +12,10 @@ awaited, before the group ``runs`` is left (that group would wait for a hanging 
 All of it has one deadline, of which every wait inside is a part; a watchdog thread ends the process if the loop itself
 hangs. If runs still hang at the end, the process leaves hard, with an exit code that says so (70). So it does if the
 storage cannot be written and what is left could not be written before the deadline (74): the next start settles it.
+
+A *guest* is a server inside another program (``embed``): it neither ends the process nor changes anything of it. What
+hangs stays behind in the group ``runs`` when the store has ended and the lock is given back (``gone``); a lost storage
+fails all that waits for it and begins the stop (``lost``); there is no watchdog.
 """
 
 import gc
@@ -42,9 +46,11 @@ from aura.events import LogEntry
 from aura.failpoints import Site
 from aura.generations import Generations
 from aura.journal import Journal
-from aura.leftovers import become_subreaper, end_leftovers, reap_adopted
+from aura.leftovers import adopting, end_boot_leftovers, end_leftovers, reap_adopted
 from aura.logs import Console, Logs, LogWriter
-from aura.records import begin_boot, end_boot, insert_logs, last_accepted, log_row
+from aura.measures import serve_loop_lag
+from aura.records.boots import begin_boot, end_boot, last_accepted
+from aura.records.logs import insert_logs, log_row
 from aura.run import leaves_of
 from aura.runtime import Runtime
 from aura.snapshot import check_folder_safe
@@ -90,9 +96,14 @@ class Server:
         backend: StoreBackend | None = None,
         generations: Generations | None = None,
         supervisor: Supervisor | None = None,
+        guest: Callable[[], object] | None = None,
     ) -> None:
-        """``backend`` given: nothing is locked and the data folder holds workdirs alone."""
+        """``backend`` given: nothing is locked and the data folder holds workdirs alone.
+
+        ``guest`` makes it one, and is called once it has begun to stop, whoever asked for that.
+        """
         self.settings = settings
+        self._guest = guest
         self._http = http
         self._backend = backend
         self._generations = generations or Generations(
@@ -101,7 +112,7 @@ class Server:
         self._clock = clock or SystemClock()
         #: What every service child is run by, so that it heals.
         self.supervisor = supervisor or Supervisor(self._clock)
-        self._leave = leave or leave_hard
+        self._leave = leave or (_stay if guest else leave_hard)
         self._console = console
         self._opened = Event()
         self._stop_asked = Event()
@@ -114,6 +125,11 @@ class Server:
         self.address = ""
         #: What the process should end with: 0, or 70 if work had to be left behind.
         self.exit_code = ExitCode.OK
+        self._folder: DataFolder | None = None
+        #: What became of a guest: set when the stop is over, what its storage was lost by, the runs that hang.
+        self.gone = Event()
+        self.lost: StoreError | None = None
+        self.left: list[str] = []
 
     def request_stop(self) -> None:
         """Begin the stop sequence; a second call leaves less grace. Does not wait."""
@@ -142,6 +158,8 @@ class Server:
                 await self._stop_asked.wait()
             finally:
                 self._stop_asked.set()
+                if self._guest:
+                    self._guest()
 
     async def _tree(self) -> None:
         # The shield keeps a host's cancel from ending children out of order. It cannot hang: the stop sequence bounds
@@ -149,17 +167,20 @@ class Server:
         with CancelScope(shield=True):
             try:
                 if self._backend is not None:
+                    if self._guest:
+                        check_folder_safe(self.settings.plans)
                     await self._with_store(self._backend)
                 else:
                     await self._with_folder()
             finally:
                 self._ended.set()
+                self.gone.set()
         if self.exit_code:
             self._leave(self.exit_code)
 
     async def _with_folder(self) -> None:
         check_folder_safe(self.settings.plans)
-        folder = DataFolder.open(self.settings.data)
+        self._folder = folder = DataFolder.open(self.settings.data)
         try:
             await self._with_store(with_failpoints(SqliteBackend(folder.database)))
         finally:
@@ -189,7 +210,7 @@ class Server:
         store = Store(
             backend,
             on_fault=lambda error: runtime.fault("a change was not stored", error),
-            on_fatal=self._die,
+            on_fatal=lambda error: self._die(store, error),
         )
         runtime = Runtime(
             settings=self.settings,
@@ -210,8 +231,13 @@ class Server:
         runtime.store.put(end_boot(runtime.boot, self._clock.wall()), site=Site.BOOT_END)
         runtime.store.close(self._deadline)
 
-    def _die(self, error: StoreError) -> None:
+    def _die(self, store: Store, error: StoreError) -> None:
         """The storage is lost: what is in memory can no longer be made true, so nothing more may be said of it."""
+        if self._guest:
+            self.lost = self.lost or error
+            store.fail_all(error)
+            self.request_stop()
+            return
         print(f"aura: {error}", file=sys.stderr)
         self._leave(error.exit_code)
 
@@ -223,29 +249,39 @@ class Server:
             runtime.journal.add_sink(writer.put)
             engine = self.engine = Engine(runtime, writer.flush, self.supervisor)
             try:
-                # services: log writer, console, reaper; cancelled below when everything that they serve has ended
-                async with create_task_group() as services:
-                    self._start_services(services, engine, writer)
-                    await self._take_over(engine, backend)
-                    with runtime.logs.capture_stdlib():
-                        await self._with_engine(engine, writer)
-                    services.cancel_scope.cancel("the server has ended")
+                with adopting() as able:
+                    # services: log writer, console, reaper, loop lag; cancelled below, when all they serve has ended
+                    async with create_task_group() as services:
+                        self._start_services(services, engine, writer, reaping=able)
+                        await self._take_over(engine, backend)
+                        with runtime.logs.capture_stdlib(own_only=self._guest is not None):
+                            await self._with_engine(engine, writer)
+                        services.cancel_scope.cancel("the server has ended")
             finally:
                 engine.close()
             if self.exit_code:  # work hangs: its bodies stay in ``runs``, so the process leaves from here
                 self._end_store(runtime)
                 await runtime.store.ended.wait()
                 self._ended.set()
+                self._leave_behind()
                 self._leave(self.exit_code)
 
-    def _start_services(self, services: TaskGroup, engine: Engine, writer: LogWriter) -> None:
+    def _leave_behind(self) -> None:
+        """Let a guest's host go on, though bodies still hang in the group of runs."""
+        if self._guest and self._folder is not None:
+            self._folder.release()
+        self.gone.set()
+
+    def _start_services(self, services: TaskGroup, engine: Engine, writer: LogWriter, *, reaping: bool) -> None:
         wanted: dict[str, Callable[[], Awaitable[None]]] = {"log writer": writer.serve}
         if self._console:
             console = Console()
             engine.journal.add_sink(console.put)
             wanted["console"] = console.serve
-        if become_subreaper() and self._backend is None:  # with a store of its host's, its host reaps
+        if reaping and (self._backend is None or self._guest):  # in a world, nobody reaps
             wanted["reaper"] = _reap
+        if self._http:  # whose door alone shows it; in a world, time would never stand still
+            wanted["loop lag"] = partial(serve_loop_lag, engine.measures, self._clock)
         for name, serve in wanted.items():
             told = writer.closing if name == "log writer" else None  # the others are cancelled with their group
             services.start_soon(self.supervisor.serve, name, serve, told, name=name)
@@ -257,7 +293,7 @@ class Server:
             runtime.log.warning(f"process {pid} of an older start was still there and has been ended")
         queued = settle_orphans(backend.execute, runtime, self._clock)
         await engine.reload()
-        engine.take_over(queued)
+        await engine.take_over(queued)
 
     async def _with_engine(self, engine: Engine, writer: LogWriter) -> None:
         # engine: its dispatcher and stops; they end by themselves once the engine has been stopped
@@ -281,10 +317,13 @@ class Server:
 
     async def _stop(self, engine: Engine, writer: LogWriter) -> None:
         """Stop accepting, stop what runs, and write the last log lines."""
-        self._start_watchdog()
+        if not self._guest:
+            self._start_watchdog()
         self._write_until(self.settings.server.grace)
         engine.admission.closed = True
         await engine.stop("cancel", self.settings.server.grace)
+        if self._guest:  # what is left running no next start may ever find
+            await end_boot_leftovers(engine.runtime.boot_tag)
         writer.close()
         await writer.flush(FLUSH_TIMEOUT)
 
@@ -294,6 +333,7 @@ class Server:
         if store.blocked:  # some may only wait for their commit; those end by themselves, once it is written
             with anyio.move_on_after(self._deadline - anyio.current_time()):
                 await engine.dispatcher.wait_idle()
+        self.left = sorted({run.cid for run in (*engine.dispatcher.stuck(), *engine.dispatcher.placed())})
         return ExitCode.INTERNAL if engine.record_left() else ExitCode.OK
 
     async def _open_http(self, doors: TaskGroup, engine: Engine, closing: Event) -> str:
@@ -302,7 +342,7 @@ class Server:
         from aura.web.auth import Auth
         from aura.web.server import open_sockets, serve_http
 
-        auth = Auth.open(self.settings)
+        auth = await Auth.open(self.settings, engine.runtime.store, self._clock)
         sockets, address = open_sockets(self.settings)
         app = create_app(engine, auth, self.settings, closing)
         serve = partial(serve_http, app, sockets, self.supervisor, stop=closing, grace=CONNECTION_GRACE)
@@ -327,6 +367,10 @@ def leave_hard(code: int) -> None:
         with suppress(OSError, ValueError):  # nobody reads it any more
             stream.flush()
     os._exit(code)
+
+
+def _stay(code: int) -> None:
+    """A guest leaves nothing but its host's hands."""
 
 
 def _count_boot(backend: StoreBackend, clock: Clock) -> tuple[str, int]:

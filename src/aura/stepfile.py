@@ -29,7 +29,7 @@ MAX_ATTEMPTS = 1000
 _SUCCEEDED = frozenset({StepState.SUCCEEDED})
 _ENDED = frozenset({StepState.SUCCEEDED, StepState.FAILED, StepState.SKIPPED, StepState.CANCELLED, StepState.TIMED_OUT})
 #: What ``depends_on`` may say → the states that are meant.
-_STATES: dict[str, frozenset[StepState]] = {
+STATES: dict[str, frozenset[StepState]] = {
     **{state.value: frozenset({state}) for state in _ENDED},
     "failed": frozenset({StepState.FAILED, StepState.TIMED_OUT}),
     "ended": _ENDED,
@@ -170,11 +170,11 @@ def _read_names(reader: Reader, path: Path, names: list[Any]) -> tuple[Dependenc
 def _read_states(reader: Reader, path: Path, step: str, value: Any) -> Dependency:
     states: frozenset[StepState] = frozenset()
     for word in value if isinstance(value, list) and value else [value]:
-        if isinstance(word, str) and word in _STATES:
-            states |= _STATES[word]
+        if isinstance(word, str) and word in STATES:
+            states |= STATES[word]
         else:
-            hint = near(word, _STATES) if isinstance(word, str) else ""
-            reader.problem(path, f"{', '.join(sorted(_STATES))} are the states to wait for, not {word!r}{hint}")
+            hint = near(word, STATES) if isinstance(word, str) else ""
+            reader.problem(path, f"{', '.join(sorted(STATES))} are the states to wait for, not {word!r}{hint}")
     return Dependency(step, states or _ENDED)
 
 

@@ -8,6 +8,9 @@ read once, at the seal; after it a stop answers ``ended``.
 ``finally`` and the other handlers of a run that is ending are never cut by a stop; they have a time of their own, and
 a shutdown only brings its end nearer (``time_left``).
 
+A run that holds no place is ended at once by a time-out or a cancel. One that rests and has begun is started once more,
+whatever its lane's limit, for the handlers of its ending; its row says ``stopping`` first.
+
 What a crash does: a stop that was told to somebody is a ``stopping`` row, and the boot table ends the run as it says.
 """
 
@@ -16,7 +19,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from aura.attempt import Attempt, EdgeCause
-from aura.lifecycle import PLACED, RunState, Stop, outranks
+from aura.lifecycle import PLACED, STARTABLE, RunState, Stop, end_of_stop, outranks
 from aura.liverun import LiveRun, Phase
 from aura.run import Failure, clean
 from aura.runtime import Runtime
@@ -40,11 +43,12 @@ class Answer(Enum):
 
 
 class Stops:
-    """Stops runs. ``seal`` ends a run that is not running, at once."""
+    """Stops runs. ``seal`` ends a run that is not running, ``start`` starts one for its clean-up; both at once."""
 
-    def __init__(self, runtime: Runtime, seal: Callable[[LiveRun], object]) -> None:
+    def __init__(self, runtime: Runtime, seal: Callable[[LiveRun], object], start: Callable[[LiveRun], object]) -> None:
         self._runtime = runtime
         self._seal = seal
+        self._start = start
 
     def request_stop(
         self, run: LiveRun, kind: Stop, reason: str | None = None, grace: float | None = None
@@ -60,6 +64,8 @@ class Stops:
             return self._stop_idle(run, kind, reason)
         if outranks(kind, run.stop):
             run.stop, run.reason = kind, reason
+            if kind >= Stop.TIMEOUT:
+                run.held = None  # it ends now, whoever wanted it kept
             if kind >= Stop.TIMEOUT and run.row in PLACED:
                 run.stop_ticket = self._runtime.hand_over(run, RunState.STOPPING)
         run.state = RunState.STOPPING
@@ -70,7 +76,16 @@ class Stops:
     def _stop_idle(self, run: LiveRun, kind: Stop, reason: str | None) -> tuple[Answer, Ticket | None]:
         if kind < Stop.TIMEOUT:
             return Answer.IDLE, None
-        run.stop, run.reason, run.entry = kind, reason, None
+        run.stop, run.reason, run.held = kind, reason, None
+        if run.begun and run.task is None:
+            message = "the code that it began with is not there any more: its clean-up steps did not run"
+            run.cleanup_error = run.cleanup_error or Failure("not_run", message)
+        elif run.begun and run.handlers(end_of_stop(kind, run.recovery, stuck=False, begun=True, kept=True)):
+            run.stop_ticket = self._runtime.hand_over(run, RunState.STOPPING)
+            run.state = RunState.STOPPING
+            self._start(run)
+            return Answer.STOPPING, run.stop_ticket
+        run.entry = None
         self._seal(run)
         return Answer.STOPPED, None
 
@@ -99,15 +114,23 @@ class Stops:
         """End a run that has not started ``seconds`` after it may. The start or the seal cancels the timer."""
         reason = f"it waited longer than {seconds:g} s for a place"
         delay = max(0.0, (run.not_before or 0.0) - self._runtime.clock.wall())
-        run.timer = asyncio.get_running_loop().call_later(delay + seconds, self._queue_timeout, run, reason)
+        left = seconds if run.queue_left is None else min(seconds, run.queue_left)
+        run.timer = asyncio.get_running_loop().call_later(delay + left, self._queue_timeout, run, reason)
+
+    def rest_queue_timeout(self, run: LiveRun) -> None:
+        """Let the time-out of a run that waits for a place rest, until it is started again with what is left of it."""
+        if run.timer:
+            run.timer.cancel()
+            run.queue_left = max(0.0, run.timer.when() - asyncio.get_running_loop().time())
+            run.timer = None
 
     def _queue_timeout(self, run: LiveRun, reason: str) -> None:
-        if run.state is RunState.QUEUED:
+        if run.state in STARTABLE:
             self.request_stop(run, Stop.TIMEOUT, reason)
 
     def give_up(self, run: LiveRun, attempt: Attempt) -> None:
         """Mark a run as stuck: the grace of one of its attempts is over and its body is still there."""
-        run.stuck = True
+        run.stuck, run.held = True, None  # nobody can wait for it to come back
         where = _where(attempt)
         self._runtime.log.error(
             f"run {run.cid} is stuck: step {attempt.step.name} did not end when told to; it hangs at {where}",

@@ -19,7 +19,8 @@ The end. ``close`` gives a deadline. Until then what cannot be written for now i
 for it; then it is given up, said aloud, and the next start settles the runs that it belongs to by the boot table.
 
 What a crash does: a commit is there as a whole or not at all, and nobody was told of one that is not. A disk that
-fails (EIO) or a damaged database resolves nobody and ends the process (``on_fatal``).
+fails (EIO) or a damaged database resolves nobody and ends the process (``on_fatal``). Where the process is not ours to
+end, all that waits fails (``fail_all``), with the error that says that its fate is unknown.
 """
 
 import asyncio
@@ -33,6 +34,7 @@ from anyio.lowlevel import checkpoint
 
 from aura.errors import Lost, StoreClosed, StoreCorrupt, StoreError, StoreIOError, StoreLocked, StoreReadOnly
 from aura.failpoints import Site
+from aura.histogram import SHORT, SIZES, Histogram
 
 T = TypeVar("T")
 Execute = Callable[..., sqlite3.Cursor]
@@ -154,6 +156,8 @@ class Store:
         self._on_fault = on_fault
         self._on_fatal = on_fatal
         self._pending: list[Ticket] = []
+        #: What is being written now.
+        self._writing: Sequence[Ticket] = ()
         self._wake = anyio.Event()
         self._closed = anyio.Event()
         self._lost = False
@@ -163,6 +167,11 @@ class Store:
         self._blocked_since: float | None = None
         self.ended = anyio.Event()
         self.commits = 0
+        #: Loop time at which the last commit ended.
+        self.written_at = 0.0
+        #: How long each commit took, in seconds, and how many units it had.
+        self.commit_times = Histogram(SHORT)
+        self.batch_sizes = Histogram(SIZES)
         #: Why nothing can be written at present; None while all is well.
         self.unavailable: StoreError | None = None
 
@@ -224,8 +233,9 @@ class Store:
                 self._lost = True
                 self._on_fatal(StoreIOError("plan code has cancelled the child that writes to the database"))
                 raise
-            self._backend.close()
-            self.ended.set()
+            finally:
+                self._backend.close()
+                self.ended.set()
 
     async def _write_all(self) -> None:
         while not self._lost and (self._pending or not self._closed.is_set()):
@@ -245,6 +255,15 @@ class Store:
         self._closed.set()
         self._wake.set()
 
+    def fail_all(self, error: StoreError) -> None:
+        """End the intake and fail what waits: for ``on_fatal`` of a server that may not end its process."""
+        self.close()
+        waiting = [ticket for ticket in dict.fromkeys([*self._writing, *self._pending]) if not ticket.done]
+        self._writing, self._pending = (), []
+        for ticket in waiting:
+            ticket.error = error
+        self._resolve(waiting)
+
     def hurry(self, deadline: float) -> None:
         """Bring the deadline of a ``close`` that is under way nearer."""
         self._deadline = min(self._deadline, deadline)
@@ -253,6 +272,8 @@ class Store:
         for _ in range(GATHER_TURNS):
             await checkpoint()
         batch, self._pending = self._pending, []
+        self._writing = batch
+        began = anyio.current_time()
         try:
             await self._backend.commit(batch)
         except StoreReadOnly as error:
@@ -261,8 +282,12 @@ class Store:
             self._lost = True
             self._on_fatal(error if isinstance(error, StoreError) else StoreIOError(f"the store failed: {error!r}"))
         else:
+            self._writing = ()
             self.unavailable = self._blocked_since = None
             self.commits += 1
+            self.written_at = anyio.current_time()
+            self.commit_times.add(self.written_at - began)
+            self.batch_sizes.add(len(batch))
             self._resolve(batch)
 
     def _resolve(self, batch: Sequence[Ticket]) -> None:

@@ -27,6 +27,10 @@ LATER = ("mode", "resources", "preempt", "on_preempt", "on_resume")
 #: A handler's key → further names that its expressions may use.
 _HANDLERS = {"on_failure": ("error",), "on_cancel": (), "finally": ("error",)}
 MAX_STEPS = 1000
+LANES = ("main", "event")
+RECOVERIES = ("fail", "restart")
+MAX_LABEL_NAME = 64
+MAX_LABEL = 256
 
 
 class TaskDraft(msgspec.Struct, frozen=True):
@@ -51,13 +55,13 @@ def read_task(reader: Reader, plan_name: str, name: str, head: PlanHead, qualify
         title=fields.text("title"),
         description=fields.text("description"),
         inputs=inputs,
-        lane=fields.choice("lane", "main", ("main", "event"), ("interrupt",)),
+        lane=fields.choice("lane", "main", LANES, ("interrupt",)),
         priority=fields.integer("priority", 0, -1000, 1000),
         labels=_read_labels(fields),
         timeout=fields.duration("timeout", None),
         queue_timeout=fields.duration("queue_timeout", None),
         cleanup_timeout=fields.duration("cleanup_timeout", DEFAULT_CLEANUP_TIMEOUT),
-        recovery=Recovery(fields.choice("recovery", "fail", ("fail", "restart"), ("resume",))),
+        recovery=Recovery(fields.choice("recovery", "fail", RECOVERIES, ("resume",))),
         steps=blocks["steps"].steps,
         on_failure=blocks["on_failure"].steps,
         on_cancel=blocks["on_cancel"].steps,
@@ -100,10 +104,10 @@ def _read_labels(fields: Fields) -> dict[str, str]:
     path = fields.at("labels")
     labels = {}
     for key, value in fields.reader.mapping(path, fields.get("labels"), "labels").items():
-        if isinstance(value, str) and "{{" not in value and len(value) <= 256 and 0 < len(key) <= 64:
+        if isinstance(value, str) and "{{" not in value and len(value) <= MAX_LABEL and 0 < len(key) <= MAX_LABEL_NAME:
             labels[key] = value
         else:
-            fields.reader.problem((*path, key), f"the label {key} must be plain text of at most 256 characters")
+            fields.reader.problem((*path, key), f"the label {key} must be plain text of at most {MAX_LABEL} characters")
     return labels
 
 

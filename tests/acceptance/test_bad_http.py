@@ -302,10 +302,22 @@ async def test_upgrade_to_http2_is_ignored(web: Web) -> None:
     assert (answer.status, answer.body) == (200, b"ok")
 
 
-async def test_websocket_is_refused(web: Web) -> None:
-    upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: eHh4")
-    answer = await web.raw(web.head("GET", "/ws/logs", *upgrade))
-    assert answer.status in (400, 403)
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        pytest.param("/api/runs", {}, 404, id="where there is none"),
+        pytest.param("/ws/nope", {}, 404, id="nowhere"),
+        pytest.param("/ws/../ws/logs", {}, 404, id="another spelling"),
+        pytest.param("/ws/logs", {"Sec-WebSocket-Version": "12"}, 400, id="old version"),
+        pytest.param("/ws/logs", {"Upgrade": "h2c"}, 426, id="another protocol"),
+        pytest.param("/ws/logs", {"Origin": "https://evil.example"}, 403, id="page of others"),
+    ],
+)
+async def test_bad_websocket_is_refused(web: Web, path: str, headers: dict[str, str], status: int) -> None:
+    good = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    upgrade = good | {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="} | headers
+    answer = await web.raw(web.head("GET", path, *(f"{name}: {value}" for name, value in upgrade.items())))
+    assert answer.status == status
     await assert_unharmed(web)
 
 
@@ -440,13 +452,23 @@ async def test_cancel_where_without_a_condition_is_refused(web: Web) -> None:
     assert not web.engine.calls
 
 
-@pytest.mark.parametrize("path", ["/api/tasks/run", "/api/tasks/batch"])
-async def test_idempotency_key_is_refused_until_it_can_be_kept(web: Web, path: str) -> None:
-    body = {"plan_name": "lab", "task_name": "report", "inputs": {"day": "x"}}
-    answer = await web.http.post(
-        path, json={"tasks": [body]} if "batch" in path else body, headers={"Idempotency-Key": "k"}
-    )
-    assert (answer.status_code, answer.json()["code"]) == (400, "bad_header")
+@pytest.mark.parametrize("path", [RUN, "/api/tasks/batch"])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        pytest.param([""], id="empty"),
+        pytest.param(["x" * 256], id="too long"),
+        pytest.param(["k\xe4"], id="not ASCII"),
+        pytest.param(["a\tb"], id="not printable"),
+        pytest.param(["one", "two"], id="two"),
+    ],
+)
+async def test_idempotency_key_that_is_none_is_refused(web: Web, path: str, keys: list[str]) -> None:
+    body = json.dumps({"tasks": [GOOD]} if "batch" in path else GOOD).encode()
+    lines = [f"Content-Length: {len(body)}", "Content-Type: application/json"]
+    head = web.head("POST", path, *lines, *(f"Idempotency-Key: {key}" for key in keys))
+    answer = await web.raw(head + body)
+    assert (answer.status, answer.code) == (400, "bad_header")
     assert not web.engine.records
 
 

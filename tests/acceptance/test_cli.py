@@ -22,6 +22,10 @@ steps:
   count: {action: shell.run, params: {argv: [echo, "{{ inputs.times }}"]}, depends_on: say}
 returns: {out: "{{ steps.count.output.stdout }}"}
 """,
+    "lab/tasks/make.yaml": """
+steps:
+  write: {action: file.write, params: {path: out/greeting.txt, content: "hello\\n"}}
+""",
     "lab/tasks/fail.yaml": "steps: {bad: {action: fail, params: {message: no luck}}}\n",
     "lab/tasks/wait.yaml": """
 steps:
@@ -114,6 +118,36 @@ def test_detached_run_is_listed_shown_followed_and_cancelled(served: Served) -> 
     assert served.aura("logs", cid).out == out
 
 
+def test_files_of_a_run_are_listed_and_fetched(served: Served) -> None:
+    cid = served.aura("run", "lab/make", "--detach").out.strip()
+    served.aura("logs", cid, "-f")
+    listed = served.aura("files", cid)
+    assert [line.split()[-1] for line in listed.out.splitlines()] == ["PATH", "out/greeting.txt"]
+    assert [item["bytes"] for item in served.aura("files", cid, "--json").json["items"]] == [6]
+    assert served.aura("files", cid, "out/greeting.txt").out == "hello\n"
+    assert served.aura("files", cid, "out/greeting.txt", "-o", "here.txt").code == 0
+    assert (served.folder / "here.txt").read_text() == "hello\n"
+    missing = served.aura("files", cid, "no", "-o", "no.txt")
+    assert (missing.code, "has no file 'no'" in missing.err) == (64, True), missing
+    assert not [name for name in os.listdir(served.folder) if name.startswith("no.txt")]
+
+
+def test_run_is_paused_resumed_cancelled_and_run_again(served: Served) -> None:
+    cid = served.aura("run", "lab/wait", "--detach", "--label", "who=me").out.strip()
+    assert served.aura("pause", cid[-12:], "--reason", "later").code == 0
+    with served.following("logs", cid, "-f") as following:
+        assert served.aura("priority", cid, "-5").code == 0
+        assert served.aura("resume", "@last").code == 0
+        done = served.aura("cancel", "--label", "who=me", "--task", "lab/wait")
+        assert (done.code, done.out, done.err) == (0, f"{cid}\n", "1 run told to cancel\n")
+        following.communicate(timeout=30)
+    assert (served.aura("resume", cid).code, served.aura("priority", cid, "1").code) == (1, 1)
+    again = served.aura("run", "lab/greet", "-i", "times=2", "-d").out.strip()
+    served.aura("logs", again, "-f")
+    done = served.aura("rerun", again, "--from", "count", "--follow")
+    assert (done.code, done.json, "say: hello" in done.err) == (0, {"out": "2\n"}, False)
+
+
 def test_ps_lists_what_runs(served: Served) -> None:
     with served.following("run", "lab/wait") as process:
         assert process.stderr
@@ -129,7 +163,7 @@ def test_ps_lists_what_runs(served: Served) -> None:
 def test_plans_and_tasks_are_listed(served: Served) -> None:
     assert [plan["status"] for plan in served.aura("plans", "--json").json["items"]] == ["ready"]
     rows = [line.split()[0] for line in served.aura("tasks", "lab").out.splitlines()]
-    assert rows == ["TASK", "lab/fail", "lab/greet", "lab/wait"]
+    assert rows == ["TASK", "lab/fail", "lab/greet", "lab/make", "lab/wait"]
 
 
 def test_wrong_token_is_77(served: Served) -> None:

@@ -18,6 +18,10 @@ from tests.fakes.served import AURA, environment, open_served
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)(?: (plans/\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+HOW_TO = sorted(
+    str(page.relative_to(ROOT)) for page in ROOT.glob("docs/how-to/*.md") if "```console\n" in page.read_text("utf-8")
+)
+PAGES = ["README.md", "docs/tutorial.md", "docs/reference/http.md", *HOW_TO]
 ADDRESS = "http://127.0.0.1:8700"
 
 
@@ -53,7 +57,7 @@ def fits(output: str, wanted: str) -> bool:
     return re.fullmatch(pattern, output.rstrip("\n") + "\n") is not None
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/reference/http.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_page_shows_what_happens(page: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "plans", tmp_path / "plans", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
@@ -64,7 +68,7 @@ def test_page_shows_what_happens(page: str, tmp_path: Path) -> None:
         shell = text.replace(ADDRESS, served.address).replace("/tmp/", f"{tmp_path}/tmp/")
         env = environment(served.env | {"TMPDIR": str(tmp_path)})
         done = subprocess.run(
-            ["bash"], input=shell, cwd=tmp_path, env=env, stdout=-1, stderr=-2, text=True, timeout=60, check=False
+            ["bash"], input=shell, cwd=tmp_path, env=env, stdout=-1, stderr=-2, text=True, timeout=180, check=False
         )
     outputs = re.split(r"\n?@@\d+\n", done.stdout)
     for command, output in zip(wanted, outputs, strict=False):

@@ -8,6 +8,7 @@ import pytest
 from tests.fakes.web import Web, open_web
 
 from aura.run import Cause, Request, StepRecord
+from aura.web.query import make_cursor
 
 GOOD = {"plan_name": "lab", "task_name": "report", "inputs": {"day": "x"}}
 CAUSE = {"kind": "api", "item": None, "rule": None, "event_id": None, "cid": None}
@@ -147,6 +148,12 @@ async def test_queue_is_in_pages_in_its_order(web: Web) -> None:
     assert first["items"][0]["accepted_at"].endswith("Z")
 
 
+@pytest.mark.parametrize("position", ["", "x", "1", "{}", '["x"]', "[1e999]", "[[1]]", "[1] 2"])
+async def test_made_up_place_in_the_queue_is_refused(web: Web, position: str) -> None:
+    answer = await web.http.get("/api/queue/list", params={"cursor": make_cursor("queue", position)})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_cursor")
+
+
 async def test_plans_tell_what_is_wrong_with_them(web: Web) -> None:
     lab, torn = (await get(web, "/api/plans"))["items"]
     assert (lab["name"], lab["status"], lab["task_count"], lab["errors"]) == ("lab", "ready", 2, [])
@@ -217,6 +224,19 @@ async def test_cancel_takes_a_reason(web: Web) -> None:
     answer = await web.http.post(f"/api/tasks/{run.cid}/cancel", json={"reason": "enough"})
     assert answer.status_code == 202
     assert web.engine.calls[-1] == ("cancel", run.cid, "enough")
+
+
+async def test_pause_takes_a_reason_and_resume_takes_it_back(web: Web) -> None:
+    run = web.engine.add_run(state="running")
+    told = await web.http.post(f"/api/tasks/{run.cid}/pause", json={"reason": "lunch"})
+    shown = (await web.http.get(f"/api/runs/{run.cid}")).json()
+    assert (told.status_code, told.json()) == (202, {"cid": run.cid, "state": "preempted"})
+    assert (shown["state"], shown["reason"]) == ("preempted", "lunch")
+    told = await web.http.post(f"/api/tasks/{run.cid}/resume")
+    assert (told.status_code, told.json()) == (202, {"cid": run.cid, "state": "preempted"})
+    web.engine.end(run)
+    for way in ("pause", "resume"):
+        assert (await web.http.post(f"/api/tasks/{run.cid}/{way}")).status_code == 409
 
 
 async def test_cancel_where_takes_conditions(web: Web) -> None:

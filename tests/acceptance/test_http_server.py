@@ -19,7 +19,9 @@ import anyio
 import httpx2
 import pytest
 from tests.fakes.engine import FakeEngine
-from tests.fakes.web import BEARER, TOKEN, connections, free_port, make_settings, open_web
+from tests.fakes.web import BEARER, TOKEN, connections, free_port, make_settings, make_store, open_web
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedOK
 
 from aura.api import EngineState
 from aura.clock import SystemClock
@@ -28,9 +30,18 @@ from aura.web import server
 from aura.web.app import create_app
 from aura.web.auth import Auth
 from aura.web.server import Listener, open_sockets, serve_http
+from aura.web.tokens import Tokens
 
 GRACE = 0.3
 HEAD = f"Host: 127.0.0.1:{{port}}\r\nAuthorization: Bearer {TOKEN}\r\n"
+
+
+WEBSOCKET = [
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+]
 
 
 class Served:
@@ -58,7 +69,8 @@ class Served:
 async def open_served(tmp: Path, how: str) -> AsyncIterator[Served]:
     settings, engine, stop, ended = make_settings(tmp), FakeEngine(), anyio.Event(), anyio.Event()
     listeners, base = open_sockets(settings)
-    app = create_app(engine, Auth(TOKEN), settings, stop)
+    auth = Auth(Tokens(make_store(), engine.clock, TOKEN))
+    app = create_app(engine, auth, settings, stop)
     async with anyio.create_task_group() as group:  # the server; the test ends it
         scope = anyio.CancelScope()
 
@@ -133,6 +145,22 @@ async def stuck_stream(served: Served, stack: AsyncExitStack) -> None:
     await anyio.sleep(0.1)  # not waited for: time in which the server fills what the kernel takes, and hangs
 
 
+async def open_socket(served: Served, stack: AsyncExitStack) -> None:
+    client = stack.enter_context(open_client(served.port, served.head("GET /ws/logs", *WEBSOCKET)))
+    await received(client, b"\r\n\r\n")
+    served.engine.journal.log("info", "hello")
+    assert b"hello" in await received(client, b"hello")
+
+
+async def stuck_socket(served: Served, stack: AsyncExitStack) -> None:
+    stack.enter_context(open_client(served.port, served.head("GET /ws/logs", *WEBSOCKET), window=4096))
+    while not served.engine.journal.readers:
+        await anyio.lowlevel.checkpoint()
+    for _ in range(200):
+        served.engine.journal.log("info", "x" * 60_000)
+    await anyio.sleep(0.1)  # not waited for, as above
+
+
 async def stuck_download(served: Served, stack: AsyncExitStack) -> None:
     for _ in range(1000):
         served.engine.add_run(reason="r" * 5000)
@@ -176,6 +204,8 @@ CASES: list[Callable[[Served, AsyncExitStack], Awaitable[None]]] = [
     half_a_body,
     open_stream,
     stuck_stream,
+    open_socket,
+    stuck_socket,
     stuck_download,
     endpoint_that_hangs,
     endpoint_that_swallows_its_cancel,
@@ -200,7 +230,7 @@ async def test_server_ends_in_time_and_leaves_nothing(
 async def test_all_cases_at_once(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         served = await stack.enter_async_context(open_served(tmp_path, "stop"))
-        for case in (idle, silent, half_a_head, half_a_body, open_stream, stuck_stream):
+        for case in (idle, silent, half_a_head, half_a_body, open_stream, stuck_stream, open_socket, stuck_socket):
             await case(served, stack)
         assert await served.end() < GRACE + 0.8
         assert not connections()
@@ -213,6 +243,18 @@ async def test_stream_says_shutdown_and_ends_at_once(tmp_path: Path) -> None:
         await received(client, b"\r\n\r\n")
         assert await served.end() < GRACE
         assert b"event: shutdown\ndata: {}\n\n" in (await received(client, b"nothing more")).replace(b"\r\n", b"\n")
+
+
+async def test_socket_says_shutdown_and_ends_once_its_client_has_answered_the_close(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        served = await stack.enter_async_context(open_served(tmp_path, "stop"))
+        url = f"ws://127.0.0.1:{served.port}/ws/logs"
+        client = await stack.enter_async_context(connect(url, additional_headers=BEARER, proxy=None))
+        assert await served.end() < GRACE
+        assert json.loads(await client.recv()) == {"type": "shutdown"}
+        with pytest.raises(ConnectionClosedOK):
+            await client.recv()
+        assert client.close_code == 1001
 
 
 async def test_requests_under_way_are_answered_while_it_stops(tmp_path: Path) -> None:

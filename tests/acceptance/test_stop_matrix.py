@@ -212,6 +212,23 @@ def not_reading(cell: Cell) -> Iterator[LetGo]:
 
 
 @contextmanager
+def on_a_socket(cell: Cell) -> Iterator[LetGo]:
+    with closing(cell.door.listen("/ws/logs")) as reader:
+        cell.door.run("quick")
+        reader.wait_for("hello")
+        yield nothing
+
+
+@contextmanager
+def not_reading_a_socket(cell: Cell) -> Iterator[LetGo]:
+    with closing(cell.door.listen("/ws/logs", receive_buffer=2048)) as reader:
+        cid = cell.door.run("chatter")
+        wait_until(lambda: cell.door.get(f"/api/runs/{cid}")["state"] == "succeeded")
+        wait_until(reader.unsent)
+        yield nothing
+
+
+@contextmanager
 def running(cell: Cell, task: str, marks: int = 1) -> Iterator[LetGo]:
     """One run, of which so many things have begun."""
     cell.door.run(task)
@@ -275,6 +292,8 @@ ROWS = {
     "idle": Row(idle, {}),
     "a reader": Row(reading, {("quick", "succeeded", None): 1}),
     "a reader that does not read": Row(not_reading, {("chatter", "succeeded", None): 1}),
+    "a WebSocket": Row(on_a_socket, {("quick", "succeeded", None): 1}),
+    "a WebSocket that is not read": Row(not_reading_a_socket, {("chatter", "succeeded", None): 1}),
     "a thread that hangs": Row(partial(running, task="hang"), {("hang", "cancelled", "stuck"): 1}, code=70, stuck=1),
     "a child deaf to TERM": Row(partial(running, task="deaf"), {("deaf", "cancelled", "shutdown"): 1}),
     "one left behind": Row(partial(running, task="behind", marks=2), {("behind", "cancelled", "shutdown"): 1}),

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,11 @@ import pytest
 
 from aura.errors import Lost, StoreClosed, StoreError
 from aura.lifecycle import RunState
-from aura.records import (
-    Accepted,
-    RunColumns,
-    RunFilter,
-    accept_run,
-    begin_boot,
-    change_run,
-    get_run,
-    get_steps,
-    insert_logs,
-    last_accepted,
-    list_runs,
-    read_logs,
-    read_open_runs,
-    read_run_stream,
-)
+from aura.records.boots import begin_boot, last_accepted, read_open_runs
+from aura.records.generations import keep_generation, read_generation
+from aura.records.logs import insert_logs
+from aura.records.reading import RunFilter, get_run, get_steps, list_runs, read_logs, read_run_stream
+from aura.records.runs import Accepted, RunColumns, accept_run, change_run
 from aura.run import Cause
 from aura.store import Execute, Store, StoreBackend
 from aura.stores.memory import MemoryBackend
@@ -75,9 +65,9 @@ def accepted(seq: int, **changes: Any) -> Accepted:
 
 def columns(state: str, **changes: Any) -> RunColumns:
     values: dict[str, Any] = {
-        "state": state, "stop": None, "reason": None, "generation": "g", "ending": None, "stuck": False, "attempt": 1,
-        "crashes": 0, "started_at": 1.0, "finished_at": None, "active_s": 0.0, "boot": 1, "result": None, "error": None,
-        "cleanup_error": None,
+        "state": state, "stop": None, "reason": None, "generation": "g", "ending": None, "stuck": False, "held": False,
+        "attempt": 1, "crashes": 0, "started_at": 1.0, "finished_at": None, "active_s": 0.0, "boot": 1, "result": None,
+        "error": None, "cleanup_error": None,
     }  # fmt: skip
     return RunColumns(**(values | changes))
 
@@ -89,6 +79,24 @@ def put_run(store: Store, seq: int, **changes: Any) -> Any:
 def move(store: Store, seq: int, former: str, to: str, **changes: Any) -> Any:
     history = [(seq * 100 + store.commits + 1, seq, f"run.{to}", None, 2.0, None)]
     return store.put(change_run(seq, [], history, former, columns(to, **changes)))
+
+
+async def test_files_of_a_plan_are_kept_once_and_as_long_as_a_run_needs_them(kept: Kept) -> None:
+    files = {"tasks/t.yaml": b"steps: {}", "actions/\udcff.py": bytes(range(256))}
+    for seq, hash in ((1, "old"), (2, "new"), (3, "other")):
+        await put_run(kept.store, seq, generation=hash).wait()
+        await kept.store.put(keep_generation("p", hash, files)).wait()
+    move(kept.store, 1, "queued", "cancelled", generation="old")
+    move(kept.store, 2, "queued", "running", generation="new")
+    await kept.store.put(keep_generation("p", "other", {})).wait()
+
+    async def found(*hashes: str) -> list[dict[str, bytes] | None]:
+        return [await kept.store.read(partial(read_generation, plan_name="p", hash=hash)) for hash in hashes]
+
+    assert await found("old", "new", "other") == [files] * 3  # a version that is kept costs no look at all open runs
+    await put_run(kept.store, 4, generation="last").wait()
+    await kept.store.put(keep_generation("p", "last", files)).wait()
+    assert await found("old", "new", "other", "last") == [None, files, files, files]
 
 
 async def test_what_was_accepted_can_be_read_back(kept: Kept) -> None:

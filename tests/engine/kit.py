@@ -12,7 +12,7 @@ import msgspec
 
 from aura.actions import Action, action
 from aura.config import load_settings
-from aura.errors import RequestError
+from aura.errors import PlanError, Problem, RequestError
 from aura.expressions import condition, template
 from aura.generations import Generations, PlanStatus
 from aura.lifecycle import StepState, Stop
@@ -62,6 +62,7 @@ class PythonGeneration:
 
     def __init__(self, tasks: Mapping[str, tuple[Task, dict[str, Any]]], hash: str = "g1") -> None:
         self.hash = hash
+        self.files = {"plan.yaml": hash.encode()}
         self.plan = Plan(name="p", directory="/nowhere", tasks={name: made for name, (made, _) in tasks.items()})
         self.code_prefix = __file__.rsplit("/", 1)[0]
         self._actions = {
@@ -92,6 +93,9 @@ class PythonGenerations:
 
     async def reload(self) -> list[PlanStatus]:
         return []
+
+    async def load_kept(self, plan_name: str, hash: str, files: Mapping[str, bytes]) -> PythonGeneration:
+        raise PlanError([Problem(f"{plan_name}/plan.yaml", 1, 1, f"{hash} cannot be made of {len(files)} files")])
 
 
 class Opened(World):

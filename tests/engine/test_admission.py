@@ -12,7 +12,7 @@ from tests.engine.kit import PythonGeneration, PythonGenerations, opened, quiet,
 from aura import admission
 from aura.errors import RequestError
 from aura.lifecycle import Recovery, Stop
-from aura.records import accept_run
+from aura.records.runs import accept_run
 from aura.run import Cause, Request
 from aura.store import Execute
 
@@ -128,7 +128,7 @@ async def test_plain_batch_says_of_each_what_became_of_it(tmp_path: Path) -> Non
         commits = kit.engine.runtime.store.commits
         wanted = [Request("p", "t"), Request("p", "nope"), Request("p", "t")]
         got = await kit.engine.submit_batch(wanted, CAUSE, False)
-        assert [getattr(g, "code", "accepted") for g in got] == ["accepted", "unknown_task", "accepted"]
+        assert [getattr(g, "code", "accepted") for g in got.items] == ["accepted", "unknown_task", "accepted"]
         assert kit.engine.runtime.store.commits - commits <= 2
 
 

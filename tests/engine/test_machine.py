@@ -1,6 +1,7 @@
 """The engine against chance: whatever is asked of it and whatever breaks, in whatever order, its promises hold.
 
-Hypothesis makes up the order of rules: requests, cancels, stops and starts, time, a store that fails or hangs, crashes.
+Hypothesis makes up the order of rules: requests, with keys and without, reruns, cancels, pauses, priorities, stops and
+starts, time, a store that fails or hangs, crashes.
 After each of them everything that is on record and in memory is compared with what clients were told.
 
 The engine lives on a private virtual loop that runs only inside a rule. A crash is a copy of the committed rows; the
@@ -27,8 +28,9 @@ from tests.fakes.kernel import FaultyBackend, copy_of
 
 from aura.actions import Context
 from aura.errors import RequestError, StoreReadOnly
+from aura.keys import key_of
 from aura.lanes import Lane
-from aura.lifecycle import FINAL, PLACED, STEP_FINAL, Recovery, RunState
+from aura.lifecycle import FINAL, PLACED, STARTABLE, STEP_FINAL, Recovery, RunState
 from aura.liverun import LiveRun
 from aura.run import Cause, Request
 from aura.testing.virtual_time import VirtualLoop
@@ -61,6 +63,8 @@ class World:
         self.clients: set[asyncio.Task[None]] = set()
         #: Runs that were given a place that another run ought to have had.
         self.before_their_turn: list[LiveRun] = []
+        #: Runs that were cancelled while they rested, and clean up beside those that have a place of the limit's.
+        self.beside: list[LiveRun] = []
         self.kit: Opened
 
     async def serve(self, folder: Path) -> None:
@@ -76,6 +80,10 @@ class World:
 
         def place_next(run: LiveRun) -> None:
             now = self.kit.now
+            if run.state is RunState.STOPPING:
+                self.beside.append(run)
+                place(run)
+                return
             others = [r for r in self.kit.engine.runtime.open.values() if r.waits and r.lane == lane.name]
             ready = [r for r in others if r.not_before is None or r.not_before <= now]
             if any((-run.priority, run.seq) > (-other.priority, other.seq) for other in ready):
@@ -128,8 +136,18 @@ class EngineMachine(RuleBasedStateMachine):
         self.accepted: dict[str, str] = {}
         #: cid → what those were told who cancelled it.
         self.told: dict[str, set[str]] = {}
+        #: Those whose pause was answered ``preempted``, and of which nobody has asked anything since.
+        self.resting: set[str] = set()
+        #: cid → how often something was asked of it.
+        self.asks: Counter[str] = Counter()
         #: cid → its whole record, once it is final.
         self.final: dict[str, Any] = {}
+        #: key → the runs that those were told of who asked under it: one and the same.
+        self.keyed: dict[str, set[str]] = {}
+        #: cid → the priority that was answered last, while nobody asks for another.
+        self.priorities: dict[str, int] = {}
+        #: cid → how often another priority was asked for.
+        self.wishes: Counter[str] = Counter()
         #: Requests whose client was cut off by a crash before it had its answer.
         self.unknown = 0
         self.asked: set[str] = set()
@@ -151,15 +169,16 @@ class EngineMachine(RuleBasedStateMachine):
         self.do(wait_open())
         return world
 
-    def client(self, ask: Callable[[Opened], Awaitable[None]]) -> None:
-        """Be a client that waits for its answer beside everything else."""
+    def client(self, ask: Callable[[Opened], Awaitable[None]], *refusals: str) -> None:
+        """Be a client that waits for its answer beside everything else, and may be refused so as well."""
         world = self.world
+        may_be = {"storage_unavailable", "conflict", *refusals}
 
         async def wait() -> None:
             try:
                 await ask(world.kit)
             except RequestError as refused:
-                if refused.code not in {"storage_unavailable", "conflict"}:
+                if refused.code not in may_be:
                     raise
             finally:
                 world.clients.discard(task)
@@ -198,11 +217,53 @@ class EngineMachine(RuleBasedStateMachine):
         for index, name in enumerate(names):
             self.client(partial(ask, name=name, priority=(first + 1 + index) % 3 - 1))
 
+    @rule(name=st.sampled_from(sorted(BY_THEMSELVES)), times=st.integers(1, 3))
+    def submit_under_a_key(self, name: str, times: int) -> None:
+        """Ask for one run of each task in all, as often as may be."""
+
+        async def ask(kit: Opened) -> None:
+            key = key_of("run", name, {"task": name})
+            accepted = await kit.engine.submit(Request("p", name), Cause("api"), key)
+            self.accepted[accepted.cid] = name
+            self.keyed.setdefault(name, set()).add(accepted.cid)
+
+        for _ in range(times):
+            self.client(ask)
+
+    @rule(which=st.integers(0, 10), from_step=st.sampled_from([None, "g", "m", "q", "t", "y"]))
+    def rerun(self, which: int, from_step: str | None) -> None:
+        if not self.accepted:
+            return
+        cid = list(self.accepted)[-1 - which % len(self.accepted)]
+
+        async def ask(kit: Opened) -> None:
+            accepted = await kit.engine.rerun(cid, from_step)
+            self.accepted[accepted.cid] = self.accepted[cid]
+
+        self.client(ask, "invalid")
+
+    @rule(which=st.integers(0, 10), priority=st.integers(-2, 2))
+    def prioritize(self, which: int, priority: int) -> None:
+        if not self.accepted:
+            return
+        cid = list(self.accepted)[-1 - which % len(self.accepted)]
+        self.wishes[cid] += 1
+        wishes = self.wishes[cid]
+        self.priorities.pop(cid, None)
+
+        async def ask(kit: Opened) -> None:
+            answer = await kit.engine.set_priority(cid, priority)
+            assert answer.priority == priority
+            if self.wishes[cid] == wishes:
+                self.priorities[cid] = priority
+
+        self.client(ask, "ended")
+
     @rule(which=st.integers(0, 30))
     def cancel(self, which: int) -> None:
         if not self.accepted:
             return
-        cid = list(self.accepted)[-1 - which % len(self.accepted)]
+        cid = self.one_of(which)
         self.asked.add(cid)
 
         async def ask(kit: Opened) -> None:
@@ -216,9 +277,44 @@ class EngineMachine(RuleBasedStateMachine):
 
         self.client(ask)
 
+    def one_of(self, which: int) -> str:
+        """One of the runs, of which something is asked now; the latest ones first."""
+        cid = list(self.accepted)[-1 - which % len(self.accepted)]
+        self.asks[cid] += 1
+        self.resting.discard(cid)
+        return cid
+
+    @rule(which=st.integers(0, 10))
+    def pause(self, which: int) -> None:
+        if not self.accepted:
+            return
+        cid = self.one_of(which)
+        asks = self.asks[cid]
+
+        async def ask(kit: Opened) -> None:
+            answer = await kit.engine.pause(cid, "chance")
+            if answer == "preempted" and self.asks[cid] == asks:
+                self.resting.add(cid)
+
+        self.client(ask, "ended")
+
+    @rule(which=st.integers(0, 10))
+    def resume(self, which: int) -> None:
+        if not self.accepted:
+            return
+        cid = self.one_of(which)
+
+        async def ask(kit: Opened) -> None:
+            assert await kit.engine.resume(cid) in {"preempted", "stopping"}
+
+        self.client(ask, "ended")
+
     @rule(name=st.sampled_from(sorted(BY_THEMSELVES)))
     def cancel_all(self, name: str) -> None:
-        self.asked |= {cid for cid, task_name in self.accepted.items() if task_name == name}
+        every = {cid for cid, task_name in self.accepted.items() if task_name == name}
+        self.asked |= every
+        self.asks.update(every)
+        self.resting -= every
         self.asked.add(name)
 
         async def ask(kit: Opened) -> None:
@@ -281,6 +377,8 @@ class EngineMachine(RuleBasedStateMachine):
             assert rows[cid] == row
         for cid, row in rows.items():
             self.check_run(cid, row)
+        assert all(len(runs) == 1 for runs in self.keyed.values())
+        assert {cid: rows[cid]["priority"] for cid in self.priorities} == self.priorities
 
     def rows(self) -> dict[str, dict[str, Any]]:
         found = self.world.backend.execute("SELECT * FROM run")
@@ -302,12 +400,13 @@ class EngineMachine(RuleBasedStateMachine):
         runtime, lanes = self.world.kit.engine.runtime, self.world.kit.engine.dispatcher.lanes
         runs = list(runtime.open.values())
         for lane in lanes.values():
-            assert lane.placed == {run for run in runs if run.placed and run.lane == lane.name}
+            placed = {run for run in lane.placed if not run.refused}  # that one gives its place back in a few turns
+            assert placed == {run for run in runs if run.placed and run.lane == lane.name}
             assert lane.waiting == sum(run.waits for run in runs if run.lane == lane.name)
-            assert len(lane.placed) <= lane.limit
+            assert len(lane.placed - set(self.world.beside)) <= lane.limit
         for run in runs:
             assert run.sealed or run.placed is (run.state in PLACED)
-            assert run.sealed or run.waits is (run.state is RunState.QUEUED)
+            assert run.sealed or run.waits is (run.state in STARTABLE and run.held is None)
         assert (self.world.before_their_turn, list(runtime.faults)) == ([], [])
         assert not self.world.kit.engine.supervisor.reasons
 
@@ -318,8 +417,15 @@ class EngineMachine(RuleBasedStateMachine):
 
     @invariant()
     def lane_is_never_fuller_on_record_than_it_may_be(self) -> None:
-        states = [row["state"] for row in self.rows().values()]
+        beside = {run.cid for run in self.world.beside}
+        states = [row["state"] for cid, row in self.rows().items() if cid not in beside]
         assert sum(state in PLACED for state in states) <= LIMIT
+
+    @invariant()
+    def what_was_paused_rests_until_somebody_asks_for_something_else(self) -> None:
+        rows = self.rows()
+        assert {(rows[cid]["state"], rows[cid]["held"]) for cid in self.resting} <= {("preempted", 1)}
+        assert not any(row["held"] for row in rows.values() if row["state"] in FINAL)
 
     # -- the end
 
@@ -329,6 +435,10 @@ class EngineMachine(RuleBasedStateMachine):
 
         async def come_to_an_end() -> None:
             await anyio.sleep(60)  # stops are over, and the store is tried again
+            self.resting.clear()
+            for run in list(world.kit.engine.runtime.open.values()):
+                if run.held is not None:
+                    await world.kit.engine.resume(run.cid)
             await world.kit.engine.start()
             await self.loop.wait_until(lambda: not world.kit.engine.runtime.open, ALL_OVER)
             await quiet()

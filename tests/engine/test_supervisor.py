@@ -216,11 +216,21 @@ async def reaper(live: Live) -> Callable[[], Awaitable[None]]:
     return check
 
 
+async def loop_lag(live: Live) -> Callable[[], Awaitable[None]]:
+    async def check() -> None:
+        histogram = live.server.engine.measures.loop_lag
+        before = sum(histogram.counts)
+        await until(lambda: sum(histogram.counts) > before)
+
+    return check
+
+
 ROWS = {
     "console": console,
     "dispatcher": dispatcher,
     "http": http,
     "log writer": log_writer,
+    "loop lag": loop_lag,
     "reaper": reaper,
     "signals": signals,
 }

@@ -21,7 +21,7 @@ from aura import admission
 from aura.errors import RequestError, StoreReadOnly
 from aura.lifecycle import Stop
 from aura.liverun import LiveRun
-from aura.records import accept_run
+from aura.records.runs import accept_run
 from aura.run import Cause, Request
 from aura.store import Execute
 
@@ -231,7 +231,7 @@ async def test_request_that_fails_alone_leaves_those_of_its_batch(tmp_path: Path
         clients.start_soon(door.ask, lambda: engine.submit_batch([Request("p", "t")] * 2, CAUSE, True))
         await quiet()
         await door.fail()
-        assert [len(answer) for answer in door.answers] == [2, 2]  # type: ignore[arg-type]
+        assert [len(answer.items) for answer in door.answers] == [2, 2]  # type: ignore[attr-defined]
         await door.kit.settle()
         assert [run.record.seq - before for run in door.kit.runs()] == [1, 2, 4, 5]
         assert {run.state for run in door.kit.runs()} == {"succeeded"}
@@ -247,7 +247,7 @@ async def test_batch_of_requests_is_refused_as_a_whole_when_nothing_can_be_writt
         runs = list(engine.runtime.open.values())
         await door.fail()
         (answers,) = door.answers
-        assert [answer.code for answer in answers] == ["storage_unavailable"] * 5  # type: ignore[attr-defined]
+        assert [answer.code for answer in answers.items] == ["storage_unavailable"] * 5  # type: ignore[attr-defined]
         await never_was(door.kit, *runs)
 
 

@@ -4,11 +4,19 @@ import http.client
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tests.fakes.served import Served
+
+#: What makes a request the handshake of a WebSocket.
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
 
 
 class Answered(NamedTuple):
@@ -57,7 +65,8 @@ class Door:
         assert where.port
         self._address = (where.hostname, where.port)
         self._authority = where.netloc
-        self._token = (served.folder / "data" / "token").read_text().strip()
+        token = served.folder / "data" / "token"
+        self._token = token.read_text().strip() if token.exists() else "none is asked for"
 
     def ask(self, method: str, path: str, body: Any = None) -> Answered:
         connection = http.client.HTTPConnection(*self._address, timeout=20)
@@ -80,15 +89,22 @@ class Door:
         cid: str = answer.body["cid"]
         return cid
 
-    def send(self, method: str, path: str, body: Any = None, receive_buffer: int | None = None) -> socket.socket:
-        """Send a request and leave its answer on the socket."""
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        receive_buffer: int | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> socket.socket:
+        """Send a request, with ``more`` headers, and leave its answer on the socket."""
         sock = socket.socket()
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.settimeout(20)
         sock.connect(self._address)
         content = self._json(body)
-        headers = self._headers() | {"Host": self._authority, "Content-Length": str(len(content))}
+        headers = self._headers() | {"Host": self._authority} | dict(more or {"Content-Length": str(len(content))})
         lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
         sock.sendall("\r\n".join([*lines, "", ""]).encode() + content)
         return sock
@@ -97,6 +113,12 @@ class Door:
         """Open a stream and read the first line of its head."""
         sock = self.send("GET", path, receive_buffer=receive_buffer)
         assert sock.recv(12) == b"HTTP/1.1 200"
+        return Reader(sock)
+
+    def listen(self, path: str, receive_buffer: int | None = None) -> Reader:
+        """Open a WebSocket and read the first line of the answer to its handshake."""
+        sock = self.send("GET", path, receive_buffer=receive_buffer, more=HANDSHAKE)
+        assert sock.recv(12) == b"HTTP/1.1 101"
         return Reader(sock)
 
     def _json(self, body: Any) -> bytes:

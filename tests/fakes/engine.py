@@ -5,8 +5,10 @@ real engine does.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
+import anyio
 import msgspec
 
 from aura.actions import Action, action
@@ -14,11 +16,16 @@ from aura.api import EngineState, PlanState
 from aura.clock import SystemClock
 from aura.errors import FieldError, Problem, RequestError
 from aura.events import Entry, EventEntry, LogEntry
+from aura.histogram import SHORT, SIZES, Histogram
 from aura.journal import Journal
+from aura.keys import Key
 from aura.lifecycle import FINAL, StepState
+from aura.measures import Measures
+from aura.overview import LaneFlow, Overview, PlanFlow
 from aura.plan import Dependency, Input, Source, Step, Task
-from aura.records import RunFilter
-from aura.run import Cause, CidSource, Request, RunRecord, StepRecord
+from aura.priorities import Prioritized
+from aura.records.reading import RunFilter
+from aura.run import PRIORITIES, Cause, CidSource, Outcomes, Receipt, Request, RunRecord, StepRecord
 
 BOOT = 7
 
@@ -29,11 +36,13 @@ async def ping(host: str, count: int = 1) -> str:
     return host * count
 
 
-class Accepted(msgspec.Struct):
-    cid: str
-    state: str
-    plan_name: str
-    task_name: str
+class Unwritten:
+    """A store to which nothing is written."""
+
+    def __init__(self) -> None:
+        self.written_at = 0.0
+        self.commit_times = Histogram(SHORT)
+        self.batch_sizes = Histogram(SIZES)
 
 
 class Detail(msgspec.Struct):
@@ -110,6 +119,7 @@ class FakeEngine:
         self.clock = SystemClock()
         self.journal = Journal(BOOT, self.clock, ring=ring)
         self.generations = Generations()
+        self.measures = Measures(lambda: 0.0, ["main", "event"], Unwritten())
         self.state: EngineState = "running"
         self.reasons: list[str] = []
         self.fail: BaseException | None = None
@@ -117,9 +127,13 @@ class FakeEngine:
         self.steps: dict[str, list[StepRecord]] = {}
         self.progress: dict[str, dict[str, Any]] = {}
         self.stored: list[Entry] = []
+        self.workdirs = Path("/nowhere")
         self.asked: list[tuple[Any, ...]] = []
         self.calls: list[tuple[Any, ...]] = []
         self.queue_limit = 10**9
+        self.kept: dict[tuple[str, str], tuple[bytes, Any]] = {}
+        #: Set when a run ends for which somebody waits.
+        self.ends: dict[str, anyio.Event] = {}
         self._cids = CidSource()
         self.journal.add_sink(self.stored.append)
 
@@ -160,16 +174,31 @@ class FakeEngine:
     def end(self, run: RunRecord, state: str = "succeeded") -> EventEntry:
         """Make a run final, with its event."""
         self.change(run, state=state, finished_at=self.clock.wall())
+        self.ends.pop(run.cid, anyio.Event()).set()
         return self.tell(run, f"run.{state}")
 
     # -- what the door asks
 
-    async def submit(self, request: Request, cause: Cause) -> Accepted:
+    async def submit(self, request: Request, cause: Cause, key: Key | None = None) -> Receipt:
         self._check()
+        if key is not None and (key.scope, key.name) in self.kept:
+            return Receipt(**(msgspec.structs.asdict(self._kept(key)) | {"replayed": True}))
+        receipt = await self._accept(request, cause)
+        if key is not None:
+            self.kept[key.scope, key.name] = (key.body, receipt)
+        return receipt
+
+    def _kept(self, key: Key) -> Any:
+        body, answer = self.kept[key.scope, key.name]
+        if body != key.body:
+            raise RequestError("key_reused", "the key was sent with another body before")
+        return answer
+
+    async def _accept(self, request: Request, cause: Cause) -> Receipt:
         self._check_request(request)
         run = self.add_run(plan_name=request.plan_name, task_name=request.task_name, cause={"kind": cause.kind})
         self.asked.append((request, cause))
-        return Accepted(run.cid, "queued", run.plan_name, run.task_name)
+        return Receipt(run.cid, "queued", run.plan_name, run.task_name)
 
     def _check_request(self, request: Request) -> None:
         _, task = self.generations.task(request.plan_name, request.task_name)
@@ -180,9 +209,11 @@ class FakeEngine:
             raise RequestError("inputs_invalid", "the inputs are not valid", errors=unknown)
 
     async def submit_batch(
-        self, requests: Sequence[Request | RequestError], cause: Cause, atomic: bool
-    ) -> list[Accepted | RequestError]:
-        outcomes: list[Accepted | RequestError] = []
+        self, requests: Sequence[Request | RequestError], cause: Cause, atomic: bool, key: Key | None = None
+    ) -> Outcomes:
+        if key is not None and (key.scope, key.name) in self.kept:
+            return Outcomes(self._kept(key).items, replayed=True)
+        outcomes: list[Receipt | RequestError] = []
         if atomic:
             for request in requests:
                 assert isinstance(request, Request)
@@ -194,7 +225,30 @@ class FakeEngine:
                 outcomes.append(await self.submit(request, cause))
             except RequestError as refused:
                 outcomes.append(refused)
-        return outcomes
+        if key is not None:
+            self.kept[key.scope, key.name] = (key.body, Outcomes(outcomes))
+        return Outcomes(outcomes)
+
+    async def rerun(self, cid: str, from_step: str | None, key: Key | None = None) -> Receipt:
+        run = (await self.get_run(cid)).record
+        if run.state not in FINAL:
+            raise RequestError("conflict", f"run {cid} has not ended", extra={"state": run.state})
+        self.calls.append(("rerun", cid, from_step))
+        return await self._accept(Request(run.plan_name, run.task_name), Cause("rerun", cid=cid))
+
+    async def set_priority(self, cid: str, priority: int) -> Prioritized:
+        if priority not in PRIORITIES:
+            raise RequestError("invalid", "the request is not valid", errors=[FieldError("/priority", "is too far")])
+        run = (await self.get_run(cid)).record
+        if run.state in FINAL:
+            raise RequestError("ended", f"run {cid} has already ended", extra={"state": run.state})
+        return Prioritized(cid, self.change(run, priority=priority).priority, run.state)
+
+    async def wait_run(self, cid: str) -> RunRecord:
+        run = (await self.get_run(cid)).record
+        if run.state not in FINAL:
+            await self.ends.setdefault(cid, anyio.Event()).wait()
+        return self.records[cid]
 
     async def cancel(self, cid: str, reason: str | None) -> str:
         run = (await self.get_run(cid)).record
@@ -203,6 +257,20 @@ class FakeEngine:
         self.calls.append(("cancel", cid, reason))
         self.end(run, "cancelled")
         return "cancelled"
+
+    async def pause(self, cid: str, reason: str | None) -> str:
+        run = (await self.get_run(cid)).record
+        if run.state in FINAL:
+            raise RequestError("ended", f"run {cid} has already ended", extra={"state": run.state})
+        self.change(run, state="preempted", reason=reason or "paused")
+        return "preempted"
+
+    async def resume(self, cid: str) -> str:
+        run = (await self.get_run(cid)).record
+        if run.state != "preempted":
+            raise RequestError("conflict", f"run {cid} is not paused", extra={"state": run.state})
+        self.change(run, reason=None)
+        return "preempted"
 
     async def cancel_where(self, **conditions: Any) -> list[str]:
         self.calls.append(("cancel_where", conditions))
@@ -230,14 +298,22 @@ class FakeEngine:
             "lanes": {"main": {"limit": 4, "running": 0, "queued": 0, "stuck": 0}},
             "plans": {"ready": 1, "stale": 0, "broken": 1},
             "store": {"writable": True, "pending": 0, "commits": 0},
-            "services": {},
+            "services": {"http": {"state": "running", "failures": 0, "last_error": None}},
             "reasons": self.reasons,
         }
+
+    def queue_overview(self) -> Overview:
+        known = {"running": 1, "queued": 3, "delayed": 1, "stuck": 0, "wait_p50_s": 0.5, "wait_p95_s": 2.0}
+        flow: Any = known | dict.fromkeys(("oldest_age_s", "started_per_min", "ended_per_min"))
+        lane = LaneFlow(lane="main", limit=4, **flow)
+        return Overview(lanes=[lane], plans=[PlanFlow(plan_name=None, **flow)], window_s=0.0)
 
     def queue_list(self, lane: str | None) -> list[dict[str, Any]]:
         fields = ("cid", "plan_name", "task_name", "lane", "priority", "accepted_at", "not_before")
         runs = [run for run in self.records.values() if run.state == "queued" and lane in (None, run.lane)]
-        return [{name: getattr(run, name) for name in fields} for run in runs]
+        runs.sort(key=lambda run: (-run.priority, run.seq))
+        places = [{"place": (0, 0, -run.priority, run.seq)} for run in runs]
+        return [{n: getattr(run, n) for n in fields} | place for run, place in zip(runs, places, strict=True)]
 
     async def list_runs(self, wanted: RunFilter, limit: int, before: int | None) -> list[RunRecord]:
         self._check()
@@ -246,8 +322,9 @@ class FakeEngine:
         fits = [r for r in runs if wanted.state in (None, r.state) and (before is None or r.seq < before)]
         return fits[:limit]
 
-    async def active_runs(self) -> list[RunRecord]:
-        return [run for run in self.records.values() if run.state in ("running", "stopping")]
+    async def active_runs(self, limit: int, before: int | None) -> list[RunRecord]:
+        runs = [run for run in self.records.values() if run.state in ("running", "stopping")]
+        return sorted((r for r in runs if before is None or r.seq < before), key=lambda r: -r.seq)[:limit]
 
     async def get_run(self, cid: str) -> Detail:
         self._check()

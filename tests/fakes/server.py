@@ -1,10 +1,11 @@
 """A small HTTP server on loopback that answers as a test tells it and keeps what it was asked."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Condition, Event, Thread
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 PROBLEM = "application/problem+json"
@@ -27,6 +28,11 @@ class Answer(NamedTuple):
     stream: tuple[str, ...] = ()
     content_type: str = "application/json"
     hold: bool = False
+    headers: Mapping[str, str] = MappingProxyType({})
+
+
+#: No answer: the connection is closed when the request has come.
+CUT = Answer(status=0)
 
 
 class FakeServer:
@@ -93,12 +99,18 @@ def open_fake_server() -> Iterator[FakeServer]:
             with fake.news:
                 fake.asked.append(asked)
                 fake.news.notify_all()
-            self.send(fake.answer(asked))
+            answer = fake.answer(asked)
+            if answer is CUT:
+                self.close_connection = True
+            else:
+                self.send(answer)
 
         def send(self, answer: Answer) -> None:
             self.send_response(answer.status)
             self.send_header("Content-Type", answer.content_type)
             self.send_header("Connection", "close")
+            for name, value in answer.headers.items():
+                self.send_header(name, value)
             raw = json.dumps(answer.body).encode() if answer.body is not None else b""
             if not answer.stream and not answer.hold:
                 self.send_header("Content-Length", str(len(raw)))
@@ -109,7 +121,7 @@ def open_fake_server() -> Iterator[FakeServer]:
             if answer.hold:
                 fake.over.wait(10)
 
-        do_GET = do_POST = handle_any
+        do_GET = do_POST = do_PATCH = do_DELETE = handle_any
 
         def log_message(self, format: str, *args: object) -> None:
             """Quiet."""

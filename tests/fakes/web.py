@@ -16,9 +16,13 @@ from anyio.abc import SocketStream
 from tests.fakes.engine import FakeEngine
 
 from aura.config import Settings, load_settings
+from aura.store import Store
+from aura.stores.memory import MemoryBackend
 from aura.web.app import MAX_STREAMS, create_app
 from aura.web.auth import Auth
+from aura.web.failures import Failures
 from aura.web.server import open_sockets, serve_http
+from aura.web.tokens import Tokens
 
 TOKEN = "t0ken-of-the-tests-which-is-long-enough"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -29,6 +33,7 @@ class Web(msgspec.Struct, dict=True):
 
     engine: FakeEngine
     settings: Settings
+    auth: Auth
     base: str
     stop: anyio.Event
     http: httpx2.AsyncClient
@@ -148,13 +153,49 @@ async def open_web(
     grace: float = 0.5,
     max_streams: int = MAX_STREAMS,
     limit: int | None = None,
+    failures: int = 10**9,
     **server: Any,
 ) -> AsyncIterator[Web]:
-    """Serve on a free port while inside; afterwards nothing is left, or ``serve_http`` is wrong."""
+    """Serve on a free port while inside; afterwards nothing is left, or ``serve_http`` is wrong.
+
+    So many ``failures`` of strangers are answered with 401.
+    """
     settings = make_settings(tmp, **server)
     engine = engine or FakeEngine()
+    async with open_store() as store:
+        tokens = await Tokens.open(store, engine.clock, token)
+        auth = Auth(tokens, Failures(engine.clock.monotonic, failures), required=token is not None)
+        async with _serving(engine, auth, settings, max_streams, grace, limit) as web:
+            yield web
+
+
+@asynccontextmanager
+async def open_store(backend: MemoryBackend | None = None) -> AsyncIterator[Store]:
+    """A store in memory, for the tokens."""
+    store = make_store(backend)
+    async with anyio.create_task_group() as group:  # the flusher, which ends when the intake is closed
+        group.start_soon(store.serve)
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+def make_store(backend: MemoryBackend | None = None) -> Store:
+    """The same, of which nobody wants that anything is written."""
+    return Store(backend or MemoryBackend(), on_fault=_raise, on_fatal=_raise)
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+@asynccontextmanager
+async def _serving(
+    engine: FakeEngine, auth: Auth, settings: Settings, max_streams: int, grace: float, limit: int | None
+) -> AsyncIterator[Web]:
     stop = anyio.Event()
-    app = create_app(engine, Auth(token), settings, stop, max_streams=max_streams)
+    app = create_app(engine, auth, settings, stop, max_streams=max_streams)
     listeners, base = open_sockets(settings)
 
     async def serve(*, task_status: anyio.abc.TaskStatus[None]) -> None:
@@ -166,7 +207,7 @@ async def open_web(
     async with anyio.create_task_group() as group:  # the server, which ends by its stop event
         await group.start(serve)
         async with _client(url, path, BEARER) as http, _client(url, path, {}) as stranger:
-            yield Web(engine, settings, base, stop, http, stranger)
+            yield Web(engine, settings, auth, base, stop, http, stranger)
             stop.set()
 
 

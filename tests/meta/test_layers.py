@@ -16,21 +16,23 @@ SOURCE = Path(__file__).parents[2] / "src" / "aura"
 #: From nouns to doors. A package stands for all that is in it unless one of its modules is named on its own.
 LAYERS: Mapping[str, str] = {
     "nouns": """
-        errors failpoints clock eventloop duration lifecycle patterns plaindata timefilters filters sandbox expressions
+        errors failpoints clock histogram eventloop duration lifecycle patterns plaindata timefilters filters sandbox
+        expressions
         plan run graph events actions settings config
     """,
     "text to plan": """
-        yamlfile fields names inputs inputspec snapshot planfile stepfile taskfile pyscan usecheck loader importing
-        generations
+        yamlfile fields names inputs inputspec snapshot planfile stepfile taskfile fileschema pyscan usecheck loader
+        importing generations
     """,
     "records": "records store stores",
     "streams": "journal logs",
     "work": """
-        supervisor leftovers pipes processes scope stops liverun runtime edge attempt perform conclude seal executor
-        lanes admission dispatcher boot history engine
+        supervisor leftovers pipes processes measures scope stops liverun restoring runtime keptcode edge attempt
+        perform conclude seal executor lanes admission keys priorities reruns dispatcher boot pausing history
+        overview engine workfiles
     """,
     "shipped actions": "builtin",
-    "doors": "api web server client cli",
+    "doors": "api web server embed client cli",
     "for authors": "testing",
 }
 #: What plan authors import, and the version: it belongs to the nouns, and everyone may import it.

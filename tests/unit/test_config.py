@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aura.config import Settings, is_loopback, load_settings, parse_size, setting_names
+from aura.config import Settings, is_loopback, load_settings, make_settings, parse_size, setting_names
 from aura.errors import ConfigError, ExitCode
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
@@ -181,3 +181,25 @@ def test_parse_size_of_something_else_is_refused(text: object) -> None:
 def test_every_setting_has_a_heading_in_the_reference() -> None:
     headings = set(re.findall(r"^### `([^`]+)`", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE))
     assert headings == {*setting_names(), "vars.PLAN.NAME"}
+
+
+def test_settings_of_a_mapping_are_the_defaults_but_for_it(tmp_path: Path) -> None:
+    for limit in (9, None):  # the second time nothing of the first is left
+        given = {"server": {"grace": "1s"}, **({"lanes": {"main": {"limit": limit}}} if limit else {})}
+        settings = make_settings(given, tmp_path / "p", tmp_path / "d")
+        assert (settings.plans, settings.data) == (tmp_path / "p", tmp_path / "d")
+        assert (settings.server.grace, settings.server.port) == (1.0, 8700)
+        assert settings.lanes["main"].limit == (limit or 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"plans": "x"}, "settings: plans: give it as the argument plans="),
+        ({"server": {"prot": 1}}, "settings: server.prot: unknown setting; did you mean port?"),
+        ({"server": {"port": "x"}}, "setting server.port: Expected `int`, got `str`; correct it in settings"),
+    ],
+)
+def test_bad_mapping_is_refused(tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        make_settings(given, tmp_path, tmp_path)

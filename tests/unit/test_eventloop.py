@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import threading
 
 import pytest
 
@@ -64,3 +65,25 @@ def test_exit_of_the_main_coroutine_comes_out() -> None:
     with pytest.raises(SystemExit):
         loop.run_until_complete(main())
     loop.close()
+
+
+def test_interrupt_of_a_child_stays_inside_a_loop_in_a_thread() -> None:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    went_on: list[bool] = []
+
+    async def child() -> None:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            await asyncio.create_task(child())
+        went_on.append(True)
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=StayingLoop) as runner:
+            runner.run(main())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(10)
+    assert went_on == [True]

@@ -33,6 +33,16 @@ def start_and_end(g: Graph, name: str, state: StepState) -> None:
     g.end(g.steps[name], state)
 
 
+def test_what_had_ended_before_lets_start_what_depends_on_it_and_is_counted() -> None:
+    g = graph(made("a"), made("b", "a"), made("c", "b"), made("d", "x"), made("x"))
+    for name, state in (("a", P.SUCCEEDED), ("b", P.SUCCEEDED), ("x", P.FAILED)):
+        g.put_ended(g.steps[name], state)
+    ready, skipped = g.take_ready()
+    assert (names(ready), names(skipped), g.ended) == (["c"], ["d"], False)
+    start_and_end(g, "c", P.SUCCEEDED)
+    assert (g.ended, g.outcome()) == (True, RunState.FAILED)
+
+
 def test_what_depends_on_nothing_starts_together_and_once() -> None:
     g = graph(made("a"), made("b"), made("c", "a"))
     assert names(g.take_ready()[0]) == ["a", "b"]

@@ -1,14 +1,16 @@
 """The journal: order, gaps, staged events, rings of single runs."""
 
+import itertools
 import time
 from collections.abc import Callable
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from aura.clock import SystemClock
 from aura.events import BOOT_SHIFT, Entry
-from aura.journal import BATCH_BYTES, Gap, Journal, Reader
+from aura.journal import BATCH_BYTES, WOKEN_AT_ONCE, Gap, Journal, Reader
 
 BOOT = 3
 BASE = BOOT << BOOT_SHIFT
@@ -179,6 +181,95 @@ async def test_wait_returns_when_the_reader_is_closed() -> None:
         await anyio.wait_all_tasks_blocked()
         reader.close()
     assert journal.readers == 0
+
+
+async def wait_all(readers: list[Reader], woken: list[int]) -> None:
+    """Let every reader wait until it has something, and note the order in which they have."""
+
+    async def wait(number: int) -> None:
+        await readers[number].wait()
+        woken.append(number)
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as group:  # the readers, each until something comes or it is closed
+            for number in range(len(readers)):
+                group.start_soon(wait, number)
+
+
+async def test_few_readers_are_woken_in_a_turn_and_all_in_order() -> None:
+    journal, woken = make(), list[int]()
+    readers = [journal.subscribe(ALL) for _ in range(5 * WOKEN_AT_ONCE)]
+    steps = []
+    async with anyio.create_task_group() as group:  # the waiting, which ends once all have been woken
+        group.start_soon(wait_all, readers, woken)
+        await anyio.wait_all_tasks_blocked()
+        journal.log("info", "x")
+        assert woken == []
+        while len(woken) < len(readers):
+            steps.append(len(woken))
+            await anyio.lowlevel.cancel_shielded_checkpoint()
+    assert max(after - before for before, after in itertools.pairwise(steps)) <= WOKEN_AT_ONCE
+    assert woken == list(range(len(readers)))
+
+
+async def test_readers_that_wait_again_get_no_turn_beside_the_others() -> None:
+    journal, turns = make(), [0]
+
+    async def follow(reader: Reader) -> None:
+        while True:
+            await reader.wait()
+            reader.take()
+            turns[-1] += 1
+
+    async with anyio.create_task_group() as group:  # the readers; cancelled once they have been watched for a while
+        for _ in range(5 * WOKEN_AT_ONCE):
+            group.start_soon(follow, journal.subscribe(ALL))
+        await anyio.wait_all_tasks_blocked()
+        for _ in range(12):
+            journal.log("info", "x")
+            turns.append(0)
+            await anyio.lowlevel.checkpoint()
+        group.cancel_scope.cancel()
+    assert 0 < max(turns) <= 2 * WOKEN_AT_ONCE  # twice, where a turn of this test has two of the readers' in it
+
+
+async def test_reader_that_is_closed_wakes_no_other() -> None:
+    journal, woken = make(), list[int]()
+    readers = [journal.subscribe(ALL) for _ in range(3)]
+    async with anyio.create_task_group() as group:  # the waiting, which ends once all have been closed
+        group.start_soon(wait_all, readers, woken)
+        for number in (1, 0, 2):
+            await anyio.wait_all_tasks_blocked()
+            waiters = set(journal._ring._waiting)
+            readers[number].close()
+            await anyio.wait_all_tasks_blocked()
+            assert len(waiters - set(journal._ring._waiting)) == 1
+    assert woken == [1, 0, 2]
+
+
+async def test_wait_that_was_cancelled_leaves_nothing_behind() -> None:
+    journal = make()
+    reader = journal.subscribe(ALL)
+    for _ in range(10):
+        with anyio.move_on_after(0):
+            await reader.wait()
+    assert not journal._ring._waiting
+    journal.log("info", "x")
+    await reader.wait()
+
+
+async def test_wait_that_is_cancelled_while_its_turn_comes_loses_nothing() -> None:
+    journal = make()
+    readers = [journal.subscribe(ALL) for _ in range(3 * WOKEN_AT_ONCE)]
+    async with anyio.create_task_group() as group:  # readers that wait; cancelled at once after the line
+        for reader in readers:
+            group.start_soon(reader.wait)
+        await anyio.wait_all_tasks_blocked()
+        journal.log("info", "x")
+        group.cancel_scope.cancel()
+    assert [numbers(reader) for reader in readers] == [[1]] * len(readers)
+    journal.log("info", "y")
+    await readers[-1].wait()
 
 
 async def test_wait_goes_on_while_an_event_is_only_staged() -> None:

@@ -297,3 +297,20 @@ def test_child_that_somebody_waits_for_is_not_reaped(subreaper: None, own_sessio
     os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOWAIT)
     leftovers.reap_adopted()
     assert popen.wait() == 7
+
+
+def test_process_adopts_until_the_last_of_its_servers_has_ended() -> None:
+    assert not leftovers.is_subreaper()
+    first, second = leftovers.adopting(), leftovers.adopting()
+    assert first.__enter__()
+    assert second.__enter__()
+    first.__exit__(None, None, None)
+    assert leftovers.is_subreaper()
+    second.__exit__(None, None, None)
+    assert not leftovers.is_subreaper()
+
+
+def test_process_that_adopted_before_goes_on(subreaper: None) -> None:
+    with leftovers.adopting():
+        pass
+    assert leftovers.is_subreaper()

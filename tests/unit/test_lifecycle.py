@@ -33,11 +33,11 @@ from aura.lifecycle import (
 S = RunState
 #: The whole table, written a second time by hand: state → what may follow.
 EXPECTED = {
-    "queued": "running failed cancelled timed_out crashed",
+    "queued": "running preempted failed cancelled timed_out crashed",
     "running": "queued waiting stopping preempted succeeded failed cancelled timed_out crashed",
     "waiting": "running preempted failed cancelled timed_out crashed",
     "stopping": "succeeded failed cancelled timed_out crashed",
-    "preempted": "running queued failed cancelled timed_out crashed",
+    "preempted": "running stopping queued failed cancelled timed_out crashed",
     "succeeded": "",
     "failed": "",
     "cancelled": "",
@@ -110,10 +110,12 @@ ENDS = {
 }
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["", "kept"])
 @pytest.mark.parametrize(("stop", "stuck", "begun"), list(ENDS), ids=str)
-def test_every_end_of_a_stop(stop: str, stuck: bool, begun: bool) -> None:
+def test_every_end_of_a_stop(stop: str, stuck: bool, begun: bool, kept: bool) -> None:
     for recovery, end in ENDS[stop, stuck, begun].items():
-        assert end_of_stop(Stop[stop.upper()], recovery, stuck=stuck, begun=begun) is end
+        expected = S.PREEMPTED if kept and not stuck and stop in ("interrupt", "shutdown") else end
+        assert end_of_stop(Stop[stop.upper()], recovery, stuck=stuck, begun=begun, kept=kept) is expected
 
 
 CRASH = {Recovery.FAIL: S.CRASHED, Recovery.RESUME: S.PREEMPTED, Recovery.RESTART: S.QUEUED}

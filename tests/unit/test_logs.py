@@ -96,6 +96,26 @@ async def test_standard_logging_is_routed_with_its_origin(journal: Journal) -> N
     ]
 
 
+async def test_standard_logging_of_others_is_left_alone_by_a_guest(journal: Journal) -> None:
+    reader, root = journal.subscribe(("log",)), logging.getLogger()
+    inside, over, level = anyio.Event(), anyio.Event(), root.level
+
+    async def guest() -> None:
+        with Logs(journal, SystemClock()).capture_stdlib(own_only=True):
+            logging.getLogger("plan").warning("mine")
+            await anyio.to_thread.run_sync(logging.getLogger("plan").warning, "mine, from a thread")
+            inside.set()
+            await over.wait()
+
+    async with anyio.create_task_group() as group:  # the guest, which ends when it is told to
+        group.start_soon(guest)
+        await inside.wait()
+        logging.getLogger("host").warning("the host's")
+        assert root.level == level
+        over.set()
+    assert messages(reader) == ["mine", "mine, from a thread"]
+
+
 async def test_standard_record_with_wrong_arguments_is_kept(journal: Journal) -> None:
     reader = journal.subscribe(("log",))
     record = logging.makeLogRecord({"msg": "%d apples", "args": ("many",), "levelno": logging.WARNING})

@@ -7,7 +7,7 @@ import pytest
 
 from aura.lifecycle import FINAL, RUN_MOVES, Recovery, RunState, Stop, check_move
 from aura.liverun import LiveRun
-from aura.records import Accepted
+from aura.records.runs import Accepted
 from aura.run import Cause
 from aura.seal import decide
 
@@ -15,7 +15,13 @@ S = RunState
 
 
 def live(
-    row: RunState, stop: Stop | None, recovery: Recovery, stuck: bool, begun: bool, ending: RunState | None
+    row: RunState,
+    stop: Stop | None,
+    recovery: Recovery,
+    stuck: bool,
+    begun: bool,
+    ending: RunState | None,
+    held: str | None = None,
 ) -> LiveRun:
     accepted = Accepted(
         seq=1, cid="c", plan_name="p", task_name="t", generation="g", lane="main", priority=0, labels={},
@@ -24,28 +30,28 @@ def live(
     )  # fmt: skip
     run = LiveRun(accepted, {}, boot_tag="s.1", workdirs=None, logger_for=None)  # type: ignore[arg-type]
     run.row, run.stop, run.stuck, run.ending = row, stop, stuck, ending
-    run.begun_starts = int(begun)
+    run.begun_starts, run.held = int(begun), held
     return run
 
 
-def reachable() -> Iterator[tuple[RunState, Stop | None, Recovery, bool, bool, RunState | None]]:
+def reachable() -> Iterator[tuple[RunState, Stop | None, Recovery, bool, bool, RunState | None, str | None]]:
     """Every combination that the work layer can bring to the seal."""
     rows = [S.QUEUED, S.RUNNING, S.STOPPING, S.PREEMPTED, S.WAITING]
-    for row, stop, recovery, stuck, begun in itertools.product(
-        rows, [None, *Stop], Recovery, (False, True), (False, True)
+    for row, stop, recovery, stuck, begun, held in itertools.product(
+        rows, [None, *Stop], Recovery, (False, True), (False, True), (None, "paused")
     ):
+        if held and (row not in (S.RUNNING, S.PREEMPTED) or stop not in (Stop.INTERRUPT, Stop.SHUTDOWN)):
+            continue  # a pause interrupts, and whatever ends the run takes it back
         if row is S.STOPPING and stop not in (Stop.TIMEOUT, Stop.CANCEL):
             continue  # only these two write a row, and a stop is only ever replaced by a higher one
-        if row in (S.PREEMPTED, S.WAITING) and stop in (Stop.INTERRUPT, Stop.SHUTDOWN):
-            continue  # these mean nothing to a run that holds no place; a resumed one is running before its first step
-        if row in (S.PREEMPTED, S.WAITING) and not begun:
-            continue
+        if row is S.WAITING and (not begun or stop in (Stop.INTERRUPT, Stop.SHUTDOWN)):
+            continue  # these mean nothing to a run that waits
         if stuck and stop is None:
             continue  # whatever hangs is told to stop first
         for ending in (None, S.SUCCEEDED, S.FAILED):
             if ending is S.SUCCEEDED and row not in (S.RUNNING, S.STOPPING):
                 continue
-            yield row, stop, recovery, stuck, begun, ending
+            yield row, stop, recovery, stuck, begun, ending, held
 
 
 CASES = list(reachable())

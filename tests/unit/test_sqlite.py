@@ -21,6 +21,7 @@ from aura.errors import (
     StoreNewer,
     StoreReadOnly,
 )
+from aura.records.reading import RunFilter, list_runs
 from aura.store import Store
 from aura.stores import folder as folder_module
 from aura.stores import sqlite
@@ -161,6 +162,29 @@ def test_damaged_database_is_refused_untouched(tmp_path: Path, damage: Callable[
         SqliteBackend(path)
     assert refused.value.exit_code == 65
     assert path.read_bytes() == before
+
+
+def test_files_of_the_schema_are_numbered_without_a_gap() -> None:
+    """Their place among the others is the number that a database gets, so each has to stand where its name says."""
+    names = sorted(file.name for file in (Path(sqlite.__file__).parent / "schema").iterdir())
+    assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
+
+
+def test_labels_of_an_older_database_are_found_by_their_index(tmp_path: Path) -> None:
+    path = tmp_path / "aura.db"
+    db = sqlite3.connect(path)
+    schema = Path(sqlite.__file__).parent / "schema" / "0001_first.sql"
+    db.executescript(f"{schema.read_text()}; PRAGMA user_version=1;")
+    columns = "seq, cid, plan_name, task_name, lane, priority, state, recovery, due, accepted_at, cause, root_cid, boot"
+    for seq, labels in enumerate(['{"team":"ops","n":"1"}', "{}", '{"team":"ops"}'], 1):
+        row = f"{seq}, 'c{seq}', 'p', 't', 'main', 0, 'failed', 'fail', 1, 1, '{{}}', 'c', 1"
+        db.execute(f"INSERT INTO run ({columns}, inputs, labels) VALUES ({row}, '{{}}', ?)", (labels,))
+    db.commit()
+    db.close()
+    backend = SqliteBackend(path)
+    for wanted, seqs in ({"team": "ops"}, [3, 1]), ({"team": "ops", "n": "1"}, [1]), ({"n": "2"}, []):
+        assert [run.seq for run in list_runs(backend.execute, RunFilter(labels=wanted), 9)] == seqs
+    backend.close()
 
 
 def test_newer_database_is_refused_untouched(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from tests.fakes.blocked import FULL, LOCKED, Blocked
 
-from aura.errors import StoreLocked, StoreReadOnly
+from aura.errors import StoreError, StoreIOError, StoreLocked, StoreReadOnly
 from aura.store import BUSY_PATIENCE, RETRY_EVERY, Execute, Store, Ticket, Unit
 from aura.stores.memory import MemoryBackend
 from aura.stores.sqlite import BUSY_SLICE, BUSY_TIMEOUT, SqliteBackend
@@ -209,3 +209,19 @@ def test_close_does_not_wait_for_another_that_reads(tmp_path: Path) -> None:
         begun = time.monotonic()
         backend.close()
         assert time.monotonic() - begun < BUSY_TIMEOUT / 2
+
+
+async def test_fail_all_answers_everybody_once() -> None:
+    backend = MemoryBackend()
+    async with kept_on(backend) as kept:
+        failed: list[str] = []
+        stored = kept.store.put(note("a"))
+        await stored.wait()
+        waiting = [kept.store.put(note(key), failed=lambda e: failed.append(str(e))) for key in "bc"]
+        kept.store.fail_all(StoreIOError("lost"))
+        for ticket in (*waiting, kept.store.put(note("d"))):
+            with pytest.raises(StoreError):
+                await ticket.wait()
+        await stored.wait()
+        await kept.store.ended.wait()
+    assert failed == ["lost", "lost"]

@@ -5,7 +5,8 @@ import pytest
 from aura.clock import SystemClock
 from aura.errors import CODES, FieldError, RequestError, StoreReadOnly
 from aura.journal import Journal
-from aura.web.problem import document, headers, problem, refusal, unexpected
+from aura.web.problem import headers, problem, refusal, unexpected
+from aura.web.shapes import document
 
 
 def test_document_has_the_members_of_rfc_9457_and_ours() -> None:
@@ -28,6 +29,11 @@ def test_every_code_gives_an_answer(code: str) -> None:
     assert answer.status_code == CODES[code][0]
     assert answer.headers["retry-after"] == "1"
     assert ("www-authenticate" in answer.headers) == (code == "unauthorized")
+
+
+@pytest.mark.parametrize("code", [code for code, (status, _) in CODES.items() if status in (429, 503)])
+def test_refusal_that_may_pass_says_when_to_ask_again(code: str) -> None:
+    assert problem(RequestError(code, "x")).headers["retry-after"] == "5"
 
 
 def test_server_that_goes_closes_the_connection() -> None:

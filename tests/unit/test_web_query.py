@@ -40,6 +40,13 @@ def test_cursor_belongs_to_its_list() -> None:
         read_cursor("runs", make_cursor("queue", 1))
 
 
+@pytest.mark.parametrize("position", ["x", "", "-1", "1.5", "1" * 19, "1" * 5000, "\u0661"])
+def test_made_up_number_in_a_whole_cursor_is_refused(position: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        PageQuery(cursor=make_cursor("runs", position)).number("runs")
+    assert caught.value.code == "bad_cursor"
+
+
 def test_number_of_no_cursor_is_none() -> None:
     assert PageQuery().number("runs") is None
     assert PageQuery(cursor=make_cursor("runs", 7)).number("runs") == 7

@@ -1,5 +1,6 @@
 """Structs from outside data: every error at once, each with its pointer."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -27,6 +28,12 @@ class Query(msgspec.Struct):
     flag: bool = False
     label: list[str] = []
     name: str | None = None
+    state: Literal["a"] | None = None
+    since: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+
+
+def test_null_in_a_query_is_a_word() -> None:
+    assert convert_text({"name": ["null"]}, Query).name == "null"
 
 
 def errors(data: Any) -> dict[str, str]:
@@ -89,6 +96,9 @@ def test_query_text_becomes_numbers_and_lists() -> None:
         ({"limit": ["0"]}, "/limit"),
         ({"limit": ["1", "2"]}, "/limit"),
         ({"limt": ["1"]}, "/limt"),
+        pytest.param({"state": ["null"]}, "/state", id="null-is-only-a-word"),
+        pytest.param({"since": ["0.5"]}, "/since", id="a-time-is-no-number"),
+        pytest.param({"since": ["2026-11-22T00:00:00"]}, "/since", id="a-time-has-a-zone"),
     ],
 )
 def test_bad_query_is_refused(given: dict[str, list[str]], path: str) -> None:

@@ -26,8 +26,8 @@ def find_cid(client: "Client", text: str) -> str:
     if len(text) >= CID_LENGTH:
         return text
     wanted = text.lower()
-    runs = chain(client.active_runs(), islice(client.runs(limit=1000), SOUGHT))
-    found = sorted({str(run["cid"]) for run in runs if _fits(run["cid"], wanted)})
+    runs = chain(client.active_runs(), islice(client.runs(page_size=1000), SOUGHT))
+    found = sorted({run.cid for run in runs if _fits(run.cid, wanted)})
     if len(found) == 1:
         return found[0]
     if found:
@@ -41,6 +41,6 @@ def _fits(cid: str, wanted: str) -> bool:
 
 
 def _last(client: "Client") -> str:
-    for run in client.runs(limit=1):
-        return str(run["cid"])
+    for run in client.runs(page_size=1):
+        return run.cid
     raise UnknownRun("there is no run yet; start one with `aura run PLAN/TASK`")

@@ -1,68 +1,84 @@
 """``aura logs``: the log of a run, or of the whole server as it comes."""
 
 import json
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
+from aura import api
 from aura.cli.cids import LAST, find_cid
-from aura.cli.options import json_option, open_client, server_options
+from aura.cli.completing import complete_cid
+from aura.cli.options import json_option, open_client, plan_and_task, server_options
 from aura.cli.output import log_line, say, short_cid
 from aura.events import LEVELS
 
 if TYPE_CHECKING:
-    from aura.client import Client, Message
-
-Record = dict[str, Any]
+    from aura.client import Client, Record
 
 
 @click.command
-@click.argument("cid", required=False)
+@click.argument("cid", required=False, shell_complete=complete_cid)
 @click.option("-f", "--follow", is_flag=True, help="Go on as lines come: to the run's end, or without CID for ever.")
 @click.option("--level", type=click.Choice(list(LEVELS)), help="Only lines of this level or above.")
+@click.option("--task", metavar="PLAN[/TASK]", help="Only lines of this plan, or of this task (with -f and no CID).")
+@click.option("--step", help="Only lines of this step.")
 @server_options
 @json_option
-def logs(cid: str | None, follow: bool, level: str | None, as_json: bool) -> None:
+def logs(
+    cid: str | None, follow: bool, level: api.Level | None, task: str | None, step: str | None, as_json: bool
+) -> None:
     """Print the log of a run, or with -f and without CID that of everything.
 
     Without CID and -f it is the last run's. With --json each line is one record.
     """
+    of_all = follow and cid is None
+    if task and not of_all:
+        raise click.UsageError("--task goes with -f and without CID; a run has one task")
     with open_client() as client:
-        for record in _records(client, cid, follow, level):
+        found = _of_all(client, level, task) if of_all else _of_run(client, cid or LAST, follow, level)
+        for record in found:
+            if step not in (None, record.step):
+                continue
             if as_json:
-                click.echo(json.dumps(record))
+                click.echo(json.dumps(msgspec.to_builtins(record)))
             else:
-                click.echo(log_line(record, _where(record, whole=cid is None and follow)))
+                click.echo(log_line(record, _where(record, whole=of_all)))
 
 
-def _records(client: "Client", cid: str | None, follow: bool, level: str | None) -> Iterator[Record]:
-    if follow and cid is None:
-        yield from _logs_of(client.follow_logs(level=level))
-    elif follow:
-        followed = _logs_of(client.follow_run(find_cid(client, cid or LAST)))
-        yield from (record for record in followed if LEVELS[record["level"]] >= LEVELS[level or "debug"])
-    else:
-        yield from client.logs(find_cid(client, cid or LAST), level)
+def _of_all(client: "Client", level: api.Level | None, task: str | None) -> Iterator[api.LogRecord]:
+    plan_name, task_name = plan_and_task(task)
+    return _lines(client.follow_logs(level=level, plan_name=plan_name, task_name=task_name))
 
 
-def _logs_of(messages: "Iterator[Message]") -> Iterator[Record]:
-    for message in messages:
-        if message.name == "gap":
-            say_gap(message.data)
-        elif message.data.get("kind") == "log":
-            yield message.data
+def _of_run(client: "Client", cid: str, follow: bool, level: api.Level | None) -> Iterator[api.LogRecord]:
+    cid = find_cid(client, cid)
+    if not follow:
+        return client.logs(cid, level=level)
+    return (record for record in _lines(client.follow_run(cid)) if LEVELS[record.level] >= LEVELS[level or "debug"])
 
 
-def say_gap(gap: Record) -> None:
+def _lines(records: "Iterable[Record]") -> Iterator[api.LogRecord]:
+    for record in records:
+        match record:
+            case api.LogRecord():
+                yield record
+            case api.Gap():
+                say_gap(record)
+
+
+def say_gap(gap: api.Gap) -> None:
     """Tell of records that came too fast to be shown."""
-    say(f"aura: records {gap.get('from')} to {gap.get('to')} are missing here: they came faster than they were read")
+    if gap.first is None:
+        say(f"aura: records up to {gap.last} may be missing here: nobody knows which came last")
+    else:
+        say(f"aura: records {gap.first} to {gap.last} are missing here: they came faster than they were read")
 
 
-def _where(record: Record, whole: bool) -> str:
+def _where(record: api.LogRecord, whole: bool) -> str:
     """Whom a line comes from: its step, and among the lines of many runs its task and run as well."""
     if not whole:
-        return record.get("step") or ""
-    task = "/".join(record[key] for key in ("plan_name", "task_name") if record.get(key))
-    cid = record.get("cid")
-    return " ".join(part for part in (task, record.get("step"), short_cid(cid) if cid else "") if part)
+        return record.step or ""
+    task = "/".join(filter(None, (record.plan_name, record.task_name)))
+    return " ".join(filter(None, (task, record.step, record.cid and short_cid(record.cid))))

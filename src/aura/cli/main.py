@@ -12,25 +12,38 @@ import click
 
 from aura.cli.options import server_options
 from aura.cli.output import one_line, say
-from aura.errors import AuraError, ClientError, ConfigError, ExitCode, PlanError, Refused, StoreError
+from aura.errors import AuraError, BadInputs, ClientError, ConfigError, ExitCode, PlanError, Refused, StoreError
 
 #: command → the module that has it, in the order of the help. A command's function is named after it.
 COMMANDS = {
     "serve": "serve",
+    "init": "init",
     "check": "check",
     "run": "run",
     "ps": "runs",
     "runs": "runs",
     "show": "runs",
     "logs": "logs",
-    "cancel": "runs",
+    "cancel": "steer",
+    "pause": "steer",
+    "resume": "steer",
+    "priority": "steer",
+    "rerun": "steer",
+    "queue": "queue",
+    "files": "files",
     "plans": "plans",
     "tasks": "plans",
+    "actions": "actions",
+    "graph": "graph",
     "status": "system",
     "start": "system",
     "stop": "system",
     "reload": "system",
     "token": "token",
+    "doctor": "doctor",
+    "open": "open",
+    "schema": "schema",
+    "completion": "completion",
     "version": "version",
 }
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -92,8 +105,8 @@ def _usage(error: click.ClickException) -> int:
 
 def _failed(error: Exception) -> int:
     match error:
-        case Refused():
-            say(f"aura: {one_line(error.detail)}")
+        case Refused() | BadInputs():
+            say(f"aura: {one_line(str(error))}")
             for field in error.errors:
                 say(f"  {one_line(field.path)}: {one_line(field.message)}")
             return error.exit_code

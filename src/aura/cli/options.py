@@ -6,12 +6,14 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from aura.config import Settings, load_settings
+from aura.duration import parse_duration
 
 if TYPE_CHECKING:
     from aura.client import Client
@@ -54,14 +56,56 @@ def server_options(command: F) -> F:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the server's JSON.")
 
 
+def plan_and_task(text: str | None) -> tuple[str | None, str | None]:
+    """Split ``PLAN[/TASK]`` into its names; what is missing is None."""
+    plan_name, _, task_name = (text or "").partition("/")
+    return plan_name or None, task_name or None
+
+
+def duration_of(option: str, text: str) -> float:
+    """Read the duration that an option got, in seconds.
+
+    Raises:
+        click.BadParameter: it is none.
+    """
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=option) from None
+
+
+def time_of(_: click.Context, parameter: click.Parameter, text: str | None) -> datetime | None:
+    """Read a time, in this machine's zone if it names none, or a duration as so long ago; the callback of an option.
+
+    Raises:
+        click.BadParameter: it is neither.
+    """
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        pass
+    try:
+        return datetime.now().astimezone() - timedelta(seconds=parse_duration(text))
+    except (ValueError, OverflowError):
+        message = f"{text!r} is neither a time, such as 2026-11-22T05:00, nor a duration, such as 2h"
+        raise click.BadParameter(message, param=parameter) from None
+
+
 def settings_of(flags: Mapping[str, Any] | None = None) -> Settings:
     """The settings, with the flags of this command.
 
     Raises:
         ConfigError: they cannot be used.
     """
-    config = click.get_current_context().meta.get(_CONFIG)
-    return load_settings(flags or {}, os.environ, config)
+    return load_settings(flags or {}, os.environ, config_file())
+
+
+def config_file() -> Path | None:
+    """The settings file that ``--config`` names, if it does."""
+    config: Path | None = click.get_current_context().meta.get(_CONFIG)
+    return config
 
 
 @contextmanager

@@ -6,12 +6,14 @@ escapes what JSON itself would let through. Tables are plain aligned columns, so
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 import click
+import msgspec
 
+from aura.api import Error, LogRecord, Progress
 from aura.events import printable
 
 #: Colours and other graphic sequences, as commands write them when they believe to be on a terminal: noise here.
@@ -50,8 +52,8 @@ def coloured(word: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    text = json.dumps(value, ensure_ascii=False, indent=2)
+    """One JSON document on stdout; structs as the server sends them."""
+    text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False, indent=2)
     click.echo(_UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
@@ -86,22 +88,21 @@ def short_hash(generation: str | None) -> str:
     return (generation or "")[:SHORT_CID]
 
 
-def local_time(stamp: str | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
-    """A time of the server's in this machine's zone; as it came if it is none."""
-    if not stamp:
+def local_time(time: datetime | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """A time of the server's in this machine's zone; in UTC if it has none there."""
+    if time is None:
         return ""
     try:
-        return datetime.fromisoformat(stamp).astimezone().strftime(form)
-    except (ValueError, OverflowError):  # such as the last hour of the calendar, east of Greenwich
-        return stamp
+        return time.astimezone().strftime(form)
+    except OverflowError:  # such as the last hour of the calendar, east of Greenwich
+        return time.isoformat()
 
 
-def took(begin: str | None, end: str | None) -> str:
+def took(begin: datetime | None, end: datetime | None) -> str:
     """How long it took, by two times of the server's; empty if one is missing, 0 if its clock was set back between."""
     if not (begin and end):
         return ""
-    between = datetime.fromisoformat(end) - datetime.fromisoformat(begin)
-    return seconds(max(between.total_seconds(), 0.0))
+    return seconds(max((end - begin).total_seconds(), 0.0))
 
 
 def seconds(number: float) -> str:
@@ -112,24 +113,30 @@ def seconds(number: float) -> str:
     return f"{hours} h {minutes % 60:02} min" if hours else f"{minutes} min {int(number) % 60:02} s"
 
 
-def log_line(record: Mapping[str, Any], where: str) -> str:
+def progress_text(step: str, how_far: Progress) -> str:
+    """How far a step is: ``archive 4000/10000 (40 %) copying``."""
+    done, total = how_far.done, how_far.total
+    number = f"{done:g}/{total:g} ({done / total:.0%})" if total else f"{done:g}"
+    return f"{step} {number} {how_far.message}".rstrip()
+
+
+def log_line(record: LogRecord, where: str) -> str:
     """A log record as a line, with its fields; those of several lines, such as a traceback, stand below it."""
-    fields = {key: shown(value).strip("\n") for key, value in (record.get("fields") or {}).items()}
+    fields = {key: shown(value).strip("\n") for key, value in record.fields.items()}
     if fields.get("stream") == "stdout":  # what a command says is said in the ordinary way
         del fields["stream"]
     blocks = [value for value in fields.values() if "\n" in value]
     short = [f"{one_line(key)}={value}" for key, value in fields.items() if "\n" not in value]
-    said = [shown(record.get("message")), *short]
-    level = coloured(f"{record.get('level', 'info'):<7}")
-    begin = f"{local_time(record.get('time'), '%H:%M:%S')} {level}"
+    said = [shown(record.message), *short]
+    begin = f"{local_time(record.time, '%H:%M:%S')} {coloured(f'{record.level:<7}')}"
     line = " ".join([begin, *([f"{one_line(where)}:"] if where else []), *said])
     return "\n".join([line, *blocks])
 
 
-def failure_text(error: Mapping[str, Any] | None, of_step: bool = False) -> str:
+def failure_text(error: Error | None, of_step: bool = False) -> str:
     """A failure in one line: ``step archive: FileNotFoundError: … (actions.py:12)``; of a step, without its name."""
-    if not error:
+    if error is None:
         return ""
-    place = f" ({error['file']}:{error['line']})" if error.get("file") else ""
-    step = f"step {error['step']}: " if error.get("step") and not of_step else ""
-    return one_line(f"{step}{error.get('type')}: {error.get('message')}{place}")
+    place = f" ({error.file}:{error.line})" if error.file else ""
+    step = f"step {error.step}: " if error.step and not of_step else ""
+    return one_line(f"{step}{error.type}: {error.message}{place}")

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
+from aura import api
 from aura.cli.options import json_option, open_client, server_options
 from aura.cli.output import print_json, print_table, short_hash
 from aura.cli.system import say_problems
@@ -19,16 +21,14 @@ if TYPE_CHECKING:
 def plans(as_json: bool) -> None:
     """List the plans and what is wrong with them."""
     with open_client() as client:
-        found = client.plans()
+        found = list(client.plans())
     if as_json:
         print_json({"items": found})
     else:
-        rows = [
-            (p["name"], p["status"], p["task_count"], short_hash(p.get("generation")), p.get("title")) for p in found
-        ]
+        rows = [(plan.name, plan.status, plan.task_count, short_hash(plan.generation), plan.title) for plan in found]
         print_table(("PLAN", "STATUS", "TASKS", "GENERATION", "TITLE"), rows)
         for plan in found:
-            say_problems(plan["errors"])
+            say_problems(plan.errors)
 
 
 @click.command
@@ -40,15 +40,15 @@ def tasks(plan: str | None, as_json: bool) -> None:
     with open_client() as client:
         found = list(_tasks(client, plan))
     if as_json:
-        print_json({"items": [task | {"plan_name": name} for name, task in found]})
+        print_json({"items": [msgspec.to_builtins(task) | {"plan_name": name} for name, task in found]})
         return
-    rows = [(f"{name}/{t['name']}", t["lane"], _inputs(t["inputs"]), t.get("title")) for name, t in found]
+    rows = [(f"{name}/{task.name}", task.lane, _inputs(task.inputs), task.title) for name, task in found]
     print_table(("TASK", "LANE", "INPUTS", "TITLE"), rows)
 
 
-def _tasks(client: "Client", plan: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+def _tasks(client: "Client", plan: str | None) -> Iterator[tuple[str, api.Task]]:
     """A broken plan has no tasks to show."""
-    names = [plan] if plan else [p["name"] for p in client.plans() if p["status"] != "broken"]
+    names = [plan] if plan else [plan.name for plan in client.plans() if plan.status != "broken"]
     for name in names:
         for task in client.tasks(name):
             yield name, task

@@ -1,28 +1,32 @@
-"""``aura ps runs show cancel``: runs, as the server has them on record."""
+"""``aura ps runs show``: runs, as the server has them on record."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
 import click
 
+from aura import api
 from aura.cli.cids import find_cid
-from aura.cli.options import json_option, open_client, server_options
+from aura.cli.completing import complete_cid
+from aura.cli.inputs import pairs
+from aura.cli.options import json_option, open_client, plan_and_task, server_options, time_of
 from aura.cli.output import (
     failure_text,
     local_time,
-    one_line,
     print_facts,
     print_json,
     print_table,
-    say,
+    progress_text,
     seconds,
     short_cid,
     short_hash,
     took,
 )
 
-Run = dict[str, Any]
+#: How many runs are asked for at a time, at the most.
+PAGE = 1000
 
 
 @click.command
@@ -35,32 +39,54 @@ def ps(as_json: bool) -> None:
     if as_json:
         print_json({"items": found})
     else:
-        rows = [(short_cid(r["cid"]), _task(r), _state(r), local_time(r["started_at"]), _progress(r)) for r in found]
-        print_table(("CID", "TASK", "STATE", "STARTED", "PROGRESS"), rows)
+        print_table(("CID", "TASK", "STATE", "STARTED", "PROGRESS"), map(_active_row, found))
 
 
 @click.command
 @click.option("--state", help="Only runs in this state.")
 @click.option("--task", metavar="PLAN[/TASK]", help="Only runs of this plan, or of this task.")
-@click.option("--label", metavar="K=V", help="Only runs with this label.")
+@click.option("--lane", help="Only runs of this lane.")
+@click.option("--label", "labels", metavar="K=V", multiple=True, callback=pairs, help="Only runs with this label.")
+@click.option("--since", metavar="TIME", callback=time_of, help="Accepted then or later: 2026-11-22T05:00, or 2h ago.")
+@click.option("--until", metavar="TIME", callback=time_of, help="Accepted before then.")
 @click.option("-n", "--limit", type=click.IntRange(1), default=20, show_default=True, help="At most so many.")
+@click.option("--all", "everything", is_flag=True, help="All of them, however many.")
 @server_options
 @json_option
-def runs(state: str | None, task: str | None, label: str | None, limit: int, as_json: bool) -> None:
+def runs(
+    state: str | None,
+    task: str | None,
+    lane: str | None,
+    labels: list[tuple[str, str]],
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+    everything: bool,
+    as_json: bool,
+) -> None:
     """List runs, the newest first."""
-    plan_name, _, task_name = (task or "").partition("/")
-    filters = {"state": state, "plan_name": plan_name or None, "task_name": task_name or None}
-    filters |= {"label": label.replace("=", ":", 1) if label else None, "limit": str(min(limit, 1000))}
+    plan_name, task_name = plan_and_task(task)
+    size = PAGE if everything else min(limit, PAGE)
     with open_client() as client:
-        found = list(islice(client.runs(**filters), limit))
+        found = client.runs(
+            state=state,
+            plan_name=plan_name,
+            task_name=task_name,
+            lane=lane,
+            labels=dict(labels),
+            since=since,
+            until=until,
+            page_size=size,
+        )
+        listed = list(islice(found, None if everything else limit))
     if as_json:
-        print_json({"items": found})
+        print_json({"items": listed})
     else:
-        print_table(("CID", "TASK", "STATE", "ACCEPTED", "TOOK", "REASON"), map(_row, found))
+        print_table(("CID", "TASK", "STATE", "ACCEPTED", "TOOK", "REASON"), map(_row, listed))
 
 
 @click.command
-@click.argument("cid")
+@click.argument("cid", shell_complete=complete_cid)
 @server_options
 @json_option
 def show(cid: str, as_json: bool) -> None:
@@ -71,76 +97,60 @@ def show(cid: str, as_json: bool) -> None:
         print_json(run)
         return
     print_facts(_facts(run))
-    if run["steps"]:
+    if run.steps:
         click.echo()
-        print_table(("STEP", "STATE", "TRY", "TOOK", "WHAT"), map(_step_row, run["steps"]))
+        print_table(("STEP", "STATE", "TRY", "TOOK", "WHAT"), map(_step_row, run.steps))
 
 
-@click.command
-@click.argument("cid")
-@click.option("--reason", help="Why; it is kept with the run.")
-@server_options
-@json_option
-def cancel(cid: str, reason: str | None, as_json: bool) -> None:
-    """Cancel a run that has not ended. CID may be shortened, or @last."""
-    with open_client() as client:
-        answer = client.cancel(find_cid(client, cid), reason)
-    if as_json:
-        print_json(answer)
-    else:
-        say(f"{answer['cid']} is {one_line(answer['state'])}")
+def _task(run: api.RunShort) -> str:
+    return f"{run.plan_name}/{run.task_name}"
 
 
-def _task(run: Run) -> str:
-    return f"{run['plan_name']}/{run['task_name']}"
+def _state(run: api.RunShort) -> str:
+    return f"{run.state} (stuck)" if run.stuck else run.state
 
 
-def _state(run: Run) -> str:
-    return f"{run['state']} (stuck)" if run.get("stuck") else str(run["state"])
+def _active_row(run: api.RunShort) -> tuple[str, ...]:
+    return (short_cid(run.cid), _task(run), _state(run), local_time(run.started_at), _progress(run))
 
 
-def _row(run: Run) -> tuple[str, ...]:
-    why = run.get("reason") or failure_text(run.get("error"))
-    times = (local_time(run["accepted_at"]), took(run.get("started_at"), run.get("finished_at")))
-    return (short_cid(run["cid"]), _task(run), _state(run), *times, why)
+def _row(run: api.RunShort) -> tuple[str, ...]:
+    why = run.reason or failure_text(run.error)
+    return (short_cid(run.cid), _task(run), _state(run), local_time(run.accepted_at), _took(run), why)
 
 
-def _progress(run: Run) -> str:
-    return "; ".join(progress_text(step, how_far) for step, how_far in (run.get("progress") or {}).items())
+def _took(run: api.RunShort) -> str:
+    return took(run.started_at, run.finished_at)
 
 
-def progress_text(step: str, how_far: dict[str, Any]) -> str:
-    """How far a step is: ``archive 4000/10000 (40 %) copying``."""
-    done, total = how_far["done"], how_far.get("total")
-    number = f"{done:g}/{total:g} ({done / total:.0%})" if total else f"{done:g}"
-    return f"{step} {number} {how_far.get('message') or ''}".rstrip()
+def _progress(run: api.RunShort) -> str:
+    return "; ".join(progress_text(step, how_far) for step, how_far in (run.progress or {}).items())
 
 
-def _facts(run: Run) -> Iterable[tuple[str, Any]]:
-    cause = run.get("cause") or {}
-    labels = run.get("labels") or {}
-    yield "cid", run["cid"]
+def _facts(run: api.Run) -> Iterable[tuple[str, Any]]:
+    cause = run.cause
+    yield "cid", run.cid
     yield "task", _task(run)
-    yield "generation", short_hash(run.get("generation"))
-    yield "state", run["state"]
-    yield "reason", run.get("reason")
-    yield "stuck", "it does not stop" if run.get("stuck") else None
-    yield "lane", f"{run['lane']}, priority {run['priority']}"
-    yield "labels", " ".join(f"{key}={value}" for key, value in labels.items())
-    yield "cause", " ".join(str(value) for value in cause.values() if value)
-    yield "accepted", local_time(run["accepted_at"])
-    yield "not before", local_time(run.get("not_before"))
-    yield "started", local_time(run.get("started_at"))
-    yield "finished", local_time(run.get("finished_at"))
-    yield "took", took(run.get("started_at"), run.get("finished_at"))
+    yield "generation", short_hash(run.generation)
+    yield "state", run.state
+    yield "reason", run.reason
+    yield "stuck", "it does not stop" if run.stuck else None
+    yield "lane", f"{run.lane}, priority {run.priority}"
+    yield "labels", " ".join(f"{key}={value}" for key, value in run.labels.items())
+    yield "cause", " ".join(filter(None, (cause.kind, cause.item, cause.rule, cause.event_id, cause.cid)))
+    yield "accepted", local_time(run.accepted_at)
+    yield "not before", local_time(run.not_before)
+    yield "started", local_time(run.started_at)
+    yield "finished", local_time(run.finished_at)
+    yield "took", _took(run)
     yield "progress", _progress(run)
-    yield "inputs", run.get("inputs")
-    yield "error", failure_text(run.get("error"))
-    yield "clean-up", failure_text(run.get("cleanup_error"))
-    yield "result", run.get("result")
+    yield "inputs", run.inputs
+    yield "error", failure_text(run.error)
+    yield "clean-up", failure_text(run.cleanup_error)
+    yield "result", run.result
 
 
-def _step_row(step: dict[str, Any]) -> tuple[Any, ...]:
-    what = failure_text(step.get("error"), of_step=True) or step.get("skipped_because") or ""
-    duration = step.get("duration_s")
-    return (step["name"], step["state"], step["attempt"] or "", "" if duration is None else seconds(duration), what)
+def _step_row(step: api.Step) -> tuple[Any, ...]:
+    what = failure_text(step.error, of_step=True) or step.skipped_because or ""
+    duration = "" if step.duration_s is None else seconds(step.duration_s)
+    return (step.name, step.state, step.attempt or "", duration, what)

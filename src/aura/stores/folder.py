@@ -70,13 +70,13 @@ class DataFolder:
 
 
 def _check_local(path: Path) -> None:
-    kind = _file_system(path)
+    kind = file_system(path)
     if kind in NETWORK:
         message = f"the data folder {path} is on a network file system ({kind}), where no database is safe"
         raise StoreCannotCreate(f"{message}; choose a folder on a local disk with --data")
 
 
-def _file_system(path: Path) -> str:
+def file_system(path: Path) -> str:
     """The kind of file system that a folder is on, such as ``ext4``; empty if nothing says so."""
     device = path.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TypeVar
 
@@ -190,13 +191,18 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
             raise StoreCorrupt(_damaged(path, found))
 
 
+def schema_steps() -> list[Traversable]:
+    """The numbered files of the schema, in order; there are as many as the number of the newest schema."""
+    return sorted(resources.files("aura.stores").joinpath("schema").iterdir(), key=lambda file: file.name)
+
+
 def migrate(db: sqlite3.Connection) -> None:
     """Bring the schema up to date: numbered files, each in one transaction with its number.
 
     Raises:
         StoreNewer: the database's number is higher than that of the newest file.
     """
-    steps = sorted((f for f in resources.files("aura.stores").joinpath("schema").iterdir()), key=lambda f: f.name)
+    steps = schema_steps()
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version > len(steps):
         raise StoreNewer(

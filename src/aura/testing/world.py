@@ -25,7 +25,7 @@ from aura.config import Settings, load_settings
 from aura.engine import Engine
 from aura.generations import Generations
 from aura.liverun import LiveRun
-from aura.records import get_run, get_steps
+from aura.records.reading import get_run, get_steps
 from aura.run import Cause, Request, RunRecord, StepRecord
 from aura.server import Server
 from aura.store import StoreBackend

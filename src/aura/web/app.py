@@ -19,9 +19,11 @@ from aura.web.body import has_body
 from aura.web.call import ApiRoute, Door
 from aura.web.facade import Engine
 from aura.web.guard import LOOPBACK_NAMES, Guard, is_plain_path, security_headers
+from aura.web.leases import StreamLimit
+from aura.web.metrics import Metrics
 from aura.web.problem import problem, unexpected
-from aura.web.routes import logs, plans, queue, runs, system, tasks
-from aura.web.sse import StreamLimit
+from aura.web.routes import files, interface, logs, metrics, plans, queue, runs, system, tasks, tokens
+from aura.web.websocket import as_request
 
 #: How many streams may be open at once, unless the process may have fewer files.
 MAX_STREAMS = 5000
@@ -35,8 +37,12 @@ ROUTES: tuple[ApiRoute, ...] = (
     *plans.ROUTES,
     *tasks.ROUTES,
     *runs.ROUTES,
+    *files.ROUTES,
     *queue.ROUTES,
     *logs.ROUTES,
+    *tokens.ROUTES,
+    *interface.ROUTES,
+    *metrics.ROUTES,
 )
 
 
@@ -44,7 +50,8 @@ def create_app(
     engine: Engine, auth: Auth, settings: Settings, stop: anyio.Event, *, max_streams: int = MAX_STREAMS
 ) -> ASGIApp:
     """Make the application. Once ``stop`` is set, streams say ``shutdown`` and end."""
-    return App(Door(engine, auth, settings, stop, StreamLimit(max_streams)), guard_of(settings))
+    streams = StreamLimit(max_streams, engine.clock)
+    return App(Door(engine, auth, settings, stop, streams, Metrics(engine, streams)), guard_of(settings))
 
 
 def guard_of(settings: Settings) -> Guard:
@@ -73,11 +80,13 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008})
+            await self._answer(as_request(scope), receive, send)
         elif scope["type"] == "http":
-            await self._answer(scope, Incoming(scope, receive), Outgoing(send))
+            await self._answer(scope, receive, send)
 
-    async def _answer(self, scope: Scope, incoming: "Incoming", outgoing: "Outgoing") -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        incoming = Incoming(scope, receive)
+        outgoing = Outgoing(send, lambda status: self._door.metrics.note_answer(scope.get("aura.route"), status))
         try:
             self._guard.check(scope)
             await self._serve(scope, incoming, outgoing)
@@ -92,10 +101,12 @@ class App:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["aura.door"] = self._door
+        scope["aura.routes"] = self._routes
         route, params = self._match(scope)
         if route is None:
-            self._door.auth.check(scope["headers"], Access.READ)
+            self._door.auth.check(scope, Access.ANY)
             raise RequestError("not_found", f"there is nothing at {scope['path'][:200]!r}")
+        scope["aura.route"] = route.template
         scope.update(params)
         await route.handle(scope, receive, send)
 
@@ -117,7 +128,9 @@ class App:
         if outgoing.begun:
             return
         response = problem(error)
-        if not incoming.complete:
+        if scope["type"] == "websocket":
+            response.headers["Connection"] = "close"
+        elif not incoming.complete:
             response.headers["Connection"] = "close"
             outgoing.before_end = incoming.discard
         await response(scope, incoming, outgoing)
@@ -145,16 +158,21 @@ class Incoming:
 
 
 class Outgoing:
-    """The sending side: adds the security headers, knows whether an answer has begun."""
+    """The sending side: adds the security headers, knows whether an answer has begun and tells its status."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, tell: Callable[[int], object]) -> None:
         self._send = send
+        self._tell = tell
         self.begun = False
         #: Awaited after the whole answer has been sent and before it is declared ended.
         self.before_end: Callable[[], Awaitable[None]] | None = None
 
     async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] == "websocket.accept":
+            self._tell(101)
+            self.begun = True
+        elif message["type"].endswith("http.response.start"):  # of a refused handshake it is websocket.http.…
+            self._tell(message["status"])
             self.begun = True
             headers = list(message.get("headers", ()))
             message = {**message, "headers": headers + security_headers(headers)}

@@ -1,19 +1,27 @@
-"""Who may do what: the local token, and the scope that each route asks for.
+"""Who may do what: who a request comes from, and the scope that each route asks for.
 
-The token is random text in ``<data>/token``, readable by its owner alone. Only its hash is compared, in constant time.
-It is taken from the ``Authorization`` header and from nowhere else: a URL ends up in logs and histories.
+The local token is random text in ``<data>/token``, readable by its owner alone; the others are made over the API
+(``tokens``). A secret is taken from the ``Authorization`` header, or else from a browser's cookie (``sessions``), and
+from nowhere else: a URL ends up in logs and histories. A cookie is sent by the browser whoever asks it to, so what
+changes something by it, or opens a WebSocket, has to say that it comes from a page of ours.
 """
 
-import hashlib
-import hmac
 import os
 import secrets
-from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
+from starlette.types import Scope
+
+from aura.clock import Clock
 from aura.config import Settings
 from aura.errors import RequestError, StoreCannotCreate
+from aura.store import Store
+from aura.web.failures import Failures
+from aura.web.grants import STRANGER, Grant
+from aura.web.guard import SAFE_METHODS
+from aura.web.sessions import Sessions, cookies
+from aura.web.tokens import LOCAL, SCOPES, Tokens
 
 TOKEN_FILE = "token"  # noqa: S105 - a file's name
 TOKEN_BYTES = 32
@@ -22,9 +30,10 @@ MAX_HEADER = 1024
 
 
 class Access(StrEnum):
-    """What a route asks for. ``OPEN`` is for those that tell a stranger nothing."""
+    """What a route asks for. ``OPEN`` is for those that tell a stranger nothing; for ``ANY`` each token will do."""
 
     OPEN = "open"
+    ANY = "any"
     READ = "read"
     LOGS = "logs"
     RUN = "run"
@@ -32,55 +41,97 @@ class Access(StrEnum):
     ADMIN = "admin"
 
 
-EVERYTHING = frozenset(Access)
-
-
 class Auth:
-    """Knows the tokens and what each may do. With ``token`` None (``--no-auth``) everyone may do everything."""
+    """Knows who may do what. ``required`` False (``--no-auth``): everyone may do everything."""
 
-    def __init__(self, token: str | None) -> None:
-        self._hash = _digest(token) if token is not None else None
+    def __init__(self, tokens: Tokens, failures: Failures | None = None, *, required: bool = True) -> None:
+        self.tokens = tokens
+        self.sessions = Sessions(tokens)
+        self.failures = failures or Failures(tokens.clock.monotonic)
+        self._everyone = None if required else Grant(LOCAL, SCOPES)
 
     @classmethod
-    def open(cls, settings: Settings) -> "Auth":
-        """Read the local token, made at the first start; with ``--no-auth`` there is none.
+    async def open(cls, settings: Settings, store: Store, clock: Clock) -> "Auth":
+        """Read the tokens and sessions of the store, and the local token, made at the first start.
+
+        With ``--no-auth`` there is no local token, and so no session of it.
 
         Raises:
-            StoreCannotCreate: the token's file cannot be used.
+            StoreCannotCreate: the local token's file cannot be used.
         """
-        return cls(None if settings.no_auth else ensure_token(settings.data))
+        local = None if settings.no_auth else ensure_token(settings.data)
+        auth = cls(await Tokens.open(store, clock, local), required=not settings.no_auth)
+        await auth.sessions.load()
+        return auth
 
-    def check(self, headers: Iterable[tuple[bytes, bytes]], needed: Access) -> None:
-        """Let a request pass, or refuse it. No header at all, a wrong token and nonsense are told apart by nobody.
+    def check(self, scope: Scope, needed: Access) -> Grant:
+        """Let a request, or a WebSocket's handshake, pass and say whose it is, or refuse it.
+
+        No secret at all, a wrong one, one that has ended and nonsense are told apart by nobody.
 
         Raises:
-            RequestError: ``unauthorized``, or ``forbidden`` if the token is good for other things.
+            RequestError: ``unauthorized``; ``forbidden`` if the token is good for other things; ``too_many_requests``
+                after many failures; ``foreign_origin`` for a cookie that a page of others may have sent.
         """
-        if needed is Access.OPEN or self._hash is None:
-            return
-        if needed not in self.granted(headers):
+        grant = self._everyone or self._find(scope)
+        if needed is Access.OPEN:
+            return grant or STRANGER
+        if grant is None:
+            raise self.failures.refuse(address_of(scope))
+        if grant.is_session and not _is_safe(scope) and not _is_ours(dict(scope["headers"])):
+            message = "a request by cookie must say Origin, or Sec-Fetch-Site: same-origin, as browsers do"
+            raise RequestError("foreign_origin", message)
+        if needed is not Access.ANY and needed not in grant.scopes:
             raise RequestError("forbidden", f"the token has no scope {needed}")
+        return grant
 
-    def granted(self, headers: Iterable[tuple[bytes, bytes]]) -> frozenset[Access]:
-        """The scopes of the token that the headers carry.
+    def check_still(self, scope: Scope, grant: Grant) -> None:
+        """Refuse a request whose grant has ended since it was let pass.
 
         Raises:
-            RequestError: ``unauthorized``.
+            RequestError: ``unauthorized`` or ``too_many_requests``, as ``check``.
         """
+        if not grant.is_valid(self.tokens.clock.wall()):
+            raise self.failures.refuse(address_of(scope))
+
+    def _find(self, scope: Scope) -> Grant | None:
+        headers = scope["headers"]
         given = [value for name, value in headers if name == b"authorization"]
-        scheme, _, token = given[0].partition(b" ") if len(given) == 1 else (b"", b"", b"")
-        if scheme.lower() == b"bearer" and len(token) <= MAX_HEADER and self._is_known(token.strip()):
-            return EVERYTHING
-        raise RequestError(
-            "unauthorized", "send the header Authorization: Bearer TOKEN; `aura token` prints the local one"
-        )
+        if given:
+            return self._of_header(given)
+        found = [value for name, value in headers if name == b"cookie"]
+        return self._of_cookies(scope, b"; ".join(found)) if found else None
 
-    def _is_known(self, token: bytes) -> bool:
-        return self._hash is not None and hmac.compare_digest(hashlib.sha256(token).digest(), self._hash)
+    def _of_header(self, given: list[bytes]) -> Grant | None:
+        scheme, _, token = given[0].partition(b" ")
+        if len(given) > 1 or scheme.lower() != b"bearer" or len(token) > MAX_HEADER:
+            return None
+        return self.tokens.find(token.strip())
+
+    def _of_cookies(self, scope: Scope, header: bytes) -> Grant | None:
+        found = [self.sessions.find(secret) for secret in cookies(header, port_of(scope))]
+        return next((grant for grant in found if grant is not None), None)
 
 
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+def port_of(scope: Scope) -> int | None:
+    """The port that was asked; None on a Unix socket."""
+    server: tuple[str, int | None] | None = scope.get("server")
+    return server[1] if server else None
+
+
+def address_of(scope: Scope) -> str:
+    """The address that a connection comes from; empty on a Unix socket."""
+    client: tuple[str, int] | None = scope.get("client")
+    return client[0] if client else ""
+
+
+def _is_safe(scope: Scope) -> bool:
+    return scope["type"] != "websocket" and scope["method"] in SAFE_METHODS
+
+
+def _is_ours(headers: dict[bytes, bytes]) -> bool:
+    """Say whether a page of ours sent this. What the headers say was checked before (``guard``); here they must be."""
+    return b"origin" in headers or headers.get(b"sec-fetch-site") == b"same-origin"
 
 
 def ensure_token(data: Path) -> str:

@@ -23,6 +23,7 @@ from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Connec
 from hypercorn.utils import parse_socket_addr
 
 from aura.web.problem import refusal
+from aura.web.upgrade import asks_for_websocket, upgrade
 
 #: Seconds within which a client has to take what is written to it.
 WRITE_TIMEOUT = 20.0
@@ -97,6 +98,12 @@ class Http1(H11Protocol):
         except H2ProtocolAssumedError:
             await self._send_error_response(505)
             await self.send(Closed())
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        if asks_for_websocket(request):
+            await upgrade(self, request)
+        else:
+            await super()._create_stream(request)
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Refuse HTTP/2 by prior knowledge; ignore the offer to upgrade to it, as RFC 9110 allows."""

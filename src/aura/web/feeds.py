@@ -33,7 +33,8 @@ class LogFeed:
         return self._last_id is not None and not 0 < self._last_id < self._engine.journal.head
 
     def _subscribe(self, after: int | None) -> Reader:
-        return self._engine.journal.subscribe((LogEntry.kind,), self._wanted.fits, after)
+        wants_all = all(condition is None for condition in self._wanted.conditions().values())
+        return self._engine.journal.subscribe((LogEntry.kind,), None if wants_all else self._wanted.fits, after)
 
     async def run(self, stream: Stream) -> None:
         if self._is_unknown:

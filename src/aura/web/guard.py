@@ -54,7 +54,7 @@ class Guard(NamedTuple):
         headers = scope["headers"]
         if {b"content-length", b"transfer-encoding"} <= {name for name, _ in headers}:
             raise RequestError("bad_header", "Content-Length and Transfer-Encoding exclude each other")
-        host = _only(headers, b"host")
+        host = only_header(headers, b"host")
         if not self._answers_for(host, scope):
             raise RequestError("foreign_host", f"this server does not answer for the Host {host[:200]!r}")
         if scope["method"] not in METHODS:
@@ -82,7 +82,12 @@ def split_host(host: str) -> tuple[str, int | None]:
     return name.lower(), int(port)
 
 
-def _only(headers: list[tuple[bytes, bytes]], wanted: bytes) -> str:
+def only_header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> str:
+    """The value of a header that must be there once.
+
+    Raises:
+        RequestError: ``bad_header``.
+    """
     found = [value for name, value in headers if name == wanted]
     if len(found) != 1:
         raise RequestError("bad_header", f"there must be one header {wanted.decode()}, not {len(found)}")
@@ -106,7 +111,7 @@ def _check_origin(scope: Scope, host: str) -> None:
     origin = headers.get(b"origin")
     if origin is not None and origin.decode("latin-1").lower() != f"{scope['scheme']}://{host}".lower():
         raise RequestError("foreign_origin", "requests from the pages of other sites are refused")
-    guarded = scope["method"] not in SAFE_METHODS or scope["path"].startswith("/api/")
+    guarded = scope["method"] not in SAFE_METHODS or scope["path"].startswith("/api/") or scope["type"] == "websocket"
     if guarded and headers.get(b"sec-fetch-site", b"none") not in (b"none", b"same-origin"):
         raise RequestError("foreign_origin", "requests from the pages of other sites are refused")
 

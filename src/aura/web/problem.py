@@ -1,4 +1,4 @@
-"""The one place that makes an error document: RFC 9457 ``application/problem+json``, for everything that goes wrong.
+"""The one place that answers with an error document, for everything that goes wrong: RFC 9457 problem documents.
 
 A ``RequestError`` says itself what the client may know. Of anything else the client learns an error id and nothing
 more; the log has the traceback under the same id.
@@ -7,28 +7,15 @@ more; the log has the traceback under the same id.
 import math
 import secrets
 import traceback
-from typing import Any
 
 import msgspec
 from starlette.responses import Response
 
 from aura.errors import RequestError, StoreError
 from aura.journal import Journal
+from aura.web.shapes import document
 
 MEDIA_TYPE = "application/problem+json"
-
-
-def document(error: RequestError) -> dict[str, Any]:
-    """The problem document of a refused request."""
-    return {
-        **error.extra,
-        "type": f"urn:aura:error:{error.code}",
-        "title": error.title,
-        "status": error.status,
-        "detail": error.detail,
-        "code": error.code,
-        "errors": error.errors,
-    }
 
 
 def problem(error: RequestError) -> Response:
@@ -47,6 +34,10 @@ def headers(error: RequestError) -> dict[str, str]:
         found["WWW-Authenticate"] = 'Bearer realm="aura"'
     if error.status == 405:
         found["Allow"] = ", ".join(error.extra.get("allow", ()))
+    if "bytes" in error.extra:  # of a 416: how long the file is
+        found["Content-Range"] = f"bytes */{error.extra['bytes']}"
+    if error.status == 426:
+        found |= {"Upgrade": "websocket", "Connection": "Upgrade"}
     if error.code == "shutting_down":
         found["Connection"] = "close"
     return found

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 import zlib
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,12 +13,14 @@ import msgspec
 from aura.errors import FieldError, RequestError
 from aura.events import LEVELS, Entry, LogEntry
 from aura.lifecycle import RunState
-from aura.records import RunFilter
+from aura.records.reading import RunFilter
 from aura.web.validate import invalid
 
 T = TypeVar("T")
 
 MAX_CIDS = 500
+#: What a cursor that counts holds: anybody can make one, so it may be anything; SQLite takes 63 bits.
+_NUMBER = re.compile(r"[0-9]{1,18}")
 
 Limit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Time = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -43,8 +46,14 @@ class PageQuery(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.cursor is None else read_cursor(kind, self.cursor)
 
     def number(self, kind: str) -> int | None:
-        """What a cursor that counts stands for, None at the beginning."""
+        """What a cursor that counts stands for, None at the beginning.
+
+        Raises:
+            RequestError: ``bad_cursor``.
+        """
         position = self.position(kind)
+        if position is not None and not _NUMBER.fullmatch(position):
+            raise bad_cursor()
         return None if position is None else int(position)
 
 
@@ -115,6 +124,12 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
         return {"level": level, "plan_name": self.plan_name, "task_name": self.task_name, "cid": self.cid}
 
 
+class SocketQuery(LogQuery, frozen=True, kw_only=True):
+    """The same, and the id behind which to go on: a WebSocket's client cannot send ``Last-Event-ID``."""
+
+    last_id: str | None = None
+
+
 class RunLogQuery(PageQuery, frozen=True, kw_only=True):
     level: Level | None = None
 
@@ -141,8 +156,13 @@ def read_cursor(kind: str, cursor: str) -> str:
         raw, text = b"", ""
     made_for, colon, position = text.partition(":")
     if not colon or made_for != kind or raw[:4] != zlib.crc32(text.encode()).to_bytes(4, "big"):
-        raise RequestError("bad_cursor", "the cursor is not one of this list; ask for the first page without one")
+        raise bad_cursor()
     return position
+
+
+def bad_cursor() -> RequestError:
+    """The refusal of a cursor that nobody here made."""
+    return RequestError("bad_cursor", "the cursor is not one of this list; ask for the first page without one")
 
 
 def first_page(found: Sequence[T], limit: int) -> tuple[Sequence[T], T | None]:

@@ -33,6 +33,7 @@ from aura.errors import ConfigError, ExitCode
 from aura.supervisor import Supervisor
 from aura.web.connection import Connection
 from aura.web.guard import MAX_HEADER_BYTES
+from aura.web.upgrade import MAX_MESSAGE, PING_INTERVAL
 
 BACKLOG = 512
 #: Seconds without a request after which a connection is closed; also how long its first headers may take.
@@ -304,6 +305,8 @@ def _config() -> Config:
     config.keep_alive_timeout = KEEP_ALIVE
     config.keep_alive_max_requests = 1_000_000
     config.h11_max_incomplete_size = MAX_HEADER_BYTES
+    config.websocket_max_message_size = MAX_MESSAGE
+    config.websocket_ping_interval = PING_INTERVAL
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")
     return config

@@ -10,10 +10,11 @@ from aura.actions import Action
 from aura.clock import utc
 from aura.errors import RequestError
 from aura.lifecycle import RunState, StepState
-from aura.plan import Dependency, Step, Task
-from aura.run import RunRecord, StepRecord
-from aura.web.facade import Accepted, PlanStatus
-from aura.web.problem import document
+from aura.overview import Overview
+from aura.plan import Dependency, Step, Steps, Task
+from aura.priorities import Prioritized
+from aura.run import Receipt, RunRecord, StepRecord
+from aura.web.facade import PlanStatus
 
 T = TypeVar("T")
 
@@ -21,6 +22,19 @@ T = TypeVar("T")
 def time(seconds: float | None) -> api.Time | None:
     """A time, or null."""
     return None if seconds is None else utc(seconds)
+
+
+def document(error: RequestError) -> dict[str, Any]:
+    """The problem document of a refused request (RFC 9457)."""
+    return {
+        **error.extra,
+        "type": f"urn:aura:error:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "errors": error.errors,
+    }
 
 
 def page(items: Sequence[T], next_cursor: str | None) -> api.Page[T]:
@@ -99,12 +113,12 @@ def step(record: StepRecord) -> api.Step:
     )
 
 
-def accepted(run: Accepted) -> api.Accepted:
+def accepted(run: Receipt) -> api.Accepted:
     """The answer to a request that became a run."""
     return api.Accepted(cid=run.cid, state=RunState(run.state), plan_name=run.plan_name, task_name=run.task_name)
 
 
-def batch_item(outcome: Accepted | RequestError) -> api.BatchItem:
+def batch_item(outcome: Receipt | RequestError) -> api.BatchItem:
     """One outcome of a batch."""
     if isinstance(outcome, RequestError):
         return api.BatchItem(error=document(outcome))
@@ -116,10 +130,20 @@ def run_answer(cid: str, state: str) -> api.RunAnswer:
     return api.RunAnswer(cid=cid, state=RunState(state))
 
 
+def prioritized(given: Prioritized) -> api.Prioritized:
+    """The priority of a run after it was changed."""
+    return api.Prioritized(cid=given.cid, priority=given.priority, state=RunState(given.state))
+
+
 def queued(entry: Mapping[str, Any]) -> api.QueuedRun:
     """One run of the queue."""
     times = {key: time(entry[key]) for key in ("accepted_at", "not_before")}
-    return api.QueuedRun(**(dict(entry) | times))
+    return api.QueuedRun(**({key: value for key, value in entry.items() if key != "place"} | times))
+
+
+def queue_overview(given: Overview) -> api.QueueOverview:
+    """The queue in figures."""
+    return msgspec.convert(given, api.QueueOverview, from_attributes=True)
 
 
 def status(given: Mapping[str, Any]) -> api.ServerStatus:
@@ -153,6 +177,7 @@ def reloaded(status: PlanStatus) -> api.ReloadedPlan:
 
 def task(given: Task) -> api.Task:
     """A task with the JSON Schema of its inputs."""
+    handlers = {"on_failure": given.on_failure, "on_cancel": given.on_cancel, "finally": given.finally_}
     return api.Task(
         name=given.name,
         title=given.title,
@@ -161,9 +186,14 @@ def task(given: Task) -> api.Task:
         lane=given.lane,
         priority=given.priority,
         mode="parallel",
-        steps=[_plan_step(s) for s in given.steps.values()],
+        steps=_plan_steps(given.steps),
+        handlers={name: _plan_steps(steps) for name, steps in handlers.items() if steps},
         source=api.Place(file=given.source.file, line=given.source.line),
     )
+
+
+def _plan_steps(given: Steps) -> list[api.TaskStep]:
+    return [_plan_step(step) for step in given.values()]
 
 
 def _plan_step(given: Step) -> api.TaskStep:

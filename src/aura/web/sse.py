@@ -3,7 +3,7 @@
 A record is a frame with ``id:`` and ``data:`` and no ``event:``. Named events are only ``gap`` (records were missed;
 its id is the last missed one), ``end`` (the run's final record) and ``shutdown``. A comment every 15 s keeps
 connections alive and finds dead ones. A stream ends when its client goes, when a write takes too long, when the server
-stops, or, of a run, with its ``end``.
+stops, the caller's token ends (a comment says so), or, of a run, with its ``end``.
 
 No record is lost and none comes twice: a reader of the journal is opened first, then the store is read up to the id
 from which on that reader has everything, then the reader is followed.
@@ -17,36 +17,17 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Message, Receive, Send
 
-from aura.errors import RequestError
 from aura.events import EventEntry
 from aura.journal import Batch, Gap, Reader
+from aura.web.leases import Lease
 
 WRITE_TIMEOUT = 15.0
 HEARTBEAT = 15.0
+#: How long a stream whose lease has ended may take to say so, in seconds.
+LAST_WORDS = 0.8
 MAX_ID = 2**63
 #: The second one keeps a proxy from holding back what it gets.
 HEADERS = {"content-type": "text/event-stream; charset=utf-8", "x-accel-buffering": "no"}
-
-
-class StreamLimit:
-    """Counts the open streams of a server and refuses those that would be too many."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.open = 0
-
-    def take(self) -> None:
-        """Count one more; ``give_back`` must follow.
-
-        Raises:
-            RequestError: ``too_many_streams``.
-        """
-        if self.open >= self._limit:
-            raise RequestError("too_many_streams", f"{self._limit} streams are open; close some", retry_after=5)
-        self.open += 1
-
-    def give_back(self) -> None:
-        self.open -= 1
 
 
 class Gone(Exception):
@@ -60,10 +41,12 @@ class Stream:
         self._send = send
         self._stopping = stopping
         self._last_write = anyio.current_time()
+        #: The caller's token or session has ended.
+        self.forbidden = False
 
     @property
     def stopping(self) -> bool:
-        return self._stopping.is_set()
+        return self.forbidden or self._stopping.is_set()
 
     async def begin(self) -> None:
         """Send the head of the answer; nothing may be refused any more after it."""
@@ -97,6 +80,10 @@ class Stream:
         """Write that the server is going."""
         await self.write(event("shutdown", None, {}))
 
+    async def tell_forbidden(self) -> None:
+        """Write, for people who look, why the stream ends; asking again is refused."""
+        await self.write(b": the token has ended\n\n")
+
     async def finish(self) -> None:
         """End the answer."""
         await self._write({"type": "http.response.body", "body": b"", "more_body": False})
@@ -114,10 +101,6 @@ class Stream:
         with anyio.move_on_at(self._last_write + HEARTBEAT):
             await reader.wait()
             return
-        await self.heartbeat()
-
-    async def heartbeat(self) -> None:
-        """Write something that means nothing."""
         await self.write(b":\n\n")
 
 
@@ -153,13 +136,16 @@ class Feed(Protocol):
         ...
 
 
-async def serve_stream(feed: Feed, receive: Receive, send: Send, stopping: anyio.Event) -> None:
+async def serve_stream(feed: Feed, receive: Receive, send: Send, stopping: anyio.Event, lease: Lease) -> None:
     """Run a feed as server-sent events; see ``serve_feed``."""
-    await serve_feed(feed, Stream(send, stopping), receive, stopping)
+    await serve_feed(feed, Stream(send, stopping), receive, stopping, lease)
 
 
-async def serve_feed(feed: Feed, stream: Stream, receive: Receive, stopping: anyio.Event) -> None:
-    """Run a feed until it is over, its client has gone, or the server stops. **Cancellation**: ends it at once."""
+async def serve_feed(feed: Feed, stream: Stream, receive: Receive, stopping: anyio.Event, lease: Lease) -> None:
+    """Run a feed until it is over, its client has gone, its lease or the server has ended.
+
+    **Cancellation**: ends it at once.
+    """
 
     async def watch_client() -> None:
         while not (await receive())["type"].endswith(".disconnect"):
@@ -170,14 +156,24 @@ async def serve_feed(feed: Feed, stream: Stream, receive: Receive, stopping: any
         await stopping.wait()
         feed.reader.close()
 
-    # In the group: the two watchers, and the feed in its body, at whose end, whatever it is, they are cancelled.
+    async def watch_lease() -> None:
+        await lease.wait_ended()
+        stream.forbidden = True
+        feed.reader.close()
+        await anyio.sleep(LAST_WORDS)
+        group.cancel_scope.cancel("the lease has ended and the client does not read")
+
+    # In the group: the watchers, and the feed in its body, at whose end, whatever it is, they are cancelled.
     async with anyio.create_task_group() as group:
         group.start_soon(watch_client, name="sse client watcher")
         group.start_soon(watch_server, name="sse stop watcher")
+        group.start_soon(watch_lease, name="sse lease watcher")
         with suppress(Gone):
             await stream.begin()
             await feed.run(stream)
-            if stream.stopping:
+            if stream.forbidden:
+                await stream.tell_forbidden()
+            elif stream.stopping:
                 await stream.tell_shutdown()
             await stream.finish()
         group.cancel_scope.cancel("the stream is over")

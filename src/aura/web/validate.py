@@ -8,7 +8,8 @@ nothing else is coerced.
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -69,7 +70,7 @@ def _build(kind: type[S], data: Mapping[str, Any], at: str, *, strict: bool) -> 
                 errors.append(FieldError(pointer(at, key), "is required"))
             continue
         try:
-            values[field.name] = _converted(data[key], field.type, strict)
+            values[field.name] = _converted(data[key], field.type) if strict else _read_text(data[key], field.type)
         except msgspec.ValidationError as error:
             errors.append(_field_error(pointer(at, key), error))
     if errors:
@@ -77,11 +78,30 @@ def _build(kind: type[S], data: Mapping[str, Any], at: str, *, strict: bool) -> 
     return kind(**values)
 
 
-def _converted(value: Any, kind: Any, strict: bool) -> Any:
+def _read_text(value: Any, kind: Any) -> Any:
+    """Read a query parameter: text becomes a number or a boolean where one is wanted, and nothing else."""
+    kind, is_number = _spoken(kind)
+    return msgspec.convert(value, kind, strict=not is_number)
+
+
+@cache
+def _spoken(kind: Any) -> tuple[Any, bool]:
+    """A type without None, since in a query string ``null`` is a word like any other; and whether it is a number."""
+    if get_origin(kind) in (Union, UnionType):
+        kind = Union[tuple(option for option in get_args(kind) if option is not type(None))]  # noqa: UP007 - made
+    numbers = (msgspec.inspect.IntType, msgspec.inspect.FloatType, msgspec.inspect.BoolType)
+    return kind, isinstance(_bare(msgspec.inspect.type_info(kind)), numbers)
+
+
+def _bare(info: msgspec.inspect.Type) -> msgspec.inspect.Type:
+    return info.type if isinstance(info, msgspec.inspect.Metadata) else info
+
+
+def _converted(value: Any, kind: Any) -> Any:
     try:
-        return msgspec.convert(value, kind, strict=strict)
+        return msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        if strict and isinstance(value, float) and value.is_integer():
+        if isinstance(value, float) and value.is_integer():
             return msgspec.convert(int(value), kind)
         raise
 

@@ -36,6 +36,7 @@ class Report:
         self.kills = 0
         self.acknowledged = 0
         self.unanswered = 0  # kills that cut off a request
+        self.repeated = 0  # requests that were asked again of the next server
         self.missed: list[str] = []  # deaths that did not come as planned
         self.wrong: list[str] = []
         self.ready: list[float] = []
@@ -45,8 +46,8 @@ class Report:
     def __str__(self) -> str:
         return (
             f"{self.kills} kills, {self.acknowledged} runs acknowledged, {len(self.hits)} of {len(NAMES)} failpoints "
-            f"hit, {self.unanswered} times a request cut off, start p50 {self.ready_p50:.2f} s, "
-            f"slowest {self.slowest:.2f} s"
+            f"hit, {self.unanswered} times a request cut off, {self.repeated} requests asked again, "
+            f"start p50 {self.ready_p50:.2f} s, slowest {self.slowest:.2f} s"
         )
 
     @property
@@ -88,7 +89,7 @@ class Campaign:
                 if not any(self._live(death, clients) for _ in range(TRIES)):
                     self.report.missed.append(str(death))
                 self._progress(self.report)
-        self._live_in_peace()
+        self._live_in_peace(clients)
         for client in clients:
             self.report.wrong += client.wrong
         return self.report
@@ -121,6 +122,7 @@ class Campaign:
         report.kills += code == -signal.SIGKILL
         report.unanswered += any(client.in_flight for client in clients)
         report.acknowledged = sum(client.acknowledged for client in clients)
+        report.repeated = sum(client.repeated for client in clients)
         for client in clients:
             client.in_flight = False
         former, report.hits = report.hits, self._hits()
@@ -129,7 +131,7 @@ class Campaign:
     def _hits(self) -> Counter[str]:
         return Counter(_HIT.findall((self._folder / "server.log").read_text(encoding="utf-8")))
 
-    def _live_in_peace(self) -> None:
+    def _live_in_peace(self, clients: Sequence[Client]) -> None:
         with open_server(self._folder) as server:
             with server.killed_after(START_TIME):
                 where = server.wait_ready()
@@ -138,9 +140,24 @@ class Campaign:
             self.report.ready.append(server.ready_s)
             for task in mix.CANCELLED:
                 ask(where, "POST", "/api/tasks/cancel", {"task_name": task})
+            for client in clients:
+                client.check_tokens(where)
+                client.check_sessions(where)
+            resume_all(where)
             wait_idle(where)
             server.process.terminate()
             self.report.end_code = server.wait_end()
+
+
+def resume_all(where: Where) -> None:
+    """Resume what the clients left paused; what waits for its place by now refuses, which is as well."""
+    page = "/api/runs?state=preempted"
+    cursor = ""
+    while cursor is not None:
+        answer = ask(where, "GET", page + (f"&cursor={cursor}" if cursor else ""))
+        for run in answer["items"]:
+            ask(where, "POST", f"/api/tasks/{run['cid']}/resume")
+        cursor = answer["next_cursor"]
 
 
 def wait_idle(where: Where) -> None:

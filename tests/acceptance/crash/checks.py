@@ -72,13 +72,21 @@ def cancels_were_told_the_truth(evidence: Evidence) -> Iterator[str]:
     """202 ``cancelled`` is the end, 202 ``stopping`` ends so unless every step had ended; 409 named the end."""
     for note in evidence.notes:
         run = evidence.runs.get(note.cid)
-        if note.kind != "cancel" or run is None:
+        if note.kind != "cancel" or run is None or note.status == 503:
             continue
         if note.status == 202:
             if run.state != "cancelled" and (note.state == "cancelled" or not _finished(run)):
                 yield f"run {run.cid} ({run.task}) was to be cancelled (told: {note.state}), and is {run.state}"
         elif note.status != 409 or note.state != run.state:
             yield f"cancel of run {run.cid} was answered {note.status} {note.state}, and it is {run.state}"
+
+
+def pauses_were_told_the_truth(evidence: Evidence) -> Iterator[str]:
+    """202 ``preempted`` is on record; 409 was of a run that was ending or had another reason to stop."""
+    for note in evidence.notes:
+        run = evidence.runs.get(note.cid)
+        if note.kind == "pause" and note.state == "preempted" and run and "run.preempted" not in run.events:
+            yield f"pause of run {run.cid} ({run.task}) was answered {note.state}, and it never was"
 
 
 def _finished(run: Run) -> bool:
@@ -95,14 +103,14 @@ def ends_that_were_shown_stay(evidence: Evidence) -> Iterator[str]:
 
 
 def steps_ran_as_often_as_recorded(evidence: Evidence) -> Iterator[str]:
-    """A body never begins before its start is committed; one that cannot be repeated never begins twice."""
+    """A body never begins before its start is committed; only of a paused run one that a crash may not repeat does."""
     begun = Counter((mark.cid, mark.step) for mark in evidence.marks)
     for (cid, name), count in begun.items():
         run = evidence.runs.get(cid)
         starts = next((step.starts for step in run.steps if step.name == name), 0) if run else 0
         if run is None or count > starts:
             yield f"step {name} of run {cid} ran {count} times, and {starts} starts are on record"
-        elif run.recovery == "fail" and count > 1:
+        elif run.recovery == "fail" and count > 1 and "run.preempted" not in run.events:
             yield f"step {name} of run {cid} ({run.task}) ran {count} times, though it may not be repeated"
 
 
@@ -147,6 +155,7 @@ CHECKS: tuple[Check, ...] = (
     each_run_ends_once,
     nothing_failed_by_itself,
     cancels_were_told_the_truth,
+    pauses_were_told_the_truth,
     ends_that_were_shown_stay,
     steps_ran_as_often_as_recorded,
     finishes_follow_their_marks,

@@ -57,6 +57,11 @@ def test_what_may_be_is_not_reported(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("check", "changes"),
     [
+        pytest.param(
+            "pauses_were_told_the_truth",
+            notes(Note("pause", "", "", 202, "c1", "preempted")),
+            id="pause-that-never-was",
+        ),
         pytest.param("acknowledged_runs_are_there", {"runs": {}, "marks": ()}, id="lost"),
         pytest.param("acknowledged_runs_are_there", run(task="chain"), id="another-run"),
         pytest.param("every_run_was_asked_for_once", {"notes": ()}, id="nobody-asked"),
@@ -101,4 +106,4 @@ def test_check_finds_what_it_is_for(check: str, changes: dict[str, Any]) -> None
 
 
 def test_every_check_is_run() -> None:
-    assert len(set(CHECKS)) == len(CHECKS) == 11
+    assert len(set(CHECKS)) == len(CHECKS) == 12

@@ -28,9 +28,8 @@ async def list_runs(call: Call) -> Response:
 async def list_active(call: Call) -> Response:
     """List what holds a place now, newest first."""
     query = call.query(PageQuery)
-    before = query.number("active")
-    active = sorted(await call.engine.history.active_runs(), key=lambda run: -run.seq)
-    runs, last = first_page([run for run in active if before is None or run.seq < before], query.limit)
+    found = await call.engine.history.active_runs(query.limit + 1, query.number("active"))
+    runs, last = first_page(found, query.limit)
     cursor = make_cursor("active", last.seq) if last else None
     return json_response(shapes.page(_short(call, runs), cursor))
 
@@ -65,8 +64,7 @@ async def stream_run(call: Call) -> Response | None:
     """Stream everything of one run from its start to its ``end``; 204 once that has been seen."""
     cid = known_form(call.path["cid"])
     last_id = parse_last_id(call.headers.get(b"last-event-id"))
-    call.door.streams.take()
-    try:
+    with call.door.streams.take(call.grant) as lease:
         feed = await RunFeed.open(call.engine, cid, max(last_id or 0, 0))
         if feed is None:
             return Response(status_code=204)
@@ -74,11 +72,9 @@ async def stream_run(call: Call) -> Response | None:
             feed.reader.close()
             return stream_head()
         try:
-            await serve_stream(feed, call.receive, call.send, call.door.stopping)
+            await serve_stream(feed, call.receive, call.send, call.door.stopping, lease)
         finally:
             feed.reader.close()
-    finally:
-        call.door.streams.give_back()
     return None
 
 

@@ -1,4 +1,4 @@
-"""Asking for runs, one by one and in batches, and cancelling them."""
+"""Asking for runs, one by one and in batches, and steering them."""
 
 from typing import Annotated, Any
 
@@ -8,21 +8,27 @@ from starlette.responses import Response
 from aura import api
 from aura.errors import FieldError, RequestError
 from aura.lifecycle import RunState
-from aura.run import Request
-from aura.web import shapes
+from aura.run import Priority, Request
+from aura.web import shapes, wishes
 from aura.web.auth import Access
 from aura.web.call import ApiRoute, Call, json_response
 from aura.web.ids import known_form
 from aura.web.validate import convert, invalid
 
 MAX_BATCH = 1000
+#: Where the interface's description has the schema of a request.
+REQUEST_SCHEMA = "#/components/schemas/Request"
 Reason = Annotated[str, msgspec.Meta(max_length=1000)]
 
 
 class BatchBody(msgspec.Struct, frozen=True):
     """Many requests at once; ``atomic``: all of them or none."""
 
-    tasks: Annotated[list[Any], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
+    tasks: Annotated[
+        list[Any],
+        # read one by one, so that a bad one is refused alone
+        msgspec.Meta(min_length=1, max_length=MAX_BATCH, extra_json_schema={"items": {"$ref": REQUEST_SCHEMA}}),
+    ]
     atomic: bool = False
 
 
@@ -30,6 +36,24 @@ class CancelBody(msgspec.Struct, frozen=True):
     """Why; it stands in the run's record."""
 
     reason: Reason | None = None
+
+
+class PauseBody(msgspec.Struct, frozen=True):
+    """Why; it stands in the run's record while it is paused."""
+
+    reason: Reason | None = None
+
+
+class PriorityBody(msgspec.Struct, frozen=True):
+    """The new priority, higher first."""
+
+    priority: Priority
+
+
+class RerunBody(msgspec.Struct, frozen=True):
+    """From which step: it and what comes after it run again, and the results of the others are kept; null: all do."""
+
+    from_step: str | None = None
 
 
 class CancelWhereBody(msgspec.Struct, frozen=True):
@@ -43,29 +67,37 @@ class CancelWhereBody(msgspec.Struct, frozen=True):
 
 
 async def run_task(call: Call) -> Response:
-    """Ask for a run; once answered with 202, it is on record."""
-    _refuse_key(call)
-    run = await call.engine.submit(await call.body(Request), call.cause)
-    return json_response(shapes.accepted(run), 202, {"Location": f"/api/runs/{run.cid}"})
+    """Ask for a run; once answered with 202, it is on record.
+
+    With ``Prefer: wait=N`` the answer is the whole run and 200 if it ends within N seconds.
+    """
+    body = await call.json()
+    run = await call.engine.submit(convert(body, Request), call.cause, wishes.key(call, "run", body))
+    headers = {"Location": f"/api/runs/{run.cid}"} | _replayed(run.replayed)
+    seconds = wishes.wait_seconds(call)
+    ended = await wishes.ended_within(call, run.cid, seconds) if seconds else None
+    if ended is None:
+        return json_response(shapes.accepted(run), 202, headers)
+    whole = shapes.run_whole(ended.record, ended.steps, ended.progress)
+    return json_response(whole, 200, headers | {"Preference-Applied": "wait"})
 
 
-def _refuse_key(call: Call) -> None:
-    """Refuse what cannot be promised yet: a client that sends a key relies on it, and would run its task twice."""
-    if b"idempotency-key" in call.headers:
-        raise RequestError("bad_header", "Idempotency-Key is not supported yet; send the request without it")
+def _replayed(replayed: bool) -> dict[str, str]:
+    return {"Idempotent-Replayed": "true"} if replayed else {}
 
 
 async def run_batch(call: Call) -> Response:
     """Ask for up to 1,000 runs in one commit."""
-    _refuse_key(call)
-    body = await call.body(BatchBody)
+    data = await call.json()
+    body = convert(data, BatchBody)
     requests = [_request(task, f"/tasks/{index}") for index, task in enumerate(body.tasks)]
     if body.atomic:
         _refuse_bad(requests)
-    outcomes = await call.engine.submit_batch(requests, call.cause, body.atomic)
-    refused = sum(isinstance(outcome, RequestError) for outcome in outcomes)
-    items = [shapes.batch_item(outcome) for outcome in outcomes]
-    return json_response(api.Batch(items=items, accepted=len(items) - refused, refused=refused), 202)
+    outcomes = await call.engine.submit_batch(requests, call.cause, body.atomic, wishes.key(call, "batch", data))
+    refused = sum(isinstance(outcome, RequestError) for outcome in outcomes.items)
+    items = [shapes.batch_item(outcome) for outcome in outcomes.items]
+    answer = api.Batch(items=items, accepted=len(items) - refused, refused=refused)
+    return json_response(answer, 202, _replayed(outcomes.replayed))
 
 
 def _request(task: Any, at: str) -> Request | RequestError:
@@ -87,6 +119,36 @@ async def cancel(call: Call) -> Response:
     cid = known_form(call.path["cid"])
     body = await call.body(CancelBody)
     return json_response(shapes.run_answer(cid, await call.engine.cancel(cid, body.reason)), 202)
+
+
+async def pause(call: Call) -> Response:
+    """Stop a run with what it has done kept, until it is resumed. Answered once the wish is on record."""
+    cid = known_form(call.path["cid"])
+    body = await call.body(PauseBody)
+    return json_response(shapes.run_answer(cid, await call.engine.pause(cid, body.reason)), 202)
+
+
+async def resume(call: Call) -> Response:
+    """Let a paused run go on, at its old position. Answered once that is on record."""
+    cid = known_form(call.path["cid"])
+    return json_response(shapes.run_answer(cid, await call.engine.resume(cid)), 202)
+
+
+async def set_priority(call: Call) -> Response:
+    """Change the priority of a run that has not ended; a queued one moves at once."""
+    cid = known_form(call.path["cid"])
+    body = await call.body(PriorityBody)
+    return json_response(shapes.prioritized(await call.engine.set_priority(cid, body.priority)))
+
+
+async def rerun(call: Call) -> Response:
+    """Ask for a new run of what an ended one did, with the same inputs, from its beginning or from a step."""
+    cid = known_form(call.path["cid"])
+    body = await call.body(RerunBody)
+    asked = {"cid": cid, "from_step": body.from_step}
+    run = await call.engine.rerun(cid, body.from_step, wishes.key(call, "rerun", asked))
+    headers = {"Location": f"/api/runs/{run.cid}"} | _replayed(run.replayed)
+    return json_response(shapes.accepted(run), 202, headers)
 
 
 async def cancel_where(call: Call) -> Response:
@@ -113,7 +175,8 @@ ROUTES = [
         Access.RUN,
         body=Request,
         body_required=True,
-        answers={202: api.Accepted},
+        answers={200: api.Run, 202: api.Accepted},
+        headers=("Idempotency-Key", "Prefer"),
     ),
     ApiRoute(
         "POST",
@@ -123,6 +186,7 @@ ROUTES = [
         body=BatchBody,
         body_required=True,
         answers={202: api.Batch},
+        headers=("Idempotency-Key",),
     ),
     ApiRoute(
         "POST",
@@ -133,5 +197,25 @@ ROUTES = [
         body_required=True,
         answers={202: api.Cancelled},
     ),
+    ApiRoute(
+        "PATCH",
+        "/api/tasks/{cid}/priority",
+        set_priority,
+        Access.RUN,
+        body=PriorityBody,
+        body_required=True,
+        answers={200: api.Prioritized},
+    ),
+    ApiRoute(
+        "POST",
+        "/api/tasks/{cid}/rerun",
+        rerun,
+        Access.RUN,
+        body=RerunBody,
+        answers={202: api.Accepted},
+        headers=("Idempotency-Key",),
+    ),
     ApiRoute("POST", "/api/tasks/{cid}/cancel", cancel, Access.RUN, body=CancelBody, answers={202: api.RunAnswer}),
+    ApiRoute("POST", "/api/tasks/{cid}/pause", pause, Access.RUN, body=PauseBody, answers={202: api.RunAnswer}),
+    ApiRoute("POST", "/api/tasks/{cid}/resume", resume, Access.RUN, answers={202: api.RunAnswer}),
 ]

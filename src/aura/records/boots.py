@@ -1,0 +1,60 @@
+"""The starts of a server on this data folder, and the runs that an older one left open."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from aura.records.columns import OPEN_STATES
+from aura.records.reading import RUN_COLUMNS, run_record
+from aura.records.runs import StepRow
+from aura.run import RunRecord
+from aura.store import Execute, Unit
+
+
+def end_boot(number: int, at: float) -> Unit:
+    """The unit that says that this boot ended in good order."""
+
+    def unit(execute: Execute) -> None:
+        execute("UPDATE boot SET ended_at=? WHERE number=?", (at, number))
+
+    return unit
+
+
+def begin_boot(execute: Execute, at: float, version: str, new_id: Callable[[], str]) -> tuple[str, int]:
+    """Count this start; give the data folder's id (made once) and the boot's number."""
+    execute("INSERT OR IGNORE INTO meta VALUES ('store_id', ?)", (new_id(),))
+    store_id = execute("SELECT value FROM meta WHERE key='store_id'").fetchone()[0]
+    number = execute("SELECT coalesce(max(number), 0) + 1 FROM boot").fetchone()[0]
+    execute("INSERT INTO boot (number, started_at, version) VALUES (?,?,?)", (number, at, version))
+    return store_id, number
+
+
+class OpenRun(msgspec.Struct, frozen=True):
+    """A run that is not final, as an older boot left it."""
+
+    record: RunRecord
+    ending: str | None
+    held: bool
+    crashes: int
+    steps: list[StepRow]
+
+
+def read_open_runs(execute: Execute) -> list[OpenRun]:
+    """All runs that are not final, in the order of their acceptance, with their steps."""
+    sql = f"SELECT {RUN_COLUMNS}, ending, held, crashes FROM run WHERE state IN ({OPEN_STATES}) ORDER BY seq"  # noqa: S608
+    rows = execute(sql).fetchall()
+    return [
+        OpenRun(
+            run_record(row),
+            row[-3],
+            bool(row[-2]),
+            row[-1],
+            [tuple(s) for s in execute("SELECT * FROM step WHERE seq=? ORDER BY name", (row[0],))],
+        )
+        for row in rows
+    ]
+
+
+def last_accepted(execute: Execute) -> tuple[int, str | None]:
+    """The highest accepted sequence, and its cid; 0 and None at first."""
+    return execute("SELECT seq, cid FROM run ORDER BY seq DESC LIMIT 1").fetchone() or (0, None)

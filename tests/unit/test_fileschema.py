@@ -1,0 +1,133 @@
+"""The schema for editors against the reader of the files: what one takes the other takes, key by key."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it brings no types
+
+from aura import fileschema, inputspec, planfile, stepfile, taskfile
+from aura.builtin import shipped
+from aura.fileschema import plan_schema, task_schema
+from aura.loader import check_plans
+from aura.yamlfile import load
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = (ROOT / "docs/reference/plan-files.md").read_text(encoding="utf-8")
+STEP = "steps: {a: {action: log, params: {message: x}}}\n"
+
+
+def errors(schema: dict[str, Any], text: str) -> list[str]:
+    found = Draft202012Validator(schema).iter_errors(load(text.encode(), "f").value)
+    return [error.message for error in found]
+
+
+def examples() -> Iterator[tuple[str, str]]:
+    """Task files: those of the plans, and those of the reference."""
+    for file in sorted((ROOT / "plans").glob("*/tasks/**/*.yaml")):
+        yield f"{file.parents[1].name}/{file.stem}", file.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```yaml (\w+)\n(.+?)^```", REFERENCE, re.MULTILINE | re.DOTALL)
+    for number, (kind, text) in enumerate(blocks):
+        inner = "".join(f"  {line}\n" for line in text.splitlines())
+        if kind != "plan":
+            yield (
+                f"{kind}-{number}",
+                {"task": text, "steps": f"steps:\n{inner}", "inputs": f"{STEP}inputs:\n{inner}"}[kind],
+            )
+
+
+def plan_files() -> Iterator[tuple[str, str]]:
+    for file in sorted((ROOT / "plans").glob("*/plan.yaml")):
+        yield file.parent.name, file.read_text(encoding="utf-8")
+    yield "reference", re.findall(r"^```yaml plan\n(.+?)^```", REFERENCE, re.MULTILINE | re.DOTALL)[0]
+
+
+@pytest.mark.parametrize("schema", [task_schema(), plan_schema()], ids=["task", "plan"])
+def test_schema_is_one(schema: dict[str, Any]) -> None:
+    Draft202012Validator.check_schema(schema)
+
+
+@pytest.mark.parametrize("text", [text for _, text in examples()], ids=[name for name, _ in examples()])
+def test_task_that_is_right_fits(text: str) -> None:
+    assert errors(task_schema(), text) == []
+
+
+@pytest.mark.parametrize("text", [text for _, text in plan_files()], ids=[name for name, _ in plan_files()])
+def test_plan_that_is_right_fits(text: str) -> None:
+    assert errors(plan_schema(), text) == []
+
+
+WRONG = [
+    pytest.param("title: no steps", id="no-steps"),
+    pytest.param("steps: {}", id="empty-graph"),
+    pytest.param("steps: []", id="empty-sequence"),
+    pytest.param(f"{STEP}stepps: 1", id="unknown-key"),
+    pytest.param(f"{STEP}mode: single", id="later-key"),
+    pytest.param(f"{STEP}title: [1]", id="title"),
+    pytest.param(f"{STEP}lane: interrupt", id="lane"),
+    pytest.param(f"{STEP}priority: 1001", id="priority"),
+    pytest.param(f"{STEP}recovery: resume", id="recovery"),
+    pytest.param(f"{STEP}timeout: 5", id="no-unit"),
+    pytest.param(f"{STEP}timeout: '1:30'", id="colon"),
+    pytest.param(f"{STEP}timeout: soon", id="no-duration"),
+    pytest.param(f"{STEP}labels: {{a: 1}}", id="label"),
+    pytest.param(f"{STEP}labels: {{a: '{{{{ x }}}}'}}", id="label-with-expression"),
+    pytest.param(f"{STEP}inputs: {{A: string}}", id="input-name"),
+    pytest.param(f"{STEP}inputs: {{a: text}}", id="type"),
+    pytest.param(f"{STEP}inputs: {{a: {{description: x}}}}", id="no-type"),
+    pytest.param(f"{STEP}inputs: {{a: {{type: string, minimum: 1}}}}", id="key-of-another-type"),
+    pytest.param(f"{STEP}inputs: {{a: {{type: string, secret: true}}}}", id="later-input-key"),
+    pytest.param(f"{STEP}inputs: {{a: {{type: string, enum: []}}}}", id="empty-enum"),
+    pytest.param(f"{STEP}inputs: {{a: {{type: array, items: {{type: text}}}}}}", id="inner-type"),
+    pytest.param("steps: {a: {params: {}}}", id="no-action"),
+    pytest.param("steps: {A: {action: log, params: {message: x}}}", id="step-name"),
+    pytest.param("steps: {any: {action: log, params: {message: x}}}", id="step-any"),
+    pytest.param("steps: [{action: log, params: {message: x}}]", id="sequence-without-name"),
+    pytest.param("steps: {a: {action: log, params: {message: x}, loop: {times: 2}}}", id="later-step-key"),
+    pytest.param("steps: {a: {action: log, params: {message: x}, when: maybe}}", id="when"),
+    pytest.param("steps: {a: {action: log, params: {message: x}, retry: {attempts: 0}}}", id="attempts"),
+    pytest.param("steps: {a: {action: log, params: {message: x}, retry: {backoff: 2}}}", id="later-retry-key"),
+    pytest.param("steps: {a: {action: log, params: {message: x}, idempotent: maybe}}", id="boolean"),
+    pytest.param("steps: {a: {action: log, params: {message: x}, depends_on: {b: gone}}}", id="state"),
+    pytest.param("steps: {a: {action: log, params: {message: x}, depends_on: {b: []}}}", id="no-state"),
+    pytest.param("steps: {a: {action: log, params: {message: x}, depends_on: [b, b]}}", id="twice"),
+    pytest.param("steps: {a: {action: log, params: {message: x}, depends_on: {any: [b], c: failed}}}", id="any-and"),
+    pytest.param("steps: {a: {action: log, params: {message: x}, outputs: {A: 1}}}", id="output-name"),
+    pytest.param(f"{STEP}finally: {{b: {{actoin: log}}}}", id="handler"),
+]
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_task_that_is_wrong_fits_neither_schema_nor_reader(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "lab/tasks/t.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    (checked,) = check_plans(tmp_path, shipped())
+    assert checked.problems
+    assert errors(task_schema(), text)
+
+
+@pytest.mark.parametrize("text", ["titel: x", "uses: [a]", "vars: [1]", "vars: {A: 1}", "timezone: 1"])
+def test_plan_that_is_wrong_does_not_fit(text: str) -> None:
+    assert errors(plan_schema(), text)
+
+
+@pytest.mark.parametrize("text", ["500ms", "90s", "1h30m", "2d", "PT1H", "1.5h", "1 h 30 m", "P1DT2H", "1h500ms"])
+def test_duration_that_is_right_fits(text: str) -> None:
+    assert errors(task_schema(), f"{STEP}timeout: {text}") == []
+
+
+@pytest.mark.parametrize(
+    ("shapes", "keys"),
+    [
+        pytest.param(fileschema._TASK, taskfile.KEYS, id="task"),
+        pytest.param(fileschema._STEP, stepfile.KEYS, id="step"),
+        pytest.param(fileschema._INPUT, inputspec.KEYS, id="input"),
+        pytest.param(plan_schema()["properties"], planfile.KEYS, id="plan"),
+        pytest.param(fileschema._retry()["properties"], stepfile.RETRY_KEYS, id="retry"),
+    ],
+)
+def test_schema_has_the_reader_s_keys_and_no_other(shapes: dict[str, Any], keys: tuple[str, ...]) -> None:
+    assert sorted(shapes) == sorted(keys)
