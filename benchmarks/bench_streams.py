@@ -271,7 +271,9 @@ def measure_crowd(server: Told, readers: int, stuck: int, seconds: float) -> Non
         f" {again.gaps} gaps and {again.records:,} records"
     )
     close(deaf + socks)
-    left = server.wait_readers(0)
+    server.wait_readers(0)
+    time.sleep(1.0)  # a connection is gone a moment after its reader
+    left = server.tell("look")
     print(
         f"memory of the server: {base['mib']:.0f} MiB before, {opened['mib']:.0f} with {readers} readers,"
         f" {told['mib']:.0f} with {stuck} stuck behind, {left['mib']:.0f} when all have gone"
