@@ -260,13 +260,13 @@ class Admission:
         run.end()
 
 
-def refusal(error: Exception) -> RequestError:
-    """What a client is told when the unit of its request failed."""
+def refusal(error: Exception, kept: str = "nothing of it was kept") -> RequestError:
+    """What a client is told when the unit of its request failed; ``kept`` says what that means."""
     if isinstance(error, StoreReadOnly):
         return RequestError("storage_unavailable", str(error), retry_after=RETRY_AFTER)
     if isinstance(error, StoreClosed):
         return RequestError("shutting_down", "the server is shutting down; ask again when it is back")
-    return RequestError("internal", "the request could not be stored; nothing of it was kept")
+    return RequestError("internal", f"the request could not be stored; {kept}")
 
 
 def _field_errors(request: Request) -> list[FieldError]:

@@ -32,7 +32,7 @@ from aura.restoring import inherited_of
 from aura.run import Cause, Outcomes, Receipt, Request
 from aura.runtime import Runtime
 from aura.seal import Seal
-from aura.stops import Answer, Stops
+from aura.stops import UNCERTAIN, Answer, Stops
 from aura.store import Ticket
 from aura.supervisor import Supervisor
 
@@ -366,7 +366,7 @@ class Engine:
             try:
                 await ticket.wait()
             except Exception as error:
-                raise refusal(error) from error
+                raise refusal(error, UNCERTAIN) from error
             return RunState.STOPPING.value
         await run.wait_end()  # its end, or that nothing of it had begun: nobody is told before it is committed
         if run.refused:

@@ -32,6 +32,7 @@ from aura.lifecycle import RunState
 from aura.liverun import LiveRun
 from aura.records.columns import encode
 from aura.records.keys import KeyRow, find_key, insert_key
+from aura.records.runs import together
 from aura.run import Cause, Outcomes, Receipt, Request
 from aura.runtime import Runtime
 from aura.store import Ticket, Unit
@@ -266,7 +267,9 @@ class Keys:
             nonlocal answer
             answer = encode([_Item.of(outcome) for outcome in outcomes])
             seqs = [outcome.seq for outcome in outcomes if isinstance(outcome, LiveRun)]
-            first, last = (seqs[0], seqs[-1]) if seqs else (None, None)  # of one turn: nobody's is between them
+            if not seqs:  # nothing of a batch was accepted: it may be asked for again, as what is refused alone
+                return together([])
+            first, last = seqs[0], seqs[-1]  # of one turn: nobody's is between them
             now = self._runtime.clock.wall()
             return insert_key(KeyRow(key.scope, key.name, key.body, answer, first, last, now))
 

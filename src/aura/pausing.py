@@ -37,7 +37,7 @@ from aura.records.columns import encoded
 from aura.restoring import restore
 from aura.run import clean
 from aura.runtime import Runtime
-from aura.stops import Stops
+from aura.stops import UNCERTAIN, Stops
 from aura.store import Ticket
 
 #: The reason of a pause that was given none.
@@ -205,4 +205,4 @@ async def _stored(run: LiveRun, ticket: Ticket | None) -> None:
         if run.refused:
             text = f"run {run.cid} could not be stored; nothing of it was kept"
             raise RequestError("unknown_run", text) from error
-        raise refusal(error) from error
+        raise refusal(error, UNCERTAIN) from error

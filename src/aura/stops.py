@@ -25,6 +25,8 @@ from aura.run import Failure, clean
 from aura.runtime import Runtime
 from aura.store import Ticket
 
+#: What a failed unit means for what a run was told: it is done in memory, and not on record.
+UNCERTAIN = "it may hold until the server ends: look at the run, and ask again"
 #: How long an attempt of a handler may still clean up after its time is over, in seconds.
 HANDLER_GRACE = 0.5
 
