@@ -16,8 +16,8 @@ from aura.web.ids import known_form
 from aura.web.validate import convert, invalid
 
 MAX_BATCH = 1000
-#: Where the interface's description has the schema of a request.
-REQUEST_SCHEMA = "#/components/schemas/Request"
+#: What the interface's description says of an item of a batch: what is no request is refused alone, so it may be there.
+ITEM_SCHEMA = {"anyOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("Request", "Json")]}
 Reason = Annotated[str, msgspec.Meta(max_length=1000)]
 
 
@@ -27,7 +27,7 @@ class BatchBody(msgspec.Struct, frozen=True):
     tasks: Annotated[
         list[Any],
         # read one by one, so that a bad one is refused alone
-        msgspec.Meta(min_length=1, max_length=MAX_BATCH, extra_json_schema={"items": {"$ref": REQUEST_SCHEMA}}),
+        msgspec.Meta(min_length=1, max_length=MAX_BATCH, extra_json_schema={"items": ITEM_SCHEMA}),
     ]
     atomic: bool = False
 
