@@ -67,6 +67,8 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 Wanted = Callable[[Seen], bool]
+#: How many seconds a process still has for its own clean-up, asked again and again: they may get fewer meanwhile.
+Patience = Callable[[], float]
 
 
 # -- looking ----------------------------------------------------------------------------------------------------------
@@ -180,17 +182,23 @@ def send(seen: Seen, number: signal.Signals) -> bool:
     return True
 
 
-async def end_processes(wanted: Wanted, patience: float) -> tuple[list[int], list[int]]:
-    """Ask all that is ``wanted`` to end (TERM), give it ``patience`` seconds, then kill it.
+def countdown(seconds: float) -> Patience:
+    """A patience that begins now."""
+    end = anyio.current_time() + seconds
+    return lambda: end - anyio.current_time()
+
+
+async def end_processes(wanted: Wanted, patience: Patience) -> tuple[list[int], list[int]]:
+    """Ask all that is ``wanted`` to end (TERM), and kill it when the ``patience`` is over.
 
     What appears meanwhile is ended too. Returns the numbers of those that were signalled, and of those that are still
-    there after ``patience`` + 2 s.
+    there 2 s after the patience.
     """
     told: set[int] = set()
     left: list[Seen] = []
-    began = anyio.current_time()
+    impatient = patience() <= 0
     # The shield is for the clean-up of a stopped run; it cannot hang, for it has a deadline.
-    with anyio.move_on_after(patience + KILL_WAIT, shield=True):
+    with anyio.move_on_after(max(0.0, patience()) + KILL_WAIT, shield=True):
         confirmed = False  # one look may miss what was started by one that ended during it
         for pause in _pauses():
             left = await find(wanted)
@@ -200,8 +208,8 @@ async def end_processes(wanted: Wanted, patience: float) -> tuple[list[int], lis
                 confirmed = True
                 continue
             confirmed = False
-            more = began + patience - anyio.current_time()
-            kill = more <= 0 and (patience <= 0 or bool(told))  # a slow look must not cost them their clean-up
+            more = patience()
+            kill = more <= 0 and (impatient or bool(told))  # a slow look must not cost them their clean-up
             _tell([seen for seen in left if kill or seen.pid not in told], kill)
             told.update(seen.pid for seen in left)
             await anyio.sleep(pause if more <= 0 else min(pause, more))
@@ -236,7 +244,7 @@ async def end_leftovers(store_id: str, boot: int) -> list[int]:
     def wanted(seen: Seen) -> bool:
         return seen.pid not in spared and _is_older(seen.marks.get(BOOT, ""), store_id, boot)
 
-    return (await end_processes(wanted, LEFTOVER_PATIENCE))[0]
+    return (await end_processes(wanted, countdown(LEFTOVER_PATIENCE)))[0]
 
 
 def _is_older(tag: str, store_id: str, boot: int) -> bool:
@@ -256,7 +264,7 @@ def _ancestry() -> set[int]:
 
 async def end_boot_leftovers(boot_tag: str) -> list[int]:
     """End what a server that is going has left running, whosever run it was; give the numbers of those processes."""
-    return (await end_processes(lambda seen: seen.marks.get(BOOT) == boot_tag, LEFTOVER_PATIENCE))[0]
+    return (await end_processes(lambda seen: seen.marks.get(BOOT) == boot_tag, countdown(LEFTOVER_PATIENCE)))[0]
 
 
 async def end_run_leftovers(boot_tag: str, cid: str) -> list[int]:
@@ -270,7 +278,7 @@ async def end_run_leftovers(boot_tag: str, cid: str) -> list[int]:
     def wanted(seen: Seen) -> bool:
         return seen.marks.get(CID) == cid and seen.marks.get(BOOT) == boot_tag
 
-    return (await end_processes(wanted, min(LEFTOVER_PATIENCE, left / 2)))[0]
+    return (await end_processes(wanted, countdown(min(LEFTOVER_PATIENCE, left / 2))))[0]
 
 
 # -- adopting and reaping ---------------------------------------------------------------------------------------------

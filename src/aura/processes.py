@@ -11,9 +11,10 @@ Theory of operation
     that ``killpg`` cannot hit a stranger's group. If plan code has reaped it, only its mark counts. Whoever keeps its
     pipes open after that is waited for 2 s.
 
-    Stop. TERM to the group, and patience: until five seconds, or half of what the stop leaves, are over; what has left
-    the group but not the session, or carries the mark of this process, is found and told too. Then KILL to all of it.
-    This happens in a shield, for the owner is being cancelled; each wait in it has a bound, ``patience`` + 4 s in all.
+    Stop. TERM to the group, and patience: until five seconds, or half of what the stop leaves, are over, which a second
+    stop may bring nearer; what has left the group but not the session, or carries the mark of this process, is found
+    and told too. Then KILL to all of it. This happens in a shield, for the owner is being cancelled; each wait in it
+    has a bound, 9 s in all.
     What even KILL does not end hangs in the kernel; it is reported as an error and left alone.
 """
 
@@ -44,6 +45,8 @@ RESERVED = frozenset({leftovers.BOOT, leftovers.CID, leftovers.PROCESS, "AURA_ST
 PIPE_GRACE = 2.0
 #: The longest that a process may take to end after TERM, in seconds.
 MAX_PATIENCE = 5.0
+#: How often a stop looks whether it leaves less time than it did, in seconds.
+LOOK_EVERY = 0.05
 #: How many child processes there are at most at a time; a start waits for its turn.
 MAX_PROCESSES = 200
 #: How long to wait before the next try when the system has no process to give, in seconds.
@@ -121,16 +124,17 @@ class ChildProcess:
         for pipe in self._pipes:
             await pipe.ended.wait()
 
-    async def _end(self, patience: float) -> None:
+    async def _end(self, grace_left: Callable[[], float]) -> None:
         """End it and all that it started, as the theory of operation says."""
-        # The shield cannot hang: `end_processes` has a bound of its own, and so have both waits here.
+        patience = _half_of(grace_left)
+        # The shield cannot hang: `end_processes` has a bound of its own, and so have all waits here.
         with anyio.CancelScope(shield=True):
             self._signal(signal.SIGTERM)
             self._signal(signal.SIGCONT)  # a stopped process would not hear it
-            began = anyio.current_time()
-            with anyio.move_on_after(patience):
-                await self._wait_exited()
-            left = (await leftovers.end_processes(self._is_ours, patience - (anyio.current_time() - began)))[1]
+            while self.returncode is None and (more := patience()) > 0:
+                with anyio.move_on_after(min(more, LOOK_EVERY)):  # the patience may get shorter meanwhile
+                    await self._wait_exited()
+            left = (await leftovers.end_processes(self._is_ours, patience))[1]
             with anyio.move_on_after(0.1):
                 await self._wait_drained()  # its last words
         if left:
@@ -192,9 +196,21 @@ async def open_process(
         finally:
             try:
                 if not ended_by_itself:
-                    await child._end(max(0.0, min(MAX_PATIENCE, grace_left() / 2)))
+                    await child._end(grace_left)
             finally:
                 child._close()
+
+
+def _half_of(grace_left: Callable[[], float]) -> leftovers.Patience:
+    """Half of what a stop leaves from now on, at most ``MAX_PATIENCE``; less as soon as the stop leaves less."""
+    began = anyio.current_time()
+
+    def left() -> float:
+        now = anyio.current_time()
+        half = (now + grace_left() - began) / 2
+        return began + min(MAX_PATIENCE, half) - now
+
+    return left
 
 
 @asynccontextmanager

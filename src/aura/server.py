@@ -69,7 +69,7 @@ CONNECTION_GRACE = 0.3
 #: How long the last log lines may take to be stored, in seconds.
 FLUSH_TIMEOUT = 0.3
 #: The grace that a second signal leaves, in seconds.
-HURRIED_GRACE = 0.2
+HURRIED_GRACE = 0.5
 #: The longest pause of a failed listener to signals, in seconds: a signal that comes meanwhile must not wait for long.
 SIGNALS_PAUSE = 1.0
 #: How often adopted children that have ended are looked for, in seconds.

@@ -30,6 +30,13 @@ class Started:
         self.out = bytearray()
         self.err = bytearray()
         self.grace = 60.0
+        #: When the grace of a stop is over; set when it is first asked for.
+        self.deadline: float | None = None
+
+    def grace_left(self) -> float:
+        if self.deadline is None:
+            self.deadline = anyio.current_time() + self.grace
+        return max(0.0, self.deadline - anyio.current_time())
 
     @asynccontextmanager
     async def open(self, *argv: str, stdin: bytes | None = None) -> AsyncIterator[ChildProcess]:
@@ -40,7 +47,7 @@ class Started:
             on_stdout=self.out.extend,
             on_stderr=self.err.extend,
             stdin=stdin,
-            grace_left=lambda: self.grace,
+            grace_left=self.grace_left,
         ) as child:
             yield child
 
@@ -246,7 +253,21 @@ async def test_output_that_is_kept_open_is_read_for_two_seconds(started: Started
     assert 1.9 < time.monotonic() - began < 4
     assert started.out == b"early\nlate\n"
     assert await leftovers.end_run_leftovers("", started.cid) == []  # another boot's
-    await leftovers.end_processes(lambda seen: seen.marks.get(leftovers.CID) == started.cid, 0)
+    await leftovers.end_processes(lambda seen: seen.marks.get(leftovers.CID) == started.cid, lambda: 0.0)
+    assert not running_of(started.cid)
+
+
+async def test_patience_gets_shorter_when_the_stop_leaves_less_time(started: Started) -> None:
+    """A second stop: what is deaf to TERM must be gone within what that one leaves."""
+    deaf = "trap '' TERM; echo > ready; while :; do sleep 1; done"
+    async with anyio.create_task_group() as group:  # the command, stopped below, and what brings its end nearer
+
+        async def hurry() -> None:
+            await until(lambda: started.deadline)  # the stop has begun
+            started.deadline = anyio.current_time() + 0.2
+
+        group.start_soon(hurry)
+        assert await started.stop_when_ready(deaf) < 1.5
     assert not running_of(started.cid)
 
 
