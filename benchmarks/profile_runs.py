@@ -32,7 +32,7 @@ INTERVAL = 0.001
 #: Runs before the first that counts: threads are there, statements are prepared.
 WARM_UP = 500
 #: Where a thread has nothing to do.
-IDLE = frozenset({"selectors.select", "queue.get", "threading.wait"})
+IDLE = frozenset({"selectors.select", "queue.get", "threading.wait", "aura.stores.onethread._serve"})
 #: What the commit thread is known by.
 COMMIT = "aura.stores.sqlite._commit"
 

@@ -12,7 +12,7 @@ import math
 import typing
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Protocol, TypeVar, overload
 
 import anyio
@@ -55,7 +55,10 @@ class ContextHost(Protocol):
     @property
     def process_environment(self) -> Mapping[str, str]: ...
     def grace_left(self) -> float: ...
+    def time_left(self) -> float: ...
     def progress(self, done: float, total: float | None, message: str) -> None: ...
+    async def run_task(self, task: str, inputs: Mapping[str, Any], plan: str | None) -> Any: ...
+    async def start_task(self, task: str, inputs: Mapping[str, Any], plan: str | None) -> str: ...
 
 
 class Context:
@@ -116,6 +119,35 @@ class Context:
     def grace_left(self) -> float:
         """Seconds that remain for clean-up once a stop has come; infinite while none has."""
         return self._open().grace_left()
+
+    def time_left(self) -> float:
+        """Seconds until a time-out would stop this attempt: its own, its run's, or that of a run above it.
+
+        Infinite if there is none. Once it is being stopped, what is left of its grace.
+        """
+        return self._open().time_left()
+
+    async def run(self, task: str, inputs: Mapping[str, Any] | None = None, plan: str | None = None) -> Any:
+        """Run a task in the place of this run and give its result once it has ended: a sub-task.
+
+        ``plan``: of another plan, which this one's ``plan.yaml`` has to name in ``uses``. When this attempt is told to
+        stop, the sub-task is; a step that was stopped to come back goes on with the same one, as long as it makes its
+        calls in the same order.
+
+        Raises:
+            TaskFailed: it is refused, or did not succeed. TaskRecursion: this run is part of a run of that task.
+
+        Cancellation: the sub-task is stopped, and its end is waited for.
+        """
+        return await self._open().run_task(task, inputs or {}, plan)
+
+    async def start(self, task: str, inputs: Mapping[str, Any] | None = None, plan: str | None = None) -> str:
+        """Ask for a run of a task, as any client would, and give its ``cid`` once it is accepted. It is not waited for.
+
+        Raises:
+            TaskFailed: it is refused.
+        """
+        return await self._open().start_task(task, inputs or {}, plan)
 
     @contextmanager
     def cleanup(self, timeout: float = 5.0) -> Iterator[None]:
@@ -226,7 +258,7 @@ class Action(msgspec.Struct, frozen=True):
         if self.result is Any or data is None:
             return data
         try:
-            msgspec.convert(data, self.result, dec_hook=duration.decode_hook)
+            msgspec.convert(data, self.result, dec_hook=_decode_result)
         except msgspec.ValidationError as error:
             raise BadOutput(f"{self.name} returned what its annotation does not allow: {error}") from None
         return data
@@ -286,8 +318,17 @@ def _read_signature(name: str, function: Callable[..., Any]) -> tuple[bool, list
     parameters = list(inspect.signature(function).parameters.values())
     wants_context = bool(parameters) and (parameters[0].name == "ctx" or hints.get(parameters[0].name) is Context)
     fields = [_field(name, p, hints) for p in parameters[1 if wants_context else 0 :]]
-    result = hints.get("return", Any)
-    return wants_context, fields, Any if result in (None, type(None)) else result
+    return wants_context, fields, _result(name, hints.get("return", Any))
+
+
+def _result(name: str, annotation: Any) -> Any:
+    if annotation in (None, type(None), typing.NoReturn, typing.Never):
+        return Any
+    try:
+        _schema(annotation)
+    except TypeError:
+        raise TypeError(f"action {name}: its result: {annotation!r} is not a type that JSON can become") from None
+    return annotation
 
 
 def _field(name: str, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> tuple[str, Any, Any]:
@@ -311,7 +352,7 @@ def _field(name: str, parameter: inspect.Parameter, hints: Mapping[str, Any]) ->
 
 def _schema(kind: Any) -> dict[str, Any]:
     """The schema of a type, its own definition first, without the reference that msgspec puts round it."""
-    schema = msgspec.json.schema(kind, schema_hook=duration.schema_hook)
+    schema = msgspec.json.schema(kind, schema_hook=_result_schema)
     definitions = schema.pop("$defs", {})
     if "$ref" in schema:
         schema = definitions.pop(schema["$ref"].rsplit("/", 1)[1])
@@ -319,3 +360,16 @@ def _schema(kind: Any) -> dict[str, Any]:
     if definitions:
         schema["$defs"] = definitions
     return schema
+
+
+def _result_schema(kind: type[Any]) -> dict[str, Any]:
+    """As for parameters; ``plain_json`` makes text of a path, and ``object`` is anything."""
+    if kind is object or issubclass(kind, PurePath):
+        return {"description": "Anything"} if kind is object else {"type": "string"}  # an empty one counts as none
+    return duration.schema_hook(kind)
+
+
+def _decode_result(kind: type[Any], value: Any) -> Any:
+    if kind is object:
+        return value
+    return kind(value) if issubclass(kind, PurePath) else duration.decode_hook(kind, value)

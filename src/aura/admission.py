@@ -7,11 +7,15 @@ in the same batch; its first step waits for that commit anyway. Nobody is shown 
 If the unit fails, the reservation is undone: the run leaves its lane, a start behind it fails its compare-and-set, and
 the run ends quietly, its place returned, without a fault. What is refused is a ``RequestError`` and nothing is stored.
 
+What the mode of a task says is decided here as well (``modes``); a run that takes the place of others does so when its
+own acceptance is on record.
+
 Admission works while the engine is stopped. What a crash does: a run is a row or was never accepted.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,11 +23,13 @@ from aura.dispatcher import Dispatcher
 from aura.errors import FieldError, KeyTaken, RequestError, StoreClosed, StoreReadOnly
 from aura.events import EventEntry
 from aura.failpoints import Site
-from aura.inputs import check_inputs
+from aura.inputs import check_inputs, secret_pointers
 from aura.liverun import LiveRun
-from aura.plan import Task
+from aura.modes import Modes, is_bounded
+from aura.plan import ModeKind, Task
 from aura.records.columns import encode
 from aura.records.runs import Accepted, accept_run, together
+from aura.resources import Slot
 from aura.run import MAX_DELAY, MAX_LABEL, MAX_LABELS, OPEN_LANES, PRIORITIES, Cause, Request, clean
 from aura.runtime import Runtime, history_row
 from aura.stops import Stops
@@ -40,24 +46,45 @@ class Admitted(msgspec.Struct, frozen=True):
     ticket: Ticket
 
 
+class Origin(NamedTuple):
+    """The run whose step asks for another one. ``call``: it waits for it, and this is which call of its that answers.
+
+    Such a run is a part of the one that asks: it stands in no lane and takes no place.
+    """
+
+    run: LiveRun
+    call: str | None = None
+
+
 class _Reserved(NamedTuple):
-    """A run that is reserved in memory: it stands in its lane, and its unit has not been handed over."""
+    """A run that is reserved in memory: it stands in its lane, and its unit has not been handed over.
+
+    ``replaces``: once it is on record it takes the place of others.
+    """
 
     run: LiveRun
     entry: EventEntry
     unit: Unit
+    replaces: bool
 
 
 class Admission:
     """Accepts requests or says why not. ``closed`` is set when the server is going."""
 
-    def __init__(self, runtime: Runtime, dispatcher: Dispatcher, stops: Stops) -> None:
+    def __init__(self, runtime: Runtime, dispatcher: Dispatcher, stops: Stops, modes: Modes) -> None:
         self._runtime = runtime
+        self._modes = modes
         self._dispatcher = dispatcher
         self._stops = stops
         self.closed = False
 
-    def request(self, request: Request, cause: Cause, also: Callable[[LiveRun], Unit] | None = None) -> Admitted:
+    def request(
+        self,
+        request: Request,
+        cause: Cause,
+        also: Callable[[LiveRun], Unit] | None = None,
+        origin: Origin | None = None,
+    ) -> Admitted:
         """Accept a request and hand it to the store. Does not wait: the run is not on record before the ticket says so.
 
         ``also`` gives, for the new run, what is written with it or not at all.
@@ -65,11 +92,11 @@ class Admission:
         Raises:
             RequestError: it is refused; nothing was stored.
         """
-        run, entry, unit = self._reserve(request, cause)
-        journal = self._runtime.journal
+        reserved = self._reserve(request, cause, origin)
+        run, entry, unit, _ = reserved
         ticket = self._runtime.store.put(
             unit if also is None else together([unit, also(run)]),
-            lambda: journal.settle([entry], True),
+            lambda: self._committed([reserved]),
             lambda error: self._undo(run, entry, error),
             refusable=True,
             site=Site.ACCEPT,
@@ -103,10 +130,11 @@ class Admission:
             if isinstance(bad, RequestError):
                 raise bad
         requests = [request for request in given if isinstance(request, Request)]
+        beside: Counter[Slot] = Counter()
         for index, request in enumerate(requests):
             try:
                 with self._runtime.measures.refusals:
-                    self._check(request, cause)
+                    self._check(request, cause, beside=beside)
             except RequestError as refused:
                 raise _within_batch(refused, index) from None
         with self._runtime.measures.refusals:
@@ -127,7 +155,6 @@ class Admission:
         found = [self._try_reserve(request, cause) for request in requests]
         reserved = [one for one in found if isinstance(one, _Reserved)]
         outcomes = [one.run if isinstance(one, _Reserved) else one for one in found]
-        journal, entries = self._runtime.journal, [one.entry for one in reserved]
 
         def undo(error: Exception) -> None:
             for one in reserved:
@@ -135,7 +162,7 @@ class Admission:
 
         ticket = self._runtime.store.put(
             together([*(one.unit for one in reserved), also(outcomes)]),
-            lambda: journal.settle(entries, True),
+            lambda: self._committed(reserved),
             undo,
             refusable=True,
             site=Site.ACCEPT,
@@ -152,15 +179,26 @@ class Admission:
         except RequestError as refused:
             return refused
 
-    def _reserve(self, request: Request, cause: Cause) -> "_Reserved":
+    def _reserve(self, request: Request, cause: Cause, origin: Origin | None = None) -> "_Reserved":
         """Make the run and put it into its lane; whoever calls this hands it over in the same turn."""
         with self._runtime.measures.refusals:
-            accepted, task = self._check(request, cause)
+            accepted, task = self._check(request, cause, origin)
         run = self._make(accepted)
         entry = self._announce(run)
         self._runtime.open[run.cid] = run
-        self.enter(run, task)
-        return _Reserved(run, entry, accept_run(accepted, history_row(run.seq, entry)))
+        if is_bounded(task.mode):
+            self._modes.enter(run, *self._runtime.generations.task(run.plan_name, run.task_name))
+        if accepted.call is None:
+            self.enter(run, task)
+        unit = accept_run(accepted, history_row(run.seq, entry))
+        return _Reserved(run, entry, unit, task.mode.kind is ModeKind.RESTART)
+
+    def _committed(self, reserved: Sequence[_Reserved]) -> None:
+        """The acceptances are on record: nobody was told before, and no other run was stopped for one of them."""
+        self._runtime.journal.settle([one.entry for one in reserved], True)
+        for one in reserved:
+            if one.replaces:
+                self._modes.replace(one.run)
 
     def enter(self, run: LiveRun, task: Task | None = None) -> None:
         """Put a run into its lane, with the timer of its task's ``queue_timeout``."""
@@ -170,15 +208,23 @@ class Admission:
 
     # -- deciding
 
-    def _check(self, request: Request, cause: Cause) -> tuple[Accepted, Task]:
-        self.check_open()
+    def _check(
+        self, request: Request, cause: Cause, origin: Origin | None = None, beside: Counter[Slot] | None = None
+    ) -> tuple[Accepted, Task]:
+        """Say what is accepted. ``beside`` counts those of one batch that are looked at together, by their slots."""
+        parent = origin.run if origin and origin.call else None
+        self.check_open(within=parent is not None)
         generation, task = self._runtime.generations.task(request.plan_name, request.task_name)
-        inputs = check_inputs(task, request.inputs)
-        errors = _field_errors(request)
-        if errors:
-            raise RequestError("invalid", "the request is not valid", errors=errors)
+        inputs = _checked_inputs(task, request)
         lane = request.lane or task.lane
-        self._check_lane(lane, 1)
+        if parent is None:
+            self._check_lane(lane, 1)
+        labels = {**task.labels, **request.labels}
+        slot = self._modes.slot(generation, task, inputs, labels)
+        if slot is not None:
+            self._modes.check(generation, task, slot, beside[slot] if beside else 0)
+            if beside is not None:
+                beside[slot] += 1
         now = self._runtime.clock.wall()
         cid = self._runtime.cids.next()
         accepted = Accepted(
@@ -187,29 +233,32 @@ class Admission:
             plan_name=request.plan_name,
             task_name=request.task_name,
             generation=generation.hash,
-            lane=lane,
-            priority=task.priority if request.priority is None else request.priority,
-            labels={**task.labels, **request.labels},
+            lane=parent.lane if parent else lane,
+            priority=parent.priority if parent else task.priority if request.priority is None else request.priority,
+            labels=labels,
             recovery=task.recovery.value,
             due=now,
             not_before=now + request.delay_s if request.delay_s > 0 else None,
             accepted_at=now,
             cause=cause,
-            parent_cid=None,
-            root_cid=cid,
-            depth=0,
+            parent_cid=parent.cid if parent else None,
+            root_cid=origin.run.accepted.root_cid if origin else cid,
+            depth=origin.run.accepted.depth + 1 if origin else 0,
             boot=self._runtime.boot,
             inputs=encode(inputs),
+            mode_key=slot.key if slot else None,
+            secret_inputs=secret_pointers(task, inputs),
+            call=origin.call if origin else None,
         )
         return accepted, task
 
-    def check_open(self) -> None:
-        """Say whether anything can be asked for that has to be stored.
+    def check_open(self, within: bool = False) -> None:
+        """Say whether anything can be asked for that has to be stored. ``within``: it is a part of a run that runs.
 
         Raises:
             RequestError: ``shutting_down`` or ``storage_unavailable``.
         """
-        if self.closed:
+        if self.closed and not within:
             raise RequestError(
                 "shutting_down", "the server is shutting down; ask again when it is back", retry_after=RETRY_AFTER
             )
@@ -253,6 +302,7 @@ class Admission:
             self._runtime.measures.refusals.note(refusal(error).code)
         self._runtime.journal.settle([entry], False)
         run.refused = run.sealed = True
+        self._modes.leave(run)
         if run.timer:
             run.timer.cancel()
         self._runtime.open.pop(run.cid, None)
@@ -267,6 +317,18 @@ def refusal(error: Exception, kept: str = "nothing of it was kept") -> RequestEr
     if isinstance(error, StoreClosed):
         return RequestError("shutting_down", "the server is shutting down; ask again when it is back")
     return RequestError("internal", f"the request could not be stored; {kept}")
+
+
+def _checked_inputs(task: Task, request: Request) -> dict[str, Any]:
+    """The inputs with their defaults; all that is wrong, with them and with the rest, is said at once."""
+    errors = _field_errors(request)
+    try:
+        inputs = check_inputs(task, request.inputs)
+    except RequestError as refused:
+        raise RequestError(refused.code, refused.detail, errors=[*refused.errors, *errors]) from None
+    if errors:
+        raise RequestError("invalid", "the request is not valid", errors=errors)
+    return inputs
 
 
 def _field_errors(request: Request) -> list[FieldError]:

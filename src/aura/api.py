@@ -64,6 +64,14 @@ class LaneStatus(Shape, frozen=True, kw_only=True):
     stuck: int
 
 
+class ResourceStatus(Shape, frozen=True, kw_only=True):
+    """A resource: how much there is, how much is in use or, of a rate, spent, and how many runs and steps wait."""
+
+    capacity: int
+    in_use: int
+    waiting: int
+
+
 class PlanCounts(Shape, frozen=True, kw_only=True):
     """How many plans there are, by status."""
 
@@ -97,6 +105,7 @@ class ServerStatus(Shape, frozen=True, kw_only=True):
     started_at: Time
     uptime_s: float
     lanes: dict[str, LaneStatus]
+    resources: dict[str, ResourceStatus]
     plans: PlanCounts
     store: StoreStatus
     services: dict[str, ServiceStatus]
@@ -137,15 +146,31 @@ class Plan(Shape, frozen=True, kw_only=True):
     generation: str | None
     task_count: int
     errors: list[Problem]
+    uses: list[str]
     preempts_others: bool
 
 
+class TaskLoop(Shape, frozen=True, kw_only=True):
+    """What a step is done for: ``key`` is ``for_each times while until``, ``value`` as the plan file has it."""
+
+    key: str
+    value: Any
+    parallelism: int
+
+
 class TaskStep(Shape, frozen=True, kw_only=True):
-    """A step of a task. ``depends_on`` is ``{step: [states]}``, or that in ``{"any": …}``."""
+    """A step of a task. ``depends_on`` is ``{step: [states]}``, or that in ``{"any": …}``.
+
+    ``when`` is its condition, ``attempts`` how often it is tried at the most, ``task`` the task that it runs or starts.
+    """
 
     name: str
     action: str
     depends_on: dict[str, Any]
+    when: str | None
+    loop: TaskLoop | None
+    attempts: int
+    task: str | None
 
 
 class Place(Shape, frozen=True, kw_only=True):
@@ -156,7 +181,7 @@ class Place(Shape, frozen=True, kw_only=True):
 
 
 class Task(Shape, frozen=True, kw_only=True):
-    """A task. ``inputs`` is a JSON Schema; ``handlers`` has the steps of ``on_failure on_cancel finally``, if any."""
+    """A task. ``inputs`` is a JSON Schema; ``handlers`` has the steps of each, such as ``finally``, that it has."""
 
     name: str
     title: str
@@ -184,8 +209,16 @@ class Action(Shape, frozen=True, kw_only=True):
 # -- runs -------------------------------------------------------------------------------------------------------------
 
 
+class ErrorCause(Shape, frozen=True, kw_only=True):
+    """Why a run did not succeed that a step waited for; ``cid`` is null if it was refused."""
+
+    cid: str | None
+    type: str
+    message: str
+
+
 class Error(Shape, frozen=True, kw_only=True):
-    """Why a step or a run failed."""
+    """Why a step or a run failed. ``cause`` is there with ``TaskFailed``."""
 
     type: str
     message: str
@@ -193,6 +226,7 @@ class Error(Shape, frozen=True, kw_only=True):
     item: int | None = None
     file: str | None = None
     line: int | None = None
+    cause: ErrorCause | None = None
 
 
 class Progress(Shape, frozen=True, kw_only=True):
@@ -203,6 +237,19 @@ class Progress(Shape, frozen=True, kw_only=True):
     message: str
 
 
+class WaitingFor(Shape, frozen=True, kw_only=True):
+    """What a run waits for to start, or, with ``steps``, what those steps of it wait for.
+
+    ``kind`` is ``resource``, or ``mode``: for runs of its own task. ``names`` are the resources that it lacks, a plan's
+    own as ``plan/name``; ``holders`` are the runs that hold them, or are in its way.
+    """
+
+    kind: Literal["resource", "mode"]
+    names: list[str]
+    holders: list[str]
+    steps: list[str] = []
+
+
 class Cause(Shape, frozen=True, kw_only=True):
     """What asked for a run; members that do not apply are null."""
 
@@ -211,6 +258,8 @@ class Cause(Shape, frozen=True, kw_only=True):
     rule: str | None = None
     event_id: str | None = None
     cid: str | None = None
+    step: str | None = None
+    index: int | None = None
 
 
 class RunShort(Shape, frozen=True, kw_only=True):
@@ -234,7 +283,7 @@ class RunShort(Shape, frozen=True, kw_only=True):
     started_at: Time | None
     finished_at: Time | None
     progress: dict[str, Progress] | None
-    waiting_for: dict[str, Any] | None
+    waiting_for: WaitingFor | None
     parent_cid: str | None
     stuck: bool
     preempted_by: dict[str, Any] | None
@@ -242,8 +291,45 @@ class RunShort(Shape, frozen=True, kw_only=True):
     cause: Cause
 
 
+class Explained(Shape, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a step was skipped, by ``because``: ``when dependency ended_early``; what does not apply is left out.
+
+    ``when``: ``expression`` and the ``values`` of what it names; of a long value the beginning of its JSON.
+    ``dependency``: ``step`` ended in ``state``, ``wanted`` would have done; ``any`` has all if one of them would have;
+    ``root`` is the step in which the chain of such skips began. ``ended_early``: ``step`` ended the run.
+    """
+
+    because: str
+    file: str
+    line: int
+    expression: str | None = None
+    values: dict[str, Any] | None = None
+    step: str | None = None
+    state: StepState | None = None
+    wanted: list[StepState] | None = None
+    any: list[str] | None = None
+    root: str | None = None
+    root_state: StepState | None = None
+
+
+class Item(Shape, frozen=True, kw_only=True):
+    """An item of a step that loops, or a round of it, that has begun; ``item`` is what it goes over."""
+
+    index: int
+    item: Any
+    state: StepState
+    attempt: int
+    started_at: Time | None
+    finished_at: Time | None
+    error: Error | None
+
+
 class Step(Shape, frozen=True, kw_only=True):
-    """A step of a run that has begun or ended."""
+    """A step of a run that has begun or ended. ``skipped_because`` is a sentence, ``explained`` the same as data.
+
+    Of one that loops ``items`` has at most 100 in their order: those that failed, those that run, and the last of the
+    others; ``items_total`` counts all that it goes over. They are null of other steps.
+    """
 
     name: str
     state: StepState
@@ -254,15 +340,31 @@ class Step(Shape, frozen=True, kw_only=True):
     output: Any
     error: Error | None
     skipped_because: str | None
-    items: list[Any] | None
+    explained: Explained | None
+    items: list[Item] | None
+    items_total: int | None
+    items_ended: int | None
+    items_failed: int | None
+
+
+class SubTask(Shape, frozen=True, kw_only=True):
+    """A run that a step, or the item ``index`` of one that loops, has asked for and waits for, or waited for."""
+
+    cid: str
+    plan_name: str
+    task_name: str
+    state: RunState
+    step: str
+    index: int | None
 
 
 class Run(RunShort, frozen=True, kw_only=True):
-    """One run with everything."""
+    """One run with everything. ``sub_tasks`` are its newest, in the order in which they were asked for."""
 
     inputs: dict[str, Any]
     result: Any
     steps: list[Step]
+    sub_tasks: list[SubTask]
 
 
 class RunFile(Shape, frozen=True, kw_only=True):

@@ -22,15 +22,17 @@ from types import FrameType
 from typing import Any, Protocol
 
 from aura.actions import Log
+from aura.deadline import Timed, deadline_of
 from aura.edge import Edge
-from aura.graph import StepProgress
+from aura.graph import Progress
 from aura.lifecycle import Stop
+from aura.plan import Plan
 
 #: Seconds between the pulse and giving an attempt up as stuck.
 PULSE = 0.05
 
 
-class Owner(Protocol):
+class Owner(Timed, Protocol):
     """What an attempt asks of the run that it is part of (``liverun.LiveRun``)."""
 
     cid: str
@@ -39,11 +41,18 @@ class Owner(Protocol):
     used_processes: bool
 
     @property
-    def code_prefix(self) -> str: ...
+    def code_prefixes(self) -> tuple[str, ...]: ...
     @property
     def workdir(self) -> Path: ...
     def logger(self, step: str | None = None, attempt: int | None = None) -> Log: ...
     def note_progress(self, step: str, done: float, total: float | None, message: str) -> None: ...
+
+
+class Calls(Protocol):
+    """What carries out the calls of ``ctx.run`` and ``ctx.start`` (``children.Children``)."""
+
+    async def run(self, attempt: "Attempt", task: str, inputs: Mapping[str, Any], plan: str | None) -> Any: ...
+    async def start(self, attempt: "Attempt", task: str, inputs: Mapping[str, Any], plan: str | None) -> str: ...
 
 
 class EdgeCause(Enum):
@@ -69,19 +78,24 @@ class Attempt:
         "_on_stuck",
         "_timeout_timer",
         "_timer",
+        "calls",
+        "calls_made",
         "cause",
         "deadline",
         "edge",
         "grace",
+        "home",
+        "on_told",
         "over",
         "pulsed",
         "run",
         "step",
         "stuck",
         "thread",
+        "wants_thread",
     )
 
-    def __init__(self, run: Owner, step: StepProgress, grace: float, on_stuck: Callable[["Attempt"], object]) -> None:
+    def __init__(self, run: Owner, step: Progress, grace: float, on_stuck: Callable[["Attempt"], object]) -> None:
         self.run = run
         self.step = step
         self.grace = grace
@@ -92,8 +106,15 @@ class Attempt:
         self.over = False
         self.pulsed = False
         self.stuck = False
-        #: The ident of the worker thread of a ``def`` action.
+        #: It is a ``def`` action's, and the ident of the worker thread that it got.
+        self.wants_thread = False
         self.thread: int | None = None
+        #: What stands behind ``ctx.run``, the plan whose action it is, and how often ``ctx.run`` was called.
+        self.calls: Calls | None = None
+        self.home: Plan | None = None
+        self.calls_made = 0
+        #: Told of each stop, in the turn in which it comes: what the attempt waits for has to stop as well.
+        self.on_told: Callable[[Attempt], object] | None = None
         self._on_stuck = on_stuck
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -112,6 +133,8 @@ class Attempt:
             self.edge.deliver(reason)
         elif not self.pulsed:
             self._arm(min(self.deadline, self._loop.time() + (self.grace if grace is None else grace)))
+        if self.on_told is not None:
+            self.on_told(self)
 
     def time_out_after(self, seconds: float) -> None:
         """Stop it by its own time-out ``seconds`` from now, unless an earlier one is set already."""
@@ -120,6 +143,11 @@ class Attempt:
                 return
             self._timeout_timer.cancel()
         self._timeout_timer = self._loop.call_later(seconds, self.request_stop, EdgeCause.TIMEOUT, "timeout")
+
+    @property
+    def timeout_at(self) -> float:
+        """The loop time at which its own time-out strikes; infinite if it has none."""
+        return self._timeout_timer.when() if self._timeout_timer else float("inf")
 
     def finish(self) -> None:
         """End its timers; from now on its ``ctx`` refuses."""
@@ -149,7 +177,7 @@ class Attempt:
         frames = self.edge.frames()
         if self.thread is not None and (top := sys._current_frames().get(self.thread)):
             frames += _stack(top)
-        own = [f for f in frames if f.f_code.co_filename.startswith(self.run.code_prefix)]
+        own = [f for f in frames if f.f_code.co_filename.startswith(self.run.code_prefixes)]
         if not frames:
             return None
         frame = (own or frames)[-1]
@@ -190,8 +218,21 @@ class Attempt:
     def grace_left(self) -> float:
         return max(0.0, self.deadline - self._loop.time())
 
+    def time_left(self) -> float:
+        if self.cause is not None:
+            return self.grace_left()
+        return max(0.0, min(self.timeout_at, deadline_of(self.run)) - self._loop.time())
+
     def progress(self, done: float, total: float | None, message: str) -> None:
-        self.run.note_progress(self.step.name, done, total, message)
+        self.run.note_progress(self.step.key, done, total, message)
+
+    async def run_task(self, task: str, inputs: Mapping[str, Any], plan: str | None) -> Any:
+        assert self.calls is not None
+        return await self.calls.run(self, task, inputs, plan)
+
+    async def start_task(self, task: str, inputs: Mapping[str, Any], plan: str | None) -> str:
+        assert self.calls is not None
+        return await self.calls.start(self, task, inputs, plan)
 
     def run_in_thread(self, function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         """Call ``function`` in the present worker thread, whose ident is noted so that a hang can be named.

@@ -20,12 +20,15 @@ from aura.lifecycle import FINAL, PLACED, STARTABLE, STEP_FINAL, Recovery, RunSt
 from aura.records.boots import OpenRun, read_open_runs
 from aura.records.columns import encode, encoded
 from aura.records.generations import drop_generations
+from aura.records.loops import end_items, forget_items
 from aura.records.runs import Accepted, RunColumns, StepRow, change_run
 from aura.restoring import inherited_of
 from aura.run import Failure
 from aura.runtime import Runtime, history_row
 from aura.store import Execute, raise_if_lost
 
+#: Why a sub-task is ended that had not begun, or rested.
+PARENT_ENDED = "its parent has ended"
 #: After so many crashes in a row under the same run it is not started again (reason ``parked``).
 PARK_AFTER = 3
 
@@ -70,7 +73,7 @@ def settle_orphans(execute: Execute, runtime: Runtime, clock: Clock) -> list[Ope
 
     Runs on the writing connection, before the store's flusher does.
     """
-    orphans = [decide(found) for found in read_open_runs(execute)]
+    orphans = decide_all(read_open_runs(execute))
     staged = []
 
     def settle() -> None:
@@ -87,6 +90,31 @@ def settle_orphans(execute: Execute, runtime: Runtime, clock: Clock) -> list[Ope
             log = runtime.logs.logger_for(record.cid, record.plan_name, record.task_name)
             log.warning(f"run {record.cid} is {orphan.to}: {orphan.error.message}")
     return [_as_moved(o) for o in orphans if o.to in STARTABLE]
+
+
+def decide_all(found: Iterable[OpenRun]) -> list[Orphan]:
+    """Say what becomes of each; they come in the order of acceptance, and so a parent before its sub-tasks."""
+    decided: dict[str, Orphan] = {}
+    for one in found:
+        parent_cid = one.record.parent_cid
+        decided[one.record.cid] = decide(one) if parent_cid is None else decide_child(one, decided.get(parent_cid))
+    return list(decided.values())
+
+
+def decide_child(found: OpenRun, parent: Orphan | None) -> Orphan:
+    """Say what becomes of a sub-task: it is kept if both rest, and else it ends, whatever its ``recovery``."""
+    orphan = decide(found)
+    state = RunState(found.record.state)
+    if orphan.to in FINAL or (state is RunState.PREEMPTED and parent is not None and _rests(parent)):
+        return orphan
+    if state in PLACED:
+        return Orphan(found, RunState.CRASHED, "crash", _unknown(found), _not_run(ran=True), orphan.crashes)
+    begun = found.record.started_at is not None
+    return Orphan(found, RunState.CANCELLED, PARENT_ENDED, None, _not_run(begun), orphan.crashes)
+
+
+def _rests(orphan: Orphan) -> bool:
+    return orphan.to is RunState.PREEMPTED and orphan.found.record.state == RunState.PREEMPTED
 
 
 def decide(found: OpenRun) -> Orphan:
@@ -180,7 +208,17 @@ def _move(execute: Execute, runtime: Runtime, orphan: Orphan, now: float) -> Eve
     if not ended:
         steps = _steps_again(orphan.found)
     change_run(record.seq, steps, [history_row(record.seq, entry)], record.state, columns)(execute)
+    if orphan.found.loops:
+        _settle_items(execute, orphan.found, ended, now)
     return entry
+
+
+def _settle_items(execute: Execute, found: OpenRun, ended: bool, now: float) -> None:
+    """The items of an orphan: as its steps."""
+    if ended:
+        end_items(execute, found.record.seq, now, _UNKNOWN_STEP)
+    else:
+        forget_items(execute, found.record.seq, but_of={row[1] for row in inherited_of(found)})
 
 
 _UNKNOWN_STEP = encode(Failure("outcome_unknown", "the server ended while it was running").shown())
@@ -190,10 +228,10 @@ def _step_row(row: StepRow, ended: bool, now: float) -> StepRow:
     """A step of an orphan: for good if the run has ended, else as if it had never begun, but for how often it did."""
     seq, name, state, attempt, starts, started_at, *_ = row
     if not ended:
-        return (seq, name, StepState.PENDING.value, 0, starts, None, None, None, None, None, None)
+        return (seq, name, StepState.PENDING.value, 0, starts, None, None, None, None, None, None, None)
     if state == StepState.PENDING:
-        return (seq, name, StepState.CANCELLED.value, attempt, starts, started_at, now, None, None, None, None)
-    return (seq, name, StepState.FAILED.value, attempt, starts, started_at, now, None, None, _UNKNOWN_STEP, None)
+        return (seq, name, StepState.CANCELLED.value, attempt, starts, started_at, now, None, None, None, None, None)
+    return (seq, name, StepState.FAILED.value, attempt, starts, started_at, now, None, None, _UNKNOWN_STEP, None, None)
 
 
 def _steps_again(found: OpenRun) -> list[StepRow]:
@@ -207,7 +245,9 @@ def _as_moved(orphan: Orphan) -> OpenRun:
     if orphan.to == found.record.state:
         return found
     record = msgspec.structs.replace(found.record, state=orphan.to.value, started_at=None, active_s=0.0)
-    return OpenRun(record, None, found.held, orphan.crashes, _steps_again(found))
+    steps = _steps_again(found)
+    loops = {row[1]: found.loops[row[1]] for row in inherited_of(found) if row[1] in found.loops}
+    return OpenRun(record, None, found.held, orphan.crashes, steps, loops)
 
 
 def accepted_of(found: OpenRun) -> Accepted:
@@ -232,4 +272,7 @@ def accepted_of(found: OpenRun) -> Accepted:
         depth=r.depth,
         boot=r.boot,
         inputs=encode(r.inputs),
+        mode_key=r.mode_key,
+        secret_inputs=tuple(r.secret_inputs or ()),
+        call=r.call,
     )

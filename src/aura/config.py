@@ -25,6 +25,7 @@ from aura.settings import (
     decode_hook,
     is_loopback,
     parse_size,
+    resources_of,
 )
 
 __all__ = [
@@ -45,7 +46,7 @@ NO_SETTINGS = frozenset({"AURA_SERVER", "AURA_TOKEN", "AURA_FAILPOINT"}) | {
 }
 SECRET_PREFIX = "AURA_SECRET_"  # noqa: S105 - the name of a family of variables, not a secret
 #: Sections of later versions: refused by name, so that nobody believes they are obeyed.
-NOT_YET = frozenset({"resources", "interrupts"})
+NOT_YET = frozenset({"interrupts"})
 #: What can only be said on the command line, because a forgotten line in a file would be dangerous or puzzling.
 ONLY_FLAGS = {"no_auth": "--no-auth", "reload": "--no-reload"}
 Path_ = tuple[str, ...]
@@ -77,7 +78,7 @@ def load_settings(
     """
     cwd = cwd or Path.cwd()
     given_flags = {_FLAGS[key]: value for key, value in flags.items() if key in _FLAGS and value is not None}
-    tree: dict[str, Any] = {"lanes": {}, "vars": {}, "server": {}, "store": {}, "logs": {}}
+    tree: dict[str, Any] = {"lanes": {}, "resources": {}, "vars": {}, "server": {}, "store": {}, "logs": {}}
     for layer in (_defaults(environ, cwd), _from_file(config, cwd), _from_environ(environ, cwd)):
         _merge(tree, layer)
     _merge(tree, _nested(given_flags, cwd))
@@ -98,7 +99,7 @@ def make_settings(given: Mapping[str, Any], plans: Path, data: Path) -> Settings
     for name in {"plans", "data"} & given.keys():
         raise ConfigError(f"{where}: {name}: give it as the argument {name}=")
     _check_keys(given, SettingsFile, where, ())
-    tree: dict[str, Any] = {"lanes": {}, "vars": {}, "server": {}, "store": {}, "logs": {}}
+    tree: dict[str, Any] = {"lanes": {}, "resources": {}, "vars": {}, "server": {}, "store": {}, "logs": {}}
     for layer in ({"lanes": _LANE_DEFAULTS}, _absolute(dict(given), Path.cwd())):
         _merge(tree, layer)
     _merge(tree, _absolute({"plans": plans, "data": data}, Path.cwd()))
@@ -198,6 +199,8 @@ def _from_environ(environ: Mapping[str, str], cwd: Path) -> dict[str, Any]:
         if name.startswith("AURA_VARS__") and name.count("__") == 2:
             _, plan, var = name.lower().split("__")
             found["vars", plan, var] = _json_or_text(text)
+        elif name.startswith("AURA_RESOURCES__") and name.count("__") == 1:
+            found["resources", name.lower().partition("__")[2]] = _json_or_text(text)
         elif name in known:
             path, kind = known[name]
             found[path] = _read_text(name, text, kind)
@@ -213,13 +216,13 @@ def _variable(path: Path_) -> str:
 
 
 def _leaves(kind: type[msgspec.Struct], at: Path_ = ()) -> dict[Path_, Any]:
-    """Every setting that has a value of its own, but the free ``vars`` and what cannot be set."""
+    """Every setting that has a value of its own, but what has free names (``resources``, ``vars``) or cannot be set."""
     found: dict[Path_, Any] = {}
     for field in msgspec.structs.fields(kind):
         path = (*at, field.name)
         if _is_struct(field.type):
             found |= _leaves(field.type, path)
-        elif path not in (("vars",), ("lanes", "interrupt", "limit")):
+        elif path not in (("resources",), ("vars",), ("lanes", "interrupt", "limit")):
             found[path] = field.type
     return found
 
@@ -283,7 +286,13 @@ def _settings(tree: dict[str, Any], *, no_auth: bool, reload: bool, source: str 
         what = what.replace("`object`", "a table")
         raise ConfigError(f"setting {where.rstrip('`')}: {what}; correct it in {source}") from None
     lanes = {field: getattr(made.lanes, field) for field in made.lanes.__struct_fields__}
-    return Settings(made.plans, made.data, made.server, lanes, made.vars, made.store, made.logs, no_auth, reload)
+    try:
+        resources = resources_of(made.resources)
+    except ValueError as error:
+        raise ConfigError(f"{error}; correct it in {source}") from None
+    return Settings(
+        made.plans, made.data, made.server, lanes, made.vars, made.store, made.logs, resources, no_auth, reload
+    )
 
 
 def _check(settings: Settings) -> None:

@@ -8,6 +8,10 @@ Other parts wake it by ``kick``; kicks coalesce.
 It is stopped by a message and not by a cancellation, so that nothing is lost between the stream and a heap. While it is
 stopped, runs are accepted and wait; ``take_in`` moves them to their heaps for whoever wants to look.
 
+Before a run gets a place it takes all that it needs (``claims``): its task's resources, and its slot of the task's
+mode. One that cannot have them is set aside: it keeps its position, holds no place, and does not hold up those of its
+lane that can. It is told when its turn has come, and is first looked at then in its lane's order.
+
 A delayed run (``not_before``) waits in a heap of its own by time; one timer wakes the dispatcher for the earliest.
 
 What a crash does: nothing here is stored. Queued runs are rows; the boot puts them into their lanes again.
@@ -17,10 +21,12 @@ import asyncio
 import heapq
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from enum import Enum, auto
+from functools import partial
 from typing import Any
 
 import anyio
 
+from aura.claims import Claims
 from aura.config import LaneSettings
 from aura.lanes import STALE_AT_LEAST, Lane
 from aura.lifecycle import STARTABLE, RunState
@@ -35,8 +41,9 @@ class _Signal(Enum):
 class Dispatcher:
     """Gives runs their places, in order. ``execute`` is what a started run's child runs."""
 
-    def __init__(self, runtime: Runtime, lanes: Mapping[str, LaneSettings]) -> None:
+    def __init__(self, runtime: Runtime, lanes: Mapping[str, LaneSettings], claims: Claims) -> None:
         self._runtime = runtime
+        self._claims = claims
         self.lanes = {name: Lane(name, settings) for name, settings in lanes.items()}
         self.execute: Callable[[LiveRun], Coroutine[Any, Any, None]]
         # Unbounded as a stream, bounded by admission: it refuses what would make a lane's queue longer than its limit.
@@ -49,6 +56,8 @@ class Dispatcher:
         self._delayed: list[tuple[float, int, LiveRun]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._idle = anyio.Event()
+        #: What runs, or hangs, in the place of its parent.
+        self.in_place: set[LiveRun] = set()
 
     # -- intake
 
@@ -62,18 +71,22 @@ class Dispatcher:
             self.kick()  # one may have been among what was taken in, and ``serve`` still has to hear of its stop
 
     def leave(self, run: LiveRun) -> None:
-        """Forget a run that waits: it is not to start."""
+        """Forget a run that waits, in its lane or in the place of its parent: it is not to start."""
+        self._claims.leave(run)
         if run.waits:
             run.waits = False
             run.entry = None
             self.lanes[run.lane].waiting -= 1
+            self.lanes[run.lane].aside.discard(run)
 
     def change_priority(self, run: LiveRun, priority: int) -> None:
         """Give a run another priority. It moves if it stands in its lane, else the next time that it gets there."""
         if priority != run.priority:
             run.priority = priority
             if run.entry is not None and isinstance(run.entry[0], int):  # the entry of a delayed one begins with a time
+                self._claims.leave(run)  # it asks again at its new position
                 self.lanes[run.lane].push(run)
+                self.kick()
 
     def take_in(self) -> None:
         """Move what has arrived into the heaps."""
@@ -153,7 +166,39 @@ class Dispatcher:
     def _fill(self) -> None:
         for lane in self.lanes.values():
             while lane.has_place and (run := lane.pop()) is not None:
+                if self._claims.take_start(run, partial(self._turn_of, run)):
+                    self._start(lane, run)
+                else:
+                    lane.set_aside(run)
+        self._start_keepers()
+        self._claims.settle()
+
+    def _start_keepers(self) -> None:
+        """Let those go on, whatever their lane's limit, whose slot a sub-task waits for: its place may be the last."""
+        for run in self._claims.keepers():
+            lane = self.lanes[run.lane]
+            if (
+                run.entry is not None
+                and not lane.has_place
+                and self._claims.take_start(run, partial(self._turn_of, run))
+            ):
+                lane.take_out(run)
                 self._start(lane, run)
+
+    def ask_again(self) -> None:
+        """Look again at all that were set aside: what they need, or how much there is of it, may be another now."""
+        for lane in self.lanes.values():
+            for run in list(lane.aside):
+                lane.push(run)
+        self.kick()
+
+    def _turn_of(self, run: LiveRun) -> bool:
+        """What a run that was set aside waited for can be had: it is looked at again. Says whether that is soon."""
+        lane = self.lanes[run.lane]
+        if run in lane.aside:
+            lane.push(run)
+        self.kick()
+        return lane.has_place and not self._stopping
 
     def _start(self, lane: Lane, run: LiveRun) -> None:
         run.waits = False
@@ -170,15 +215,54 @@ class Dispatcher:
 
         It is being ended, and has clean-up to run. It holds a place so that stops find it, beyond the limit if need be.
         """
+        if run.parent is not None:
+            self._claims.leave(run)  # it may have waited to go on
+            self._mark_begun(run)
+            self._execute_in_place(run)
+            return
         self.leave(run)
         self.lanes[run.lane].place(run)
         # in ``runs``: as in ``_start``
         self._runtime.runs.start_soon(self.execute, run, name=run.cid)
 
+    def start_in_place(self, run: LiveRun) -> None:
+        """Start a sub-task in the place of its parent, as soon as it has what it needs beside what that one holds."""
+        self._mark_begun(run)
+        start = partial(self._execute_in_place, run)
+        if self._claims.take_start(run, start):
+            start()
+        else:
+            self.kick()  # who holds what it waits for may have to go on first
+
+    def _mark_begun(self, run: LiveRun) -> None:
+        """From now on something of it runs, or waits to; who waits for the end of that goes on waiting."""
+        if run.over is None or run.over.is_set():
+            run.over = anyio.Event()
+
+    def _execute_in_place(self, run: LiveRun) -> bool:
+        if run.state in STARTABLE:
+            run.state = RunState.RUNNING
+        self.in_place.add(run)
+        # in ``runs``: as in ``_start``
+        self._runtime.runs.start_soon(self.execute, run, name=run.cid)
+        return True
+
+    def rest_in_place(self, run: LiveRun) -> None:
+        """Let a sub-task rest that waits for what it needs."""
+        assert run.over is not None
+        self._claims.leave(run)
+        run.over.set()
+
     # -- places
 
     def release(self, run: LiveRun) -> None:
         """Take a run's place back and let the next one start."""
+        self._claims.release(run)
+        if run.over is not None:  # a sub-task
+            self.in_place.discard(run)
+            run.over.set()
+            self._freed()
+            return
         self.leave(run)
         lane = self.lanes[run.lane]
         if run.placed or run in lane.stuck:
@@ -187,25 +271,29 @@ class Dispatcher:
 
     def release_stuck(self, run: LiveRun) -> None:
         """Take the place of a run that hangs."""
-        self.lanes[run.lane].release_stuck(run)
+        if run.parent is None:
+            self.lanes[run.lane].release_stuck(run)
         self._freed()
 
     def _freed(self) -> None:
         self.kick()
-        if not any(self.placed()):
+        if not self._busy():
             self._idle.set()
+
+    def _busy(self) -> bool:
+        return any(self.placed()) or any(not run.stuck for run in self.in_place)
 
     def placed(self) -> Iterable[LiveRun]:
         """All runs that hold a place."""
         return (run for lane in self.lanes.values() for run in lane.placed)
 
     def stuck(self) -> list[LiveRun]:
-        """All runs that were given up as stuck and have not ended."""
+        """All runs that held a place, were given up as stuck and have not ended."""
         return [run for lane in self.lanes.values() for run in lane.stuck]
 
     async def wait_idle(self) -> None:
-        """Return once no run holds a place."""
-        while any(self.placed()):
+        """Return once nothing runs but what is stuck."""
+        while self._busy():
             if self._idle.is_set():  # one event for all who wait
                 self._idle = anyio.Event()
             await self._idle.wait()
@@ -230,6 +318,7 @@ class Dispatcher:
     def close(self) -> None:
         """End the stream and the timer, when the server ends."""
         self._closed = True
+        self._claims.close()
         if self._timer:
             self._timer.cancel()
         self._send.close()

@@ -15,6 +15,8 @@ from anyio.abc import TaskGroup
 import aura
 from aura.admission import Admission, Admitted, refusal
 from aura.boot import accepted_of
+from aura.children import Children, adopt, family, is_unattended
+from aura.claims import Claims
 from aura.dispatcher import Dispatcher
 from aura.errors import RequestError
 from aura.executor import Executor
@@ -23,6 +25,7 @@ from aura.history import History
 from aura.keys import Key, Keys
 from aura.lifecycle import FINAL, RunState, Stop
 from aura.liverun import LiveRun
+from aura.modes import Modes
 from aura.overview import Overview, look
 from aura.pausing import Pausing
 from aura.priorities import Priorities, Prioritized
@@ -63,16 +66,21 @@ class Engine:
         self.measures = runtime.measures
         self.started_at = runtime.clock.wall()
         self._mono_started = runtime.clock.monotonic()
-        self.dispatcher = Dispatcher(runtime, runtime.settings.lanes)
+        self.modes = Modes(runtime)
+        self.claims = Claims(runtime, self.modes)
+        self.dispatcher = Dispatcher(runtime, runtime.settings.lanes, self.claims)
         self.seal = Seal(runtime, self.dispatcher.release, self._enter_again)
         self.stops = Stops(runtime, self.seal.seal, self.dispatcher.start_at_once)
-        self.history = History(runtime, self.dispatcher, flush_logs)
-        self.admission = Admission(runtime, self.dispatcher, self.stops)
+        self.history = History(runtime, self.dispatcher, self.claims, flush_logs)
+        self.admission = Admission(runtime, self.dispatcher, self.stops, self.modes)
         self.keys = Keys(runtime, self.admission)
         self.reruns = Reruns(runtime, self.admission, self.history)
         self.priorities = Priorities(runtime, self.dispatcher, self.history)
         self.pausing = Pausing(runtime, self.stops, self.dispatcher, self._enter_again)
-        executor = Executor(runtime, self.stops, self.seal, self.dispatcher.release_stuck)
+        self.sub_tasks = Children(runtime, self.admission, self.stops, self.dispatcher, self.pausing)
+        runtime.calls = self.sub_tasks
+        executor = Executor(runtime, self.stops, self.seal, self.sub_tasks, self.claims, self.dispatcher.release_stuck)
+        self.modes.cancel = self._request_cancel
         self.dispatcher.execute = executor.execute
         self.children: TaskGroup
         self._state: State = "stopped"
@@ -180,7 +188,8 @@ class Engine:
     def _stop_all(self, grace: float) -> None:
         end = anyio.current_time() + grace + HURRIED_SLACK
         self._last_wait.deadline = min(self._last_wait.deadline, end)
-        for run in list(self.dispatcher.placed()):
+        unattended = [run for run in self.dispatcher.in_place if is_unattended(run)]
+        for run in [*self.dispatcher.placed(), *unattended]:
             self.stops.request_stop(run, Stop.SHUTDOWN, "shutdown", grace)
 
     async def _wait_idle(self, seconds: float) -> None:
@@ -204,11 +213,15 @@ class Engine:
             run.started_at, run.active_s = None, 0.0
             run.starts = {row[1]: row[4] for row in orphan.steps}
             run.inherited = inherited_of(orphan)
+            run.inherited_loops = {row[1]: orphan.loops[row[1]] for row in run.inherited if row[1] in orphan.loops}
             self.runtime.open[run.cid] = run
+            if orphan.record.parent_cid is not None:
+                adopt(self.runtime.open[orphan.record.parent_cid], run)
             if orphan.record.state == RunState.PREEMPTED:
                 await self.pausing.take_over(run, orphan)
             else:
                 self._enter_again(run)
+        self.modes.resume([self.runtime.open[orphan.record.cid] for orphan in found])
 
     def _enter_again(self, run: LiveRun) -> None:
         self.admission.enter(run, self._task_of(run))
@@ -221,11 +234,16 @@ class Engine:
 
     def record_left(self) -> int:
         """Give every run whose body is still there its record, at the server's end, and count them."""
-        left = {*self.dispatcher.stuck(), *self.dispatcher.placed()}
+        left = self.left()
         for run in left:
             self.stops.abandon(run)
             self.seal.seal(run)
         return len(left)
+
+    def left(self) -> list[LiveRun]:
+        """All runs that run or hang, a sub-task before its parent."""
+        found = {*self.dispatcher.stuck(), *self.dispatcher.placed(), *self.dispatcher.in_place}
+        return sorted(found, key=lambda run: -run.seq)
 
     def close(self) -> None:
         """End what would act after the server's end: timers, and the waiting for runs that it will not see end."""
@@ -244,6 +262,8 @@ class Engine:
                 self.runtime.log.error(f"plan {plan.name} {said}: {problem}", plan=plan.name)
             for warning in plan.warnings:
                 self.runtime.log.warning(f"plan {plan.name}: {warning}", plan=plan.name)
+        self.claims.reload()
+        self.dispatcher.ask_again()
         return statuses
 
     # -- requests
@@ -300,6 +320,8 @@ class Engine:
 
     async def set_priority(self, cid: str, priority: int) -> Prioritized:
         """Give a run another priority; returns once it is on record. Raises as ``priorities.Priorities`` does."""
+        if (run := self.runtime.open.get(cid)) is not None:
+            _check_stands_alone(run, "change the priority of")
         return await self.priorities.change(cid, priority)
 
     # -- cancelling
@@ -331,6 +353,7 @@ class Engine:
         """
         self.admission.check_open()
         run = await self._open_run(cid)
+        _check_stands_alone(run, "pause")
         return await (self._told(run, Answer.ENDED, None) if run.sealed else self.pausing.pause(run, reason))
 
     async def resume(self, cid: str) -> str:
@@ -341,6 +364,7 @@ class Engine:
         """
         self.admission.check_open()
         run = await self._open_run(cid)
+        _check_stands_alone(run, "resume")
         return await (self._told(run, Answer.ENDED, None) if run.sealed else self.pausing.resume(run))
 
     async def _open_run(self, cid: str) -> LiveRun:
@@ -431,6 +455,7 @@ class Engine:
             "started_at": self.started_at,
             "uptime_s": round(self.clock.monotonic() - self._mono_started, 3),
             "lanes": lanes,
+            "resources": self.claims.status(),
             "plans": plans,
             "store": {"writable": store.unavailable is None, "pending": store.pending, "commits": store.commits},
             "services": self.supervisor.status(),
@@ -459,6 +484,18 @@ class Engine:
             }
             for run in self.dispatcher.queued(lane)
         ]
+
+
+def _check_stands_alone(run: LiveRun, verb: str) -> None:
+    """Refuse what cannot be asked of a part of another run.
+
+    Raises:
+        RequestError: ``conflict``, with the ``cid`` of the run of which it can.
+    """
+    if run.parent is not None and not run.sealed:
+        *_, top = family(run)
+        detail = f"run {run.cid} is a sub-task: {verb} its parent {top.cid}"
+        raise RequestError("conflict", detail, extra={"state": run.state.value, "cid": top.cid})
 
 
 async def _stored(ticket: Ticket) -> None:

@@ -107,6 +107,7 @@ CODES: dict[str, tuple[int, str]] = {
     "body_timeout": (408, "The body did not arrive in time"),
     "ended": (409, "The run has already ended"),
     "conflict": (409, "This is not possible in the present state"),
+    "refused_by_mode": (409, "The task runs already, and its mode takes no more"),
     "body_too_large": (413, "The body is too large"),
     "uri_too_long": (414, "The URL is too long"),
     "bad_content_type": (415, "The body must say Content-Type: application/json"),
@@ -190,6 +191,18 @@ class BadOutput(RunError):
     type = "bad_output"
 
 
+class LoopInvalid(RunError):
+    """What a step was to go over is no list, mapping or number of times, or has too many items."""
+
+    type = "loop_invalid"
+
+
+class LoopLimit(RunError):
+    """A loop was not over after as many rounds as it may have."""
+
+    type = "LoopLimit"
+
+
 class ParamsInvalid(RunError):
     """The rendered parameters do not fit the action's signature."""
 
@@ -200,6 +213,12 @@ class ExpressionError(RunError):
     """An expression that could not be evaluated; the message names the file and line."""
 
     type = "expression_error"
+
+
+class ActionMissing(RunError):
+    """The action of a step is not there: the plan that had it, or the one that it was of, has changed since."""
+
+    type = "action_missing"
 
 
 class ContextClosed(RunError):
@@ -224,6 +243,37 @@ class ShellFailed(RunError):
     """A command of ``shell.run`` that could not be run, or ended with an exit code that is not ok."""
 
     type = "ShellFailed"
+
+
+class TaskFailed(RunError):
+    """A run that a step asked for was refused, or did not succeed.
+
+    ``cause`` is its ``{cid, type, message}``; of one that was refused ``cid`` is None and ``type`` the refusal's code.
+    """
+
+    type = "TaskFailed"
+
+    def __init__(self, message: str, cause: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class TaskRecursion(RunError):
+    """A task that would run in the place of a run of its own."""
+
+    type = "TaskRecursion"
+
+
+class ResourceMissing(RunError):
+    """A resource that nobody has declared, or more of one than there is."""
+
+    type = "ResourceMissing"
+
+
+class ResourceCircle(RunError):
+    """A step that would wait for ever for a resource: who holds it waits for what this run holds."""
+
+    type = "ResourceCircle"
 
 
 class ProcessNotEnded(RunError):

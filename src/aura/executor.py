@@ -1,7 +1,10 @@
 """The executor: takes a run that has a place from its first step to its seal.
 
-Theory of operation. A run is one child of the group ``runs``. It drives the graph of the task's steps, then, if it is
-ending, the graphs of the handlers that fit the ending. Driving goes in *hops*: what ended and what that makes ready is
+Theory of operation. A run is one child of the group ``runs``. It drives the graph of the task's steps, before it that
+of ``on_resume`` if it was stopped to come back; then ``on_preempt`` if it is so again, or, if it is ending, the graphs
+of the handlers that fit the ending. ``on_resume`` is work like any other: a stop cuts it, its failure is the run's. Of
+``on_preempt`` only the start of something makes a need: a run that was stopped before anything of it began, or went on,
+has nothing to put away. Driving goes in *hops*: what ended and what that makes ready is
 one unit, and the starts in it are committed before the first of them begins, so that a start is on record before its
 side effect. The outcome rides with the last finish.
 
@@ -22,26 +25,31 @@ from functools import partial
 import anyio
 
 from aura.attempt import Attempt, EdgeCause
+from aura.children import Children, key_of
+from aura.claims import Claims
 from aura.conclude import Conclusions
-from aura.errors import RequestError
-from aura.graph import Graph, StepProgress
+from aura.errors import AuraError, RequestError, RunError
+from aura.generation import Generation
+from aura.graph import Graph, Progress
 from aura.inputs import check_inputs
 from aura.leftovers import end_run_leftovers
-from aura.lifecycle import FINAL, STARTABLE, RunState, StepState, end_of_stop
+from aura.lifecycle import FINAL, PLACED, STARTABLE, RunState, end_of_stop
 from aura.liverun import LiveRun, Phase
 from aura.measures import Measures
 from aura.perform import perform
+from aura.plan import Task
 from aura.restoring import restore
 from aura.run import Failure, failure_of
 from aura.runtime import Runtime
-from aura.scope import scope_of
-from aura.seal import Seal
-from aura.stops import HANDLER_GRACE, Stops, bounded, time_left, withheld
+from aura.seal import Seal, end_cut_off, give_back
+from aura.starting import Starting
+from aura.stops import HANDLER_GRACE, Stops, time_left, where_of, withheld
 from aura.store import Ticket
 
-P = StepState
 #: How long the search for what a stopped run has left in the background may take at least, in seconds.
 MIN_SWEEP = 0.1
+#: Why a run cannot begin, or go on, that needs what is not there.
+NO_RESOURCES = "no_resources"
 #: Why a run that was accepted cannot begin, by the code of what its plan answers now.
 _CANNOT_BEGIN = {"unknown_plan": "plan_removed", "unknown_task": "plan_removed", "plan_broken": "plan_removed"}
 
@@ -50,13 +58,22 @@ class Executor:
     """Runs runs. ``give_place_back`` is told of a run that is stuck, so that its place may be used again."""
 
     def __init__(
-        self, runtime: Runtime, stops: Stops, seal: Seal, give_place_back: Callable[[LiveRun], object]
+        self,
+        runtime: Runtime,
+        stops: Stops,
+        seal: Seal,
+        children: Children,
+        claims: Claims,
+        give_place_back: Callable[[LiveRun], object],
     ) -> None:
         self._runtime = runtime
+        self._children = children
         self._stops = stops
         self._seal = seal
         self._give_place_back = give_place_back
         self._conclusions = Conclusions(runtime)
+        self._claims = claims
+        self._starting = Starting(runtime, self._conclusions, claims)
 
     async def execute(self, run: LiveRun) -> None:
         """Take a run to its seal. Never raises."""
@@ -77,27 +94,68 @@ class Executor:
                 attempt.request_stop(EdgeCause.RUN, "the run was broken off")
             while run.live:
                 await run.wait_change()
+            await self._children.end_all(run)
 
     async def _execute(self, run: LiveRun) -> None:
+        goes_on = run.generation is not None and run.begun
+        if run.begun and not goes_on:
+            await self._end_without_code(run)
+            return
         if run.generation is None and not self._begin(run):
             return
+        if isinstance(run.found, RunError):
+            await self._end_refused(run, run.found)
+            return
         self._stops.start_timeout(run)
-        main = run.graphs[Phase.MAIN]
-        run.phase = Phase.MAIN
-        await self._drive(run, main)
+        starts = run.begun_starts
+        decisive = await self._work(run, goes_on)
         await _end_background(run)
-        run.ending = self._ending(run, main)
+        run.ending = self._ending(run, decisive)
+        if run.ending not in FINAL and run.begun_starts > starts:
+            await self._preempt(run)
+        if run.children and run.ending in FINAL:
+            await self._children.end_all(run)
+        await self._handle_ending(run)
+
+    async def _end_without_code(self, run: LiveRun) -> None:
+        """End what is a part of a run that is told to end, rests, and has not the code any more that it began with."""
+        run.ending = _end_of_stop(run)
+        await self._children.end_all(run)
+
+    async def _end_refused(self, run: LiveRun, refused: RunError) -> None:
+        """End a run that was to go on and can never have again what it needs."""
+        run.found = None
+        run.reason, run.error, run.ending = NO_RESOURCES, failure_of(refused), RunState.FAILED
+        await self._children.end_all(run)
+        await self._handle_ending(run)
+
+    async def _handle_ending(self, run: LiveRun) -> None:
         if run.ending in FINAL and run.begun:
-            for phase in run.handlers(run.ending):
+            handlers = run.handlers(run.ending)
+            if handlers and run.ending is not RunState.SUCCEEDED:  # they see what was cut off as it ends
+                end_cut_off(self._runtime, run, self._runtime.clock.wall())
+            for phase in handlers:
                 await self._handle(run, phase)
                 await _end_background(run)
+
+    async def _work(self, run: LiveRun, goes_on: bool) -> Graph:
+        """Drive ``on_resume`` of a run that goes on, then its steps. Gives the graph that says what came of it."""
+        if goes_on and run.stop is None and run.task is not None and run.task.on_resume:
+            graph = run.enter(Phase.ON_RESUME)
+            await self._drive(run, graph)
+            if graph.outcome() is not RunState.SUCCEEDED:
+                return graph
+        run.phase = Phase.MAIN
+        main = run.graphs[Phase.MAIN]
+        await self._drive(run, main)
+        return main
 
     # -- beginning and ending
 
     def _begin(self, run: LiveRun) -> bool:
         """Take the plan's current generation, and check again what was accepted under another one."""
         try:
-            generation, task = self._runtime.generations.task(run.plan_name, run.task_name)
+            generation, task = self._found(run)
             if generation.hash != run.accepted.generation:
                 run.inputs = check_inputs(task, run.inputs)
         except RequestError as refused:
@@ -105,66 +163,92 @@ class Executor:
             run.error = Failure(run.reason, _with_fields(refused))
             run.ending = RunState.FAILED
             return False
+        except RunError as refused:
+            run.reason, run.error, run.ending = NO_RESOURCES, failure_of(refused), RunState.FAILED
+            return False
         run.take(generation, task)
         if run.inherited:
-            restore(run, run.inherited)
+            restore(run, run.inherited, run.inherited_loops)
         return True
 
-    def _ending(self, run: LiveRun, main: Graph) -> RunState:
+    def _found(self, run: LiveRun) -> tuple[Generation, Task]:
+        """What the run took its resources for, if it did; else what its plan has now."""
+        found, run.found = run.found, None
+        if isinstance(found, AuraError):
+            raise found
+        return found or self._runtime.generations.task(run.plan_name, run.task_name)
+
+    def _ending(self, run: LiveRun, graph: Graph) -> RunState:
         """What the run will end as, unless a stop of a higher rank comes: first by its graph, then by its stop."""
-        outcome = None if run.stuck else main.outcome()
+        outcome = None if run.stuck else graph.outcome()
         if outcome is RunState.SUCCEEDED:
-            return self._conclusions.render_result(run, main)
+            return self._conclusions.render_result(run, graph)
         if outcome is RunState.FAILED:
-            failed = main.first_failure()
+            failed = graph.first_failure()
             run.error = failed.error if failed else None
             return outcome
         if run.stop is None:
             return RunState.CRASHED  # the seal says why
-        ending = end_of_stop(run.stop, run.recovery, stuck=run.stuck, begun=run.begun, kept=run.kept)
-        if ending is RunState.PREEMPTED and main.ended_early_by:
-            self._conclusions.end_rest(run, main)
+        ending = _end_of_stop(run)
+        if ending is RunState.PREEMPTED and graph.ended_early_by and run.phase is Phase.MAIN:
+            self._conclusions.end_rest(run, graph)
             return RunState.SUCCEEDED
-        if ending is RunState.TIMED_OUT:
-            run.error = Failure("TimeoutError", run.reason or "the run took too long")
         return ending
+
+    async def _preempt(self, run: LiveRun) -> None:
+        """Drive ``on_preempt`` of a run that is to come back; then it may be about to end after all.
+
+        Its time is none of the run's. Its failure is in the log and on record, and shows on the run only if that ends.
+        """
+        if run.task is None or not run.task.on_preempt:
+            return
+        give_back(run)  # what was cut off has stopped cleanly, and is on record so whatever becomes of the handler
+        graph = run.enter(Phase.ON_PREEMPT)
+        self._bound_cleanup(run, min(run.grace, run.cleanup_timeout))
+        run.count_active(self._runtime.clock.monotonic())
+        await self._drive(run, graph)
+        await _end_background(run)
+        run.active_since = self._runtime.clock.monotonic()  # its time has not counted
+        run.cleanup_deadline = run.shutdown_deadline  # the handlers of an ending have a time of their own
+        run.ending = _end_of_stop(run)
+        if run.ending in FINAL:
+            _note_cleanup_error(run, graph)
 
     async def _handle(self, run: LiveRun, phase: Phase) -> None:
         """Drive one of the handlers. Its failure is the run's ``cleanup_error``, not its outcome."""
         graph = run.enter(phase)
         run.columns_changed = True  # ``ending`` is on record before the first clean-up begins
-        if bounded(run):
-            self._bound_cleanup(run)
+        if run.bounded:
+            self._bound_cleanup(run, run.cleanup_timeout)
         await self._drive(run, graph)
-        failed = graph.first_failure()
-        if failed is not None and run.cleanup_error is None:
-            run.cleanup_error = failed.error
+        _note_cleanup_error(run, graph)
 
-    def _bound_cleanup(self, run: LiveRun) -> None:
+    def _bound_cleanup(self, run: LiveRun, seconds: float) -> None:
         if run.timer:
             run.timer.cancel()
-        now = asyncio.get_running_loop().time()
-        run.cleanup_deadline = min(run.cleanup_deadline, now + run.cleanup_timeout)
+        run.cleanup_deadline = min(run.cleanup_deadline, asyncio.get_running_loop().time() + seconds)
 
     # -- driving a graph
 
     async def _drive(self, run: LiveRun, graph: Graph) -> None:
         """Run a graph until all its steps have ended, or what is left is withheld and nothing of it runs."""
         while True:
-            starts = self._take_starts(run, graph)
+            starts = self._starting.take(run, graph)
+            # asked before the commit: what waits now may come up while that lasts, and must not wait for this one's end
+            alone = len(starts) == 1 and not (run.live or run.backoffs or run.due or run.waits_for_resources)
             if starts:
                 await self._hand_over(run).wait()
                 if withheld(run) or graph.ended_early_by is not None:
-                    self._take_back(run, graph, starts)
+                    self._starting.take_back(run, graph, starts)
                     continue
-                run.resumed = False  # it goes on
-            elif not (run.live or run.backoffs or run.due_retries):
+                if run.resumed and not run.bounded:
+                    run.resumed = False  # it goes on
+            elif not (run.live or run.backoffs or run.due or run.waits_for_resources):
                 if run.row in STARTABLE and graph.ended:  # there was nothing to start, and still it has run
                     self._hand_over(run)
                 return
-            elif run.dirty:
+            elif run.dirty or run.dirty_items or run.row in STARTABLE:  # so is one whose first step waits in its place
                 self._hand_over(run)  # what ended is on record soon; nobody waits for it
-            alone = len(starts) == 1 and not run.live and not run.backoffs
             attempts = [self._prepare(run, progress) for progress in starts]
             if alone:
                 await self._attempt(run, graph, attempts[0])
@@ -173,66 +257,11 @@ class Executor:
             else:
                 for attempt in attempts:
                     # in ``runs``, as the run itself; ends with its step, or is left behind with it as stuck
-                    name = f"{run.cid} {attempt.step.name}"
+                    name = f"{run.cid} {attempt.step.key}"
                     self._runtime.runs.start_soon(self._attempt, run, graph, attempt, name=name)
                 await run.wait_change()
                 if run.fault is not None:
                     raise run.fault
-
-    def _take_starts(self, run: LiveRun, graph: Graph) -> list[StepProgress]:
-        """Take what may start now, marked as running; nothing while a stop withholds it."""
-        if withheld(run):
-            self._conclusions.drop_retries(run)
-            return []
-        self._conclusions.end_hopeless(run, graph)
-        starts, run.due_retries = run.due_retries, []
-        while True:
-            ready, skipped = graph.take_ready()
-            for progress in skipped:
-                self._conclusions.note_skipped(run, progress)
-            if not ready:
-                break
-            starts += [p for p in ready if self._may_start(run, graph, p)]
-        for progress in starts:
-            self._mark_started(run, progress)
-        return starts
-
-    def _may_start(self, run: LiveRun, graph: Graph, progress: StepProgress) -> bool:
-        """Ask the step's ``when``, and whether a handler has time left. What may not start is ended here."""
-        if time_left(run) <= 0:
-            failure = Failure("cleanup_timeout", "there was no time left for this step", progress.name)
-            self._conclusions.end(run, graph, progress, P.FAILED, failure)
-            return False
-        when = progress.step.when
-        if when is None:
-            return True
-        try:
-            if when.test(scope_of(run, self._runtime.clock)):
-                return True
-        except Exception as error:
-            self._conclusions.end(run, graph, progress, P.FAILED, failure_of(error, progress.name))
-            return False
-        graph.skip(progress, "when is false")
-        self._conclusions.note_skipped(run, progress)
-        return False
-
-    def _mark_started(self, run: LiveRun, progress: StepProgress) -> None:
-        progress.move(P.RUNNING)
-        run.count_start(progress)
-        if progress.started_at is None or progress.attempt == 1:
-            progress.started_at = self._runtime.clock.wall()
-        progress.error = None
-        run.mark(progress, "step.started", {"attempt": progress.attempt} if progress.attempt > 1 else None)
-
-    def _take_back(self, run: LiveRun, graph: Graph, starts: list[StepProgress]) -> None:
-        """A stop, or the end of the graph, came while the starts were written: none of them begins, none counts."""
-        for progress in starts:
-            run.uncount_start(progress)
-            if graph.ended_early_by is not None:
-                self._conclusions.end(run, graph, progress, P.CANCELLED)
-            else:
-                graph.give_back(progress)
-                run.mark(progress)
 
     def _hand_over(self, run: LiveRun) -> Ticket:
         """Hand over this hop; the first of a start moves the run to ``running``."""
@@ -253,11 +282,11 @@ class Executor:
 
     # -- one attempt
 
-    def _prepare(self, run: LiveRun, progress: StepProgress) -> Attempt:
+    def _prepare(self, run: LiveRun, progress: Progress) -> Attempt:
         """Make the attempt known before its child begins, so that a stop finds it."""
-        grace = HANDLER_GRACE if bounded(run) else run.cleanup_timeout
+        grace = HANDLER_GRACE if run.bounded else run.cleanup_timeout
         attempt = Attempt(run, progress, grace, partial(self._on_stuck, run))
-        run.live[progress.name] = attempt
+        run.live[progress.key] = attempt
         seconds = min(time_left(run), progress.step.timeout or float("inf"))
         if seconds != float("inf"):
             attempt.time_out_after(seconds)
@@ -268,17 +297,42 @@ class Executor:
         try:
             if attempt.cause is None:  # else it was stopped before its child began
                 await attempt.edge.attend(perform(self._runtime, run, attempt))
+            if attempt.step.key in run.children:
+                await self._children.end_unawaited(run, attempt)
             attempt.finish()
-            del run.live[attempt.step.name]
+            del run.live[attempt.step.key]
+            self._claims.end_try(run, attempt.step.key)
             self._conclusions.conclude(run, graph, attempt)
         except BaseException as error:  # ours, since the boundary lets nothing through: the run is broken off
             run.fault = error
-            run.live.pop(attempt.step.name, None)
+            run.live.pop(attempt.step.key, None)
         run.changed()
 
     def _on_stuck(self, run: LiveRun, attempt: Attempt) -> None:
+        self._give_up(run, attempt.step.key, where_of(attempt))
+
+    def _give_up(self, run: LiveRun, key: str, where: str) -> None:
+        """Mark a run as stuck, and what it is a part of: that cannot end before it either."""
+        if (attempt := run.live.get(key)) is not None:
+            attempt.stuck = True
         self._give_place_back(run)
-        self._stops.give_up(run, attempt)
+        self._stops.give_up(run, key, where)
+        if run.parent is not None and run.parent.state in PLACED and not run.parent.stuck:
+            self._give_up(run.parent, key_of(run), where)
+
+
+def _end_of_stop(run: LiveRun) -> RunState:
+    assert run.stop is not None
+    ending = end_of_stop(run.stop, run.recovery, stuck=run.stuck, begun=run.begun, kept=run.kept)
+    if ending is RunState.TIMED_OUT:
+        run.error = Failure("TimeoutError", run.reason or "the run took too long")
+    return ending
+
+
+def _note_cleanup_error(run: LiveRun, graph: Graph) -> None:
+    failed = graph.first_failure()
+    if failed is not None and run.cleanup_error is None:
+        run.cleanup_error = failed.error
 
 
 def _note_wait(measures: Measures, run: LiveRun, seconds: float) -> None:

@@ -27,6 +27,9 @@ MAX_EXPRESSION_DEPTH = 100
 #: How deep lists and mappings in a plan file may nest.
 MAX_DEPTH = 64
 
+#: A name and the constant keys behind it: ``("steps", "a", "output", 0)``.
+Keys = tuple[str | int, ...]
+
 _SANDBOX = Sandbox()
 _ADVANCE = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^'\"{}()\[\]]+|.", re.DOTALL)
 #: A name, or keys after one; Jinja's own words are none.
@@ -45,10 +48,11 @@ class ExpressionSyntax(ValueError):
 class Expression:
     """One ``{{ … }}``: its source, the names that it uses, and how to evaluate it.
 
-    ``members`` are the pairs ``(root, key)`` of every ``root.key`` and ``root["key"]`` in it.
+    ``paths`` are the keys of every ``root.key.key`` in it, as ``("root", "key", "key")``, with all their beginnings of
+    two keys or more; a key may stand in brackets as well, and be a whole number there.
     """
 
-    __slots__ = ("_evaluate", "_tree", "members", "names", "source")
+    __slots__ = ("_evaluate", "_tree", "names", "paths", "source")
 
     def __init__(self, source: str) -> None:
         self.source = source.strip()
@@ -58,11 +62,11 @@ class Expression:
             root, *keys = self.source.split(".")
             self._evaluate = partial(_follow, root, keys)
             self.names = frozenset({root}) - _SANDBOX.globals.keys()
-            self.members = frozenset({(root, keys[0])} if keys else ())
+            self.paths: frozenset[Keys] = frozenset((root, *keys[:end]) for end in range(1, len(keys) + 1))
         else:
             self._tree, uses = _parse(self.source)
             self.names = frozenset(uses.names)
-            self.members = frozenset(uses.members)
+            self.paths = frozenset(uses.paths)
 
     def evaluate(self, scope: Mapping[str, Any], at: str) -> Any:
         """Give the value, which may be a time, a duration or an iterator still.
@@ -129,7 +133,7 @@ class _Uses:
 
     def __init__(self, tree: nodes.Expr) -> None:
         self.names: set[str] = set()
-        self.members: set[tuple[str, str]] = set()
+        self.paths: set[Keys] = set()
         waiting: list[tuple[nodes.Node, int]] = [(tree, 0)]
         while waiting:
             node, depth = waiting.pop()
@@ -142,14 +146,27 @@ class _Uses:
         match node:
             case nodes.Name(name=name) if name not in _SANDBOX.globals:
                 self.names.add(name)
-            case nodes.Getattr(node=nodes.Name(name=name), attr=key):
-                self.members.add((name, key))
-            case nodes.Getitem(node=nodes.Name(name=name), arg=nodes.Const(value=str(key))):
-                self.members.add((name, key))
+            case nodes.Getattr() | nodes.Getitem():
+                if keys := _keys_of(node):
+                    self.paths.add(keys)
             case nodes.Filter(name=name):
                 _check_known("filter", name, _SANDBOX.filters)
             case nodes.Test(name=name):
                 _check_known("test", name, _SANDBOX.tests)
+
+
+def _keys_of(node: nodes.Node) -> Keys:
+    """The keys of ``root.key["key"][0]``; none if another thing than a name or a constant key is in it."""
+    match node:
+        case nodes.Name(name=name):
+            return (name,)
+        case (
+            nodes.Getattr(node=inner, attr=str() as key)
+            | nodes.Getitem(node=inner, arg=nodes.Const(value=str() | int() as key))
+        ):
+            before = _keys_of(inner)
+            return (*before, key) if before else ()
+    return ()
 
 
 def _check_known(kind: str, name: str, known: Mapping[str, Any]) -> None:
@@ -222,10 +239,10 @@ class Template:
     """One value of a plan file, nested lists and mappings included.
 
     ``constant`` says that there is no ``{{ … }}`` in it: rendering gives the value itself. ``names`` are the root names
-    that it uses, ``members`` the pairs ``(root, key)`` of every ``root.key``, ``at`` is its ``file:line``.
+    that it uses, ``paths`` the keys of every ``root.key.key`` (see ``Expression``), ``at`` is its ``file:line``.
     """
 
-    __slots__ = ("_render", "at", "constant", "members", "names", "value")
+    __slots__ = ("_render", "at", "constant", "names", "paths", "value")
 
     def __init__(self, value: Any, at: str) -> None:
         self.value = value
@@ -234,12 +251,12 @@ class Template:
         self._render = _renderer(value, at, found, 0)
         self.constant = not found
         self.names = frozenset().union(*(e.names for e in found))
-        self.members = frozenset().union(*(e.members for e in found))
+        self.paths: frozenset[Keys] = frozenset().union(*(e.paths for e in found))
 
     @property
     def steps_named(self) -> frozenset[str]:
         """The ``x`` of every ``steps.x``."""
-        return frozenset(key for root, key in self.members if root == "steps")
+        return frozenset(str(path[1]) for path in self.paths if path[0] == "steps")
 
     def render(self, scope: Mapping[str, Any]) -> Any:
         """Give the value as plain JSON data.
@@ -298,20 +315,20 @@ def _join(parts: list[str | Expression], scope: Mapping[str, Any], at: str) -> s
 
 
 class Condition:
-    """The value of ``when``: one whole ``{{ … }}``, or true or false. ``names`` and ``members`` as a template's."""
+    """The value of ``when``: one whole ``{{ … }}``, or true or false. ``names`` and ``paths`` as a template's."""
 
-    __slots__ = ("_template", "at", "constant", "members", "names", "value")
+    __slots__ = ("_template", "at", "constant", "names", "paths", "value")
 
     def __init__(self, value: Any, at: str) -> None:
         value = value.strip() if isinstance(value, str) else value
-        if not isinstance(value, bool) and not _is_whole(value):
+        if not isinstance(value, bool) and not is_whole(value):
             raise ExpressionSyntax("a condition is one whole {{ … }}, or true or false")
         self._template = Template(value, at)
         self.value = value
         self.at = at
         self.constant = self._template.constant
         self.names = self._template.names
-        self.members = self._template.members
+        self.paths = self._template.paths
 
     @property
     def steps_named(self) -> frozenset[str]:
@@ -333,7 +350,12 @@ class Condition:
         return f"Condition({self.value!r}, {self.at!r})"
 
 
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """Say whether a value of a plan file is one whole ``{{ … }}``.
+
+    Raises:
+        ExpressionSyntax: an expression in it cannot be read.
+    """
     if not isinstance(value, str):
         return False
     parts = split(value)

@@ -89,6 +89,7 @@ class Fields:
         """Take the mapping at ``path``; ``later`` are keys that are part of the language but not supported yet."""
         self.reader = reader
         self.path = path
+        self.is_mapping = isinstance(value, dict)  # if not, that is reported, and no field is there
         self.value = reader.mapping(path, value, what)
         for key in self.value:
             if key in later:
@@ -119,13 +120,13 @@ class Fields:
         self.wrong(key, f"text is needed, not {kind_of(value)}; put quotes around it")
         return default
 
-    def boolean(self, key: str) -> bool:
-        """True or false; false if absent."""
-        value = self.value.get(key, False)
+    def boolean(self, key: str, default: bool = False) -> bool:
+        """True or false."""
+        value = self.value.get(key, default)
         if isinstance(value, bool):
             return value
         self.wrong(key, f"true or false is needed, not {kind_of(value)}")
-        return False
+        return default
 
     def integer(self, key: str, default: int, minimum: int, maximum: int) -> int:
         """A whole number within bounds."""
@@ -134,6 +135,18 @@ class Fields:
             return value
         self.wrong(key, f"a whole number from {minimum} to {maximum} is needed, not {_shown(value)}")
         return default
+
+    def number(self, key: str, default: float, minimum: float, maximum: float) -> float:
+        """A number within bounds."""
+        value = self.value.get(key, default)
+        if isinstance(value, int | float) and not isinstance(value, bool) and minimum <= value <= maximum:
+            return float(value)
+        self.wrong(key, f"a number from {minimum:g} to {maximum:g} is needed, not {_shown(value)}")
+        return default
+
+    def condition(self, key: str) -> Condition | None:
+        """A condition; None if it is absent or wrong."""
+        return self.reader.condition(self.at(key), self.value[key]) if key in self.value else None
 
     def choice(self, key: str, default: str, choices: Collection[str], later: Collection[str] = ()) -> str:
         """One of some words."""

@@ -6,32 +6,36 @@ Keys, words and bounds come from the tables by which the files are read (``taskf
 matter.
 """
 
-from collections.abc import Collection, Mapping
-from typing import Any
-
-from aura import inputspec, planfile, stepfile, taskfile
-from aura.plan import IDENTIFIER_PATTERN
+from aura import defaults, inputspec, loopfile, modefile, planfile, retryfile, stepfile, taskfile
+from aura.plan import DEFAULT_MAX_ITERATIONS, MAX_ITEMS, NAME_PATTERN
 from aura.run import PRIORITIES
+from aura.schemaparts import (
+    DIALECT,
+    DURATION,
+    MODE_SAYS,
+    NAMES,
+    TEXT,
+    WHOLE_EXPRESSION,
+    Schema,
+    described,
+    mapping,
+    mode,
+    or_zero,
+    ref,
+    whole,
+)
 
-Schema = dict[str, Any]
-
-DIALECT = "https://json-schema.org/draft/2020-12/schema"
-#: Digits with a unit somewhere behind them, or ISO 8601. What it means is for ``duration`` to say.
-_DURATION = r"^\s*(P[0-9.,WDTHMSwdthms]+|[0-9][0-9A-Za-z.,\s]*[A-Za-z][0-9A-Za-z.,\s]*)\s*$"
-_EXPRESSION = r"^\s*\{\{[\s\S]*\}\}\s*$"
-_TEXT = {"type": "string"}
-_NAMES = {"pattern": f"^{IDENTIFIER_PATTERN}$"}
 _COUNT = {"type": "integer", "minimum": 0, "maximum": inputspec.MAX_LENGTH}
 _ANY: Schema = {}
 
 
 def task_schema() -> Schema:
     """The schema of a file in ``tasks/``."""
-    shapes = {key: _described(shape, _TASK_SAYS[key]) for key, shape in _TASK.items()}
+    shapes = {key: described(shape, _TASK_SAYS[key]) for key, shape in _TASK.items()}
     return {
         "$schema": DIALECT,
         "title": "A task of Aura",
-        **_mapping(taskfile.KEYS, shapes, ["steps"]),
+        **mapping(taskfile.KEYS, shapes, ["steps"]),
         "$defs": _defs(),
     }
 
@@ -39,34 +43,60 @@ def task_schema() -> Schema:
 def plan_schema() -> Schema:
     """The schema of ``plan.yaml``."""
     shapes = {
-        "title": _described(_TEXT, "A short name for people"),
-        "description": _described(_TEXT, "What the plan is for"),
-        "timezone": _described(_TEXT, "The IANA name of a time zone, such as Europe/Berlin"),
-        "vars": _described({"type": "object", "propertyNames": _NAMES}, "Plain data, read as vars.<name>"),
+        "title": described(TEXT, "A short name for people"),
+        "description": described(TEXT, "What the plan is for"),
+        "timezone": described(TEXT, "The IANA name of a time zone, such as Europe/Berlin"),
+        "uses": described(
+            {"type": "array", "items": {"type": "string", "pattern": f"^{NAME_PATTERN}$"}, "uniqueItems": True},
+            "Other plans, whose actions and tasks it may use",
+        ),
+        "vars": described({"type": "object", "propertyNames": NAMES}, "Plain data, read as vars.<name>"),
+        "resources": described(_resources(), "How much there is of what its runs share: a number, or a rate"),
+        "defaults": described(_defaults(), "What its tasks and steps have where they do not say it themselves"),
     }
-    return {"$schema": DIALECT, "title": "A plan of Aura", **_mapping(planfile.KEYS, shapes)}
+    made = mapping(planfile.KEYS, shapes)
+    return {"$schema": DIALECT, "title": "A plan of Aura", **made, "$defs": {"duration": DURATION}}
+
+
+def _resources() -> Schema:
+    count = whole(1, planfile.MAX_RESOURCE)
+    shapes = {
+        "rate": described(count, "How many can be spent"),
+        "per": described(ref("duration"), "The time in which they fill up again, evenly"),
+    }
+    rate = mapping(planfile.RATE_KEYS, shapes, planfile.RATE_KEYS)
+    return {"type": "object", "propertyNames": NAMES, "additionalProperties": {"anyOf": [count, rate]}}
+
+
+def _defaults() -> Schema:
+    task = {key: described(_TASK[key], _TASK_SAYS[key]) for key in defaults.TASK_KEYS}
+    step = {key: described(_STEP[key], _STEP_SAYS[key]) for key in defaults.STEP_KEYS}
+    shapes = {"task": mapping(defaults.TASK_KEYS, task), "step": mapping(defaults.STEP_KEYS, step)}
+    return mapping(("task", "step"), shapes)
 
 
 def _defs() -> Schema:
-    step = {key: _described(shape, _STEP_SAYS[key]) for key, shape in _STEP.items()}
-    name = _described({"type": "string", **_NAMES, "not": {"const": "any"}}, "The step's name")
-    named = _mapping(("name", *stepfile.KEYS), {"name": name, **step}, ["name", "action"])
+    step = {key: described(shape, _STEP_SAYS[key]) for key, shape in _STEP.items()}
+    name = described({"type": "string", **NAMES, "not": {"const": "any"}}, "The step's name")
+    named = mapping(("name", *stepfile.KEYS), {"name": name, **step}, ["name", "action"])
     graph = {
         "type": "object",
-        "propertyNames": {**_NAMES, "not": {"const": "any"}},
-        "additionalProperties": _mapping(stepfile.KEYS, step, ["action"]),
+        "propertyNames": {**NAMES, "not": {"const": "any"}},
+        "additionalProperties": mapping(stepfile.KEYS, step, ["action"]),
     }
     return {
         "steps": {"anyOf": [graph, {"type": "array", "items": named}]},
-        "duration": {"type": "string", "pattern": _DURATION},
+        "duration": DURATION,
         "input": {"anyOf": [{"enum": list(inputspec.TYPES)}, _input()]},
     }
 
 
 def _input() -> Schema:
-    shapes = {key: _described(shape, _INPUT_SAYS[key]) for key, shape in _INPUT.items()}
-    made = _mapping(inputspec.KEYS, shapes, ["type"])
-    return {**made, "allOf": [_only_of_type(kind) for kind in inputspec.TYPES]}
+    shapes = {key: described(shape, _INPUT_SAYS[key]) for key, shape in _INPUT.items()}
+    made = mapping(inputspec.KEYS, shapes, ["type"])
+    plain = {"properties": {"enum": False, "default": {"const": None}}}
+    secret = {"if": {"properties": {"secret": {"const": True}}, "required": ["secret"]}, "then": plain}
+    return {**made, "allOf": [*(_only_of_type(kind) for kind in inputspec.TYPES), secret]}
 
 
 def _only_of_type(kind: str) -> Schema:
@@ -76,70 +106,99 @@ def _only_of_type(kind: str) -> Schema:
     return {"if": {"properties": {"type": {"const": kind}}}, "then": {"properties": dict.fromkeys(foreign, False)}}
 
 
-def _mapping(keys: Collection[str], shapes: Mapping[str, Schema], required: Collection[str] = ()) -> Schema:
-    """A mapping with exactly these keys.
-
-    Raises:
-        KeyError: a key has no shape.
-    """
-    return {
-        "type": "object",
-        "properties": {key: shapes[key] for key in keys},
-        "required": list(required),
-        "additionalProperties": False,
-    }
-
-
-def _described(shape: Schema, description: str) -> Schema:
-    return {"description": description, **shape}
-
-
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/$defs/{name}"}
-
-
 def _depends_on() -> Schema:
-    names = {"type": "array", "items": _TEXT, "uniqueItems": True}
-    word = {"enum": list(stepfile.STATES)}
+    names = {"type": "array", "items": TEXT, "uniqueItems": True}
+    word = {"enum": sorted(stepfile.STATES)}
     states = {"anyOf": [word, {"type": "array", "items": word, "minItems": 1}]}
-    of_any = {"type": "object", "properties": {"any": names}, "required": ["any"], "additionalProperties": False}
+    some = {**names, "minItems": 1}
+    of_any = {"type": "object", "properties": {"any": some}, "required": ["any"], "additionalProperties": False}
     by_state = {"type": "object", "not": {"required": ["any"]}, "additionalProperties": states}
-    return {"anyOf": [_TEXT, names, of_any, by_state]}
+    return {"anyOf": [TEXT, names, of_any, by_state]}
 
 
 def _retry() -> Schema:
+    errors = {"type": "string", "pattern": f"^{retryfile.ERROR_PATTERN}$"}
     shapes = {
-        "attempts": _described(_whole(1, stepfile.MAX_ATTEMPTS), "How often it is tried in all"),
-        "delay": _described({"anyOf": [_ref("duration"), {"enum": [0, "0"]}]}, "The time between two tries"),
+        "attempts": described(whole(1, retryfile.MAX_ATTEMPTS), "How often it is tried in all"),
+        "delay": described(or_zero("duration"), "The time between two tries"),
+        "backoff": described(
+            {"type": "number", "minimum": 1, "maximum": retryfile.MAX_BACKOFF},
+            "What the delay is multiplied by after each try",
+        ),
+        "max_delay": described(ref("duration"), "The longest delay"),
+        "jitter": described({"type": "boolean", "default": False}, "True: a random part of each delay is left out"),
+        "errors": described(
+            {"type": "array", "items": errors, "minItems": 1, "uniqueItems": True},
+            "The names of the exceptions that are worth another try; without it, any",
+        ),
+        "when": described(
+            _condition(asked_after=True),
+            "Asked after each try, with result and error; decides whether there is another",
+        ),
     }
-    return _mapping(stepfile.RETRY_KEYS, shapes)
+    more = {"required": ["attempts"], "properties": {"attempts": {"minimum": 2}}}
+    return {**mapping(retryfile.KEYS, shapes), "dependentSchemas": {"errors": more, "when": more}}
 
 
-def _whole(minimum: int, maximum: int) -> Schema:
-    return {"type": "integer", "minimum": minimum, "maximum": maximum}
+def _loop() -> Schema:
+    over = {"anyOf": [{"type": ["array", "object"]}, WHOLE_EXPRESSION]}
+    shapes = {
+        "for_each": described(over, "A list or a mapping; the step is done for each of its items"),
+        "times": described({"anyOf": [whole(0, MAX_ITEMS), WHOLE_EXPRESSION]}, "How often it is done"),
+        "while": described(_condition(), "It is done as long as this holds; asked before each round"),
+        "until": described(_condition(asked_after=True), "It is done until this holds; asked after each round"),
+        "delay": described(or_zero("duration"), "The time between two rounds"),
+        "parallelism": described({**whole(1, loopfile.MAX_PARALLELISM), "default": 1}, "How many items run at once"),
+        "max_iterations": described(
+            {**whole(1, MAX_ITEMS), "default": DEFAULT_MAX_ITERATIONS}, "So many rounds fail the step"
+        ),
+        "on_item_failure": described(
+            {"enum": list(loopfile.ON_ITEM_FAILURE), "default": "stop"},
+            "stop: it fails at the first item that does; continue: it succeeds, with null for items that failed",
+        ),
+    }
+    foreign = {
+        kind: {"properties": {key: False for key, (kinds, _) in loopfile.FOREIGN.items() if kind in kinds}}
+        for kind in loopfile.KINDS
+    }
+    one = [{"required": [kind]} for kind in loopfile.KINDS]
+    return {**mapping(loopfile.KEYS, shapes), "oneOf": one, "dependentSchemas": foreign}
+
+
+def _needs() -> Schema:
+    return {"type": "object", "propertyNames": NAMES, "additionalProperties": whole(1, modefile.MAX_NEEDED)}
+
+
+def _condition(*, asked_after: bool = False) -> Schema:
+    """One whole expression, or true; false only where it is asked after something was done."""
+    return {"anyOf": [{"type": "boolean"} if asked_after else {"const": True}, WHOLE_EXPRESSION]}
 
 
 def _labels() -> Schema:
-    names = {"minLength": 1, "maxLength": taskfile.MAX_LABEL_NAME}
-    values = {"type": "string", "maxLength": taskfile.MAX_LABEL, "not": {"pattern": r"\{\{"}}
+    names = {"minLength": 1, "maxLength": defaults.MAX_LABEL_NAME}
+    values = {"type": "string", "maxLength": defaults.MAX_LABEL, "not": {"pattern": r"\{\{"}}
     return {"type": "object", "propertyNames": names, "additionalProperties": values}
 
 
 _TASK: dict[str, Schema] = {
-    "title": _TEXT,
-    "description": _TEXT,
-    "inputs": {"type": "object", "propertyNames": _NAMES, "additionalProperties": _ref("input")},
-    "lane": {"enum": list(taskfile.LANES), "default": "main"},
-    "priority": {**_whole(PRIORITIES.start, PRIORITIES.stop - 1), "default": 0},
+    "title": TEXT,
+    "description": TEXT,
+    "inputs": {"type": "object", "propertyNames": NAMES, "additionalProperties": ref("input")},
+    "lane": {"enum": list(defaults.LANES), "default": "main"},
+    "priority": {**whole(PRIORITIES.start, PRIORITIES.stop - 1), "default": 0},
     "labels": _labels(),
-    "timeout": _ref("duration"),
-    "queue_timeout": _ref("duration"),
-    "cleanup_timeout": _ref("duration"),
-    "recovery": {"enum": list(taskfile.RECOVERIES), "default": "fail"},
-    "steps": {**_ref("steps"), "minProperties": 1, "minItems": 1},
-    "on_failure": _ref("steps"),
-    "on_cancel": _ref("steps"),
-    "finally": _ref("steps"),
+    "timeout": ref("duration"),
+    "queue_timeout": ref("duration"),
+    "cleanup_timeout": ref("duration"),
+    "recovery": {"enum": list(defaults.RECOVERIES), "default": "fail"},
+    "mode": mode(),
+    "resources": _needs(),
+    "steps": {**ref("steps"), "minProperties": 1, "minItems": 1},
+    "on_failure": ref("steps"),
+    "on_cancel": ref("steps"),
+    "on_preempt": ref("steps"),
+    "on_resume": ref("steps"),
+    "finally": ref("steps"),
     "returns": _ANY,
 }
 _TASK_SAYS = {
@@ -156,19 +215,25 @@ _TASK_SAYS = {
     "steps": "What it does: a mapping is a graph, a list a sequence",
     "on_failure": "Steps that run if it failed or timed out",
     "on_cancel": "Steps that run if it was cancelled",
+    "on_preempt": "Steps that run each time it is stopped to come back",
+    "on_resume": "Steps that run before it goes on after that",
+    "mode": MODE_SAYS,
+    "resources": "What a run takes as long as it runs: {name: number}",
     "finally": "Steps that run once, whatever happened",
     "returns": "The run's result: an expression, or a mapping of them",
 }
 _STEP: dict[str, Schema] = {
-    "action": _TEXT,
+    "action": TEXT,
     "params": {"type": "object"},
     "depends_on": _depends_on(),
-    "when": {"anyOf": [{"type": "boolean"}, {"type": "string", "pattern": _EXPRESSION}]},
-    "outputs": {"type": "object", "propertyNames": _NAMES},
+    "when": _condition(),
+    "outputs": {"type": "object", "propertyNames": NAMES},
     "retry": _retry(),
-    "timeout": _ref("duration"),
+    "timeout": ref("duration"),
     "continue_on_failure": {"type": "boolean", "default": False},
     "idempotent": {"type": "boolean", "default": False},
+    "loop": _loop(),
+    "resources": _needs(),
 }
 _STEP_SAYS = {
     "action": "One of this plan's actions, or of Aura's, such as shell.run; `aura actions` lists them",
@@ -176,29 +241,33 @@ _STEP_SAYS = {
     "depends_on": "What must have ended before: a step, a list of steps, {any: [steps]} or {step: states}",
     "when": "A condition; if it does not hold, the step is skipped",
     "outputs": "Named values made from the action's result; others read them as steps.<step>.outputs.<name>",
-    "retry": "How often it is tried in all, and the time between two tries",
+    "retry": "How often it is tried in all, after what, and the time between two tries",
+    "loop": "What it is done for, again and again: items of a list, a number of times, while or until something holds",
+    "resources": "What each attempt and each item takes as long as it runs, beside what the run holds: {name: number}",
     "timeout": "How long each attempt may take",
     "continue_on_failure": "True: its failure does not make the run fail",
     "idempotent": "True: it may be run again after a crash in the middle of it",
 }
 _INPUT: dict[str, Schema] = {
     "type": {"enum": list(inputspec.TYPES)},
-    "description": _TEXT,
+    "description": TEXT,
     "default": _ANY,
     "enum": {"type": "array", "minItems": 1},
+    "secret": {"type": "boolean", "default": False},
     "minimum": {"type": "number"},
     "maximum": {"type": "number"},
     "min_length": _COUNT,
     "max_length": _COUNT,
-    "pattern": _TEXT,
-    "items": _ref("input"),
-    "properties": {"type": "object", "additionalProperties": _ref("input")},
+    "pattern": TEXT,
+    "items": ref("input"),
+    "properties": {"type": "object", "additionalProperties": ref("input")},
 }
 _INPUT_SAYS = {
     "type": "What kind of value it is",
     "description": "Shown with the task",
     "default": "Used if nothing is given; plain data. With null, null may be given as well",
     "enum": "The values that are allowed",
+    "secret": "True: what is given is shown nowhere; *** stands in its place",
     "minimum": "The lowest number",
     "maximum": "The highest number",
     "min_length": "The fewest characters or elements",

@@ -6,6 +6,7 @@ here, and those that make no sense for JSON (HTML, Python's own formatting) are 
 """
 
 import base64
+import functools
 import hashlib
 import inspect
 import posixpath
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jinja2.filters
+import jinja2.tests
+from jinja2 import Undefined
 
 from aura.duration import CalendarDays, Duration
 from aura.patterns import compile_pattern
@@ -106,6 +109,14 @@ def replace(text: Any, old: str, new: str, count: int = -1) -> str:
     return whole.replace(old, new, count)
 
 
+def url_encode(value: Any) -> str:
+    """A text quoted for a URL; a mapping, or a list of pairs, as a query."""
+    if not isinstance(value, dict | list | tuple):
+        return jinja2.filters.do_urlencode(to_text(value))
+    pairs = value.items() if isinstance(value, dict) else value
+    return jinja2.filters.do_urlencode([(to_text(name), to_text(part)) for name, part in pairs])
+
+
 def total(value: Iterable[Any], start: float = 0, attribute: str | None = None) -> Any:
     """The sum of numbers or durations."""
     result: Any = start
@@ -135,11 +146,35 @@ def make_range(*bounds: int) -> list[int]:
 # -- Jinja's own, bounded ---------------------------------------------------------------------------------------------
 
 
-def _limited(name: str, argument: str, limit: int) -> Callable[..., Any]:
-    """Wrap a filter of Jinja's so that one of its arguments, a number, stays within ``±limit``."""
+def _of_text(name: str) -> Callable[..., Any]:
+    """Wrap a filter of Jinja's for text so that it takes what is none as it appears in text: as JSON."""
     function: Callable[..., Any] = jinja2.filters.FILTERS[name]
+    own = int(hasattr(function, "jinja_pass_arg"))  # what Jinja gives such a filter before the value
+
+    @functools.wraps(function)  # Jinja's own marks are among what it keeps
+    def filtered(*args: Any, **kwargs: Any) -> Any:
+        return function(*args[:own], to_text(args[own]), *args[own + 1 :], **kwargs)
+
+    return filtered
+
+
+def _of_known(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a filter, or a test, that would take an unknown name for a value, so that it raises what names it."""
+
+    @functools.wraps(function)
+    def filtered(value: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(value, Undefined):
+            str(value)  # raises, naming it
+        return function(value, *args, **kwargs)
+
+    return filtered
+
+
+def _limited(name: str, argument: str, limit: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a filter so that one of its arguments, a number, stays within ``±limit``."""
     signature = inspect.signature(function)
 
+    @functools.wraps(function)
     def filtered(*args: Any, **kwargs: Any) -> Any:
         number = signature.bind(*args, **kwargs).arguments.get(argument)
         if isinstance(number, str | int | float) and not isinstance(number, bool):
@@ -148,24 +183,26 @@ def _limited(name: str, argument: str, limit: int) -> Callable[..., Any]:
                 raise TooLarge(f"{name}: {argument} must not be more than {limit}")
         return function(*args, **kwargs)
 
-    # Jinja looks for its own marks (pass_environment) on the function
-    filtered.__dict__.update(function.__dict__)
     return filtered
 
 
 _KEPT = frozenset(
-    {"abs", "capitalize", "count", "d", "default", "dictsort", "filesizeformat", "first", "float", "int", "items"}
-    | {"last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "reverse", "select"}
-    | {"selectattr", "sort", "title", "trim", "truncate", "unique", "upper", "urlencode", "wordcount"}
+    {"count", "d", "default", "dictsort", "filesizeformat", "first", "float", "int", "last", "length", "list", "map"}
+    | {"max", "min", "reject", "rejectattr", "reverse", "select", "selectattr", "sort", "unique"}
 )
+_OF_TEXT = ("capitalize", "lower", "title", "trim", "truncate", "upper", "wordcount")
+_OF_KNOWN = ("abs", "items")
 
 FILTERS: dict[str, Callable[..., Any]] = {
     **{name: jinja2.filters.FILTERS[name] for name in _KEPT},
-    "batch": _limited("batch", "linecount", MAX_ITEMS),
-    "slice": _limited("slice", "slices", MAX_ITEMS),
-    "center": _limited("center", "width", MAX_TEXT),
-    "indent": _limited("indent", "width", 100),
-    "round": _limited("round", "precision", 100),
+    **{name: _of_text(name) for name in _OF_TEXT},
+    **{name: _of_known(jinja2.filters.FILTERS[name]) for name in _OF_KNOWN},
+    "batch": _limited("batch", "linecount", MAX_ITEMS, jinja2.filters.FILTERS["batch"]),
+    # the plain one: what Jinja keeps is a wrapper, whose arguments are not those of its signature
+    "slice": _limited("slice", "slices", MAX_ITEMS, jinja2.filters.sync_do_slice),
+    "center": _limited("center", "width", MAX_TEXT, _of_text("center")),
+    "indent": _limited("indent", "width", 100, _of_text("indent")),
+    "round": _of_known(_limited("round", "precision", 100, jinja2.filters.FILTERS["round"])),
     "b64decode": b64decode,
     "b64encode": b64encode,
     "basename": lambda path: posixpath.basename(needs_text(path, "basename")),
@@ -185,6 +222,17 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "sum": total,
     "time": time_filter,
     "tojson": to_json,
+    "urlencode": url_encode,
+}
+
+_TESTS: dict[str, Any] = {
+    name: jinja2.tests.TESTS[name] for name in jinja2.tests.TESTS.keys() - {"callable", "escaped"}
+}
+#: Those that take a name as it is: two ask whether it is known, two are asked for the name of a filter or a test.
+_AS_IT_IS = ("defined", "undefined", "filter", "test")
+
+TESTS: dict[str, Callable[..., Any]] = {
+    name: test if name in _AS_IT_IS else _of_known(test) for name, test in {**_TESTS, "null": _TESTS["none"]}.items()
 }
 
 GLOBALS: dict[str, Any] = {

@@ -5,7 +5,7 @@ children, time or storage; it is told what began and what ended, and says what f
 comes from here, never from a scope.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from aura.lifecycle import STEP_FINAL, RunState, StepState, check_step_move
@@ -14,34 +14,38 @@ from aura.run import Failure
 
 P = StepState
 #: Steps that ended by themselves; a cancelled one did not, unless the run was ended early by ``stop``.
-_BAD = frozenset({P.FAILED, P.TIMED_OUT})
+BAD = frozenset({P.FAILED, P.TIMED_OUT})
 
 
-class StepProgress:
-    """One step of one run: its state and all that is on record of it. Times are Unix seconds.
+class Progress:
+    """What can be tried, of one run: a step, or one item of a step that loops. Times are Unix seconds.
 
     ``attempt`` counts tries in the present retry budget; ``starts`` every time it began, for ever: it is the fence
-    number of a start.
+    number of a start. ``key`` names it within its run: the step's name, or ``name[index]``.
     """
 
     __slots__ = (
         "attempt",
         "error",
         "finished_at",
+        "key",
         "name",
         "output",
         "output_json",
         "outputs",
-        "skipped_because",
         "started_at",
         "starts",
         "state",
         "step",
     )
 
-    def __init__(self, step: Step) -> None:
+    #: Of an item its position, counted from 0; None of a step.
+    index: int | None
+
+    def __init__(self, step: Step, key: str) -> None:
         self.step = step
         self.name = step.name
+        self.key = key
         self.state = P.PENDING
         self.attempt = 0
         self.starts = 0
@@ -51,7 +55,6 @@ class StepProgress:
         self.output_json: bytes | None = None
         self.outputs: dict[str, Any] | None = None
         self.error: Failure | None = None
-        self.skipped_because: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -66,17 +69,128 @@ class StepProgress:
         check_step_move(self.state, to)
         self.state = to
 
+
+class StepProgress(Progress):
+    """One step of one run: its state and all that is on record of it.
+
+    ``skipped_because`` says in words why it was skipped, ``explained`` in data: see ``explain``. ``loop`` is there once
+    a step that loops has begun.
+    """
+
+    __slots__ = ("explained", "loop", "skipped_because")
+    index = None
+
+    def __init__(self, step: Step) -> None:
+        super().__init__(step, step.name)
+        self.skipped_because: str | None = None
+        self.explained: dict[str, Any] | None = None
+        self.loop: LoopProgress | None = None
+
     def value(self) -> dict[str, Any]:
         """What ``steps.<name>`` is in an expression: output and outputs are null until it has succeeded."""
         done = self.state is P.SUCCEEDED
         outputs = self.outputs if done and self.outputs else dict.fromkeys(self.step.outputs)
-        return {
+        value = {
             "state": self.state.value,
             "output": self.output if done else None,
             "outputs": outputs,
             "error": self.error.shown() if self.error else None,
             "attempt": self.attempt,
         }
+        if self.step.loop is not None:
+            value["each"] = each = self.loop.each() if self.loop else []
+            value["failed"] = [item for item in each if item["state"] in BAD]
+        return value
+
+
+class ItemProgress(Progress):
+    """One item of a step that loops, or one round of it: what it goes over, and how far it is."""
+
+    __slots__ = ("index", "item")
+    index: int
+
+    def __init__(self, step: Step, index: int, item: Any) -> None:
+        super().__init__(step, f"{step.name}[{index}]")
+        self.index = index
+        self.item = item
+
+    def value(self) -> dict[str, Any]:
+        """What ``steps.<name>.each[index]`` is in an expression."""
+        return {
+            "item": self.item,
+            "state": self.state.value,
+            "output": self.output if self.state is P.SUCCEEDED else None,
+            "error": self.error.shown() if self.error else None,
+        }
+
+
+class LoopProgress:
+    """How far a step that loops is. It knows nothing of when an item may begin: see ``loops``.
+
+    ``over`` are the items as they were frozen, None for the rounds of ``while`` and ``until``; ``over_json`` is what is
+    on record of them. ``items`` are those that have begun or wait to, in their order: ``items[n].index`` is ``n``.
+
+    Invariant: ``open`` counts the items that have not ended; ``left`` are those of them that were to run and were taken
+    back, so that they begin before any other does.
+    """
+
+    __slots__ = ("failure", "items", "left", "open", "over", "over_json", "rested", "unasked")
+
+    def __init__(self, over: Sequence[Any] | None, over_json: bytes) -> None:
+        self.over = over
+        self.over_json = over_json
+        self.items: list[ItemProgress] = []
+        self.left: list[ItemProgress] = []
+        self.open = 0
+        #: The first failure of an item, if it ends the loop.
+        self.failure: Failure | None = None
+        #: Its rest before the next round is over.
+        self.rested = False
+        #: Whether it is over has to be asked before anything more of it begins.
+        self.unasked = True
+
+    @property
+    def total(self) -> int | None:
+        """How many items there are; None of rounds: nobody knows."""
+        return None if self.over is None else len(self.over)
+
+    @property
+    def ended(self) -> int:
+        """How many items have ended."""
+        return len(self.items) - self.open
+
+    def last_before(self, index: int) -> Any:
+        """The output of the item before this index; None if it has none, or none yet."""
+        if not 0 < index <= len(self.items):
+            return None
+        before = self.items[index - 1]
+        return before.output if before.state is P.SUCCEEDED else None
+
+    def add(self, step: Step) -> ItemProgress:
+        """The next item, as one that has not begun."""
+        index = len(self.items)
+        item = ItemProgress(step, index, index if self.over is None else self.over[index])
+        self.items.append(item)
+        self.open += 1
+        return item
+
+    def end(self, item: ItemProgress, state: StepState) -> None:
+        """Give an item its final state."""
+        item.move(state)
+        self.open -= 1
+
+    def give_back(self, item: ItemProgress) -> None:
+        """Take back an item that was to run, or was stopped to come back: it is pending again."""
+        if item.state is not P.PENDING:
+            item.move(P.PENDING)
+        if item not in self.left:
+            self.left.append(item)
+
+    def each(self) -> list[dict[str, Any]]:
+        """``steps.<name>.each``: those that never began are pending."""
+        begun = [item.value() for item in self.items]
+        rest = self.over[len(begun) :] if self.over is not None else ()
+        return begun + [{"item": item, "state": P.PENDING.value, "output": None, "error": None} for item in rest]
 
 
 class Graph:
@@ -86,7 +200,7 @@ class Graph:
     have changed since ``take_ready`` last looked, so that a look costs what has changed and not the whole graph.
     """
 
-    __slots__ = ("_dependants", "_open", "_touched", "ended_early_by", "steps")
+    __slots__ = ("_dependants", "_open", "_touched", "ended_early_by", "looping", "steps")
 
     def __init__(self, steps: Steps) -> None:
         self.steps = {name: StepProgress(step) for name, step in steps.items()}
@@ -96,16 +210,43 @@ class Graph:
                 self._dependants.setdefault(dependency.step, []).append(name)
         self._touched = list(self.steps)
         self._open = len(self.steps)
+        #: The steps that are under way as loops, by name.
+        self.looping: dict[str, StepProgress] = {}
         #: The step whose ``stop`` action ended the run, if one did.
         self.ended_early_by: str | None = None
 
     def __iter__(self) -> Iterator[StepProgress]:
         return iter(self.steps.values())
 
+    def find(self, key: str) -> Progress:
+        """The step, or the item of one, whose ``key`` this is."""
+        name, _, index = key.partition("[")
+        step = self.steps[name]
+        if not index:
+            return step
+        assert step.loop is not None
+        return step.loop.items[int(index[:-1])]
+
+    def loop_of(self, item: ItemProgress) -> LoopProgress:
+        """The loop that an item is part of."""
+        loop = self.steps[item.name].loop
+        assert loop is not None
+        return loop
+
     @property
     def ended(self) -> bool:
         """Whether every step has ended."""
         return self._open == 0
+
+    def goes_on(self, progress: Progress) -> bool:
+        """Whether something of it may still begin: its graph was not ended early, nor its loop by a failure."""
+        if self.ended_early_by is not None:
+            return False
+        return not isinstance(progress, ItemProgress) or self.loop_of(progress).failure is None
+
+    def begin_loop(self, progress: StepProgress) -> None:
+        """Note that a step is about to run as a loop."""
+        self.looping[progress.name] = progress
 
     def take_ready(self) -> tuple[list[StepProgress], list[StepProgress]]:
         """Give the steps that may start now, and those that were skipped because they never can.
@@ -146,10 +287,14 @@ class Graph:
             return unmet
         return None if waiting else True
 
-    def give_back(self, progress: StepProgress) -> None:
-        """Take back a step that was to start, or was stopped to come back: it is pending again and will be ready."""
+    def give_back(self, progress: Progress) -> None:
+        """Take back what was to start, or was stopped to come back: it is pending again and will be ready."""
+        if isinstance(progress, ItemProgress):
+            self.loop_of(progress).give_back(progress)
+            return
         if progress.state is not P.PENDING:
             progress.move(P.PENDING)
+        self.looping.pop(progress.name, None)
         self._touched.append(progress.name)
 
     def skip(self, progress: StepProgress, because: str) -> None:
@@ -161,6 +306,7 @@ class Graph:
         """Give a step its final state and look at its dependants next time."""
         progress.move(state)
         self._open -= 1
+        self.looping.pop(progress.name, None)
         self._touched += self._dependants.get(progress.name, ())
 
     def put_ended(self, progress: StepProgress, state: StepState) -> None:
@@ -188,5 +334,5 @@ class Graph:
 
     def first_failure(self) -> StepProgress | None:
         """The step whose failure makes the run fail, the earliest one; None if there is none."""
-        bad = [p for p in self if p.state in _BAD and not p.step.continue_on_failure]
+        bad = [p for p in self if p.state in BAD and not p.step.continue_on_failure]
         return min(bad, key=lambda p: p.finished_at or 0.0) if bad else None

@@ -1,7 +1,7 @@
 """What is on record, for whoever asks: runs, their steps, their events and log lines.
 
 Everything here is read from the store and so is committed; the memory only adds what no row says: the live progress of
-a step, and a stop that is under way. Nothing here changes anything.
+a step, what a run waits for, and a stop that is under way. Nothing here changes anything.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,32 +9,39 @@ from typing import Any
 
 import msgspec
 
+from aura.claims import Claims
 from aura.dispatcher import Dispatcher
 from aura.errors import RequestError
 from aura.events import Entry
 from aura.lifecycle import RunState
-from aura.records.reading import RunFilter, get_run, get_steps, list_runs, read_logs, read_run_stream
+from aura.records.reading import RunFilter, get_run, get_steps, list_children, list_runs, read_logs, read_run_stream
 from aura.run import RunRecord, StepRecord
 from aura.runtime import Runtime
 
+#: How many sub-tasks a run is shown with.
+CHILDREN_SHOWN = 100
 #: How many of the runs that hold a place are listed at once, unless more are asked for.
 ACTIVE_LIMIT = 1000
 
 
 class RunDetail(msgspec.Struct, frozen=True):
-    """One run, whole: its record, its steps, and the live progress of those that run, by step."""
+    """One run, whole: its record, its steps, its newest sub-tasks, and the live progress of steps that run, by step."""
 
     record: RunRecord
     steps: list[StepRecord]
+    children: list[RunRecord]
     progress: Mapping[str, Mapping[str, Any]]
 
 
 class History:
     """Reads the record. ``flush_logs`` returns once every log line written so far is stored."""
 
-    def __init__(self, runtime: Runtime, dispatcher: Dispatcher, flush_logs: Callable[[], Awaitable[object]]) -> None:
+    def __init__(
+        self, runtime: Runtime, dispatcher: Dispatcher, claims: Claims, flush_logs: Callable[[], Awaitable[object]]
+    ) -> None:
         self._runtime = runtime
         self._dispatcher = dispatcher
+        self._claims = claims
         self._flush_logs = flush_logs
 
     async def list_runs(self, wanted: RunFilter, limit: int, before: int | None = None) -> list[RunRecord]:
@@ -42,8 +49,8 @@ class History:
         return [self.as_it_is(r) for r in await self._runtime.store.read(lambda x: list_runs(x, wanted, limit, before))]
 
     async def active_runs(self, limit: int = ACTIVE_LIMIT, before: int | None = None) -> list[RunRecord]:
-        """The newest of the runs that hold a place now, or hang, accepted before the sequence ``before``."""
-        runs = [*self._dispatcher.placed(), *self._dispatcher.stuck()]
+        """The newest of the runs that run now, or hang, accepted before the sequence ``before``."""
+        runs = [*self._dispatcher.placed(), *self._dispatcher.stuck(), *self._dispatcher.in_place]
         newest = sorted((run for run in runs if before is None or run.seq < before), key=lambda run: -run.seq)
         found: list[RunRecord] = []
         while newest and len(found) < limit:  # some may not be on record yet
@@ -58,14 +65,17 @@ class History:
             RequestError: ``unknown_run``.
         """
 
-        def query(execute: Any) -> tuple[RunRecord, list[StepRecord]] | None:
+        def query(execute: Any) -> tuple[RunRecord, list[StepRecord], list[RunRecord]] | None:
             record = get_run(execute, cid)
-            return (record, get_steps(execute, record.seq)) if record else None
+            if record is None:
+                return None
+            return record, get_steps(execute, record.seq), list_children(execute, cid, CHILDREN_SHOWN)
 
         found = await self._runtime.store.read(query)
         if found is None:
             raise _unknown(cid)
-        return RunDetail(self.as_it_is(found[0]), found[1], self.progress_of(cid))
+        record, steps, children = found
+        return RunDetail(self.as_it_is(record), steps, [self.as_it_is(c) for c in children], self.progress_of(cid))
 
     def progress_of(self, cid: str) -> Mapping[str, Mapping[str, Any]]:
         """How far the steps are that run now, as they said last; empty for a run that is not in memory."""
@@ -128,8 +138,10 @@ class History:
         return record
 
     def as_it_is(self, record: RunRecord) -> RunRecord:
-        """A stored record; a stop that is under way and writes no row of its own is shown all the same."""
+        """A stored record, with what it waits for; a stop that writes no row of its own is shown all the same."""
         live = self._runtime.open.get(record.cid)
+        if live and live.claims is not None:
+            record = msgspec.structs.replace(record, waiting_for=self._claims.waiting_for(live))
         if live and live.state is RunState.STOPPING and record.state == RunState.RUNNING:
             return msgspec.structs.replace(record, state=live.state.value, reason=live.reason)
         return record

@@ -41,6 +41,11 @@ T = TypeVar("T")
 Place = tuple[str, int]
 
 
+def code_of(plan_name: str) -> str:
+    """What the file names of a plan's code begin with, whatever its version."""
+    return f"{plan_name}@"
+
+
 class ImportTimeout(Exception):
     """An import that took too long and was abandoned; ``stack`` is where it was, the innermost place last."""
 
@@ -61,7 +66,7 @@ class Package:
         self.name = f"_aura_plan_{next(self._numbers)}_{plan_name}"
         self.plan_name = plan_name
         self.directory = directory
-        self.code_prefix = f"{plan_name}@{generation[:12]}/"
+        self.code_prefix = f"{code_of(plan_name)}{generation[:12]}/"
         self.sources = {path: source for path, source in files.items() if path.endswith(".py")}
         folders = {str(parent) for path in self.sources for parent in Path(path).parents}
         self._folders = folders - {"."} | {""}

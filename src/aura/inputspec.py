@@ -1,10 +1,11 @@
 """Specifications of inputs in a task file, from their short words to JSON Schema (2020-12)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from aura.fields import Fields, Path, Reader, kind_of
 from aura.inputs import Check, Schema
+from aura.masking import masked
 from aura.patterns import compile_pattern
 from aura.plan import Input
 from aura.sandbox import near
@@ -21,11 +22,9 @@ OF_TYPE: dict[str, tuple[str, ...]] = {
     "boolean": (),
 }
 _TYPED = frozenset(key for keys in OF_TYPE.values() for key in keys)
-KEYS = ("type", "enum", "default", "description", *sorted(_TYPED))
+KEYS = ("type", "enum", "default", "description", "secret", *sorted(_TYPED))
 #: The highest bound of a length.
 MAX_LENGTH = 10_000_000
-#: Keys that are part of the language but come later.
-LATER = ("secret",)
 
 
 def read_inputs(reader: Reader, path: Path, value: Any) -> dict[str, Input]:
@@ -38,8 +37,19 @@ def read_inputs(reader: Reader, path: Path, value: Any) -> dict[str, Input]:
 
 def _read_input(reader: Reader, path: Path, name: str, spec: Any) -> Input:
     schema = _read_schema(reader, path, spec)
-    given = spec if isinstance(spec, dict) else {}
-    return Input(name, schema, "default" in given, given.get("default"))
+    secrets = tuple(secrets_of(schema, f"/{name}"))
+    return Input(name, schema, "default" in schema, schema.get("default"), secrets)
+
+
+def secrets_of(schema: Schema, at: str) -> Iterator[str]:
+    """The pointers (see ``masking``) to the secrets in a value of this schema that stands ``at`` a pointer."""
+    if schema.get("writeOnly"):
+        yield at
+        return
+    for name, inner in schema.get("properties", {}).items():
+        yield from secrets_of(inner, f"{at}/{name.replace('~', '~0').replace('/', '~1')}")
+    if "items" in schema:
+        yield from secrets_of(schema["items"], f"{at}/*")
 
 
 def _read_schema(reader: Reader, path: Path, spec: Any) -> dict[str, Any]:
@@ -48,7 +58,7 @@ def _read_schema(reader: Reader, path: Path, spec: Any) -> dict[str, Any]:
     if not isinstance(spec, dict):
         reader.problem(path, f"an input is a mapping or the name of a type, not {kind_of(spec)}")
         return {}
-    fields = Fields(reader, path, spec, "an input", KEYS, LATER)
+    fields = Fields(reader, path, spec, "an input", KEYS)
     kind = fields.get("type")
     if kind not in TYPES:
         _report_type(reader, path, fields)
@@ -62,7 +72,15 @@ def _read_schema(reader: Reader, path: Path, spec: Any) -> dict[str, Any]:
     for key in fields.value:
         if key in _TYPED and key not in OF_TYPE[kind]:
             reader.key_problem((*path, key), f"{key} means nothing for type {kind}")
+    _check_bounds(fields, schema)
     return _read_values(fields, schema)
+
+
+def _check_bounds(fields: Fields, schema: Schema) -> None:
+    for low, high in (("minimum", "maximum"), ("minLength", "maxLength"), ("minItems", "maxItems")):
+        if low in schema and high in schema and schema[low] > schema[high]:
+            name = "minimum" if low == "minimum" else "min_length"
+            fields.wrong(name, f"{schema[low]} is above the upper bound, {schema[high]}: nothing could be given")
 
 
 def _report_type(reader: Reader, path: Path, fields: Fields) -> None:
@@ -74,6 +92,8 @@ def _report_type(reader: Reader, path: Path, fields: Fields) -> None:
 
 def _read_values(fields: Fields, schema: dict[str, Any]) -> dict[str, Any]:
     """Read ``enum`` and ``default``, whose values must fit the rest; a default of null lets null be given as well."""
+    if fields.boolean("secret"):
+        return _read_secret(fields, schema)
     if "enum" in fields:
         enum = fields.get("enum")
         if isinstance(enum, list) and enum:
@@ -90,18 +110,40 @@ def _read_values(fields: Fields, schema: dict[str, Any]) -> dict[str, Any]:
         if "enum" in schema:
             schema["enum"] = [*schema["enum"], None]
     else:
-        _report_misfit(fields, ("default",), schema, default)
+        default = _report_misfit(fields, ("default",), schema, default)
     if _has_expression(default):
         fields.wrong("default", "a default is plain data; no {{ … }} is evaluated in it")
     schema["default"] = default
     return schema
 
 
-def _report_misfit(fields: Fields, key: Path, schema: Schema, value: Any) -> None:
+def _read_secret(fields: Fields, schema: dict[str, Any]) -> dict[str, Any]:
+    """A secret: whoever reads the file must not read its value, so the file can give none but null."""
+    schema["writeOnly"] = True
+    if schema["type"] == "string":
+        schema["format"] = "password"
+    if "enum" in fields:
+        fields.wrong("enum", "a secret has no values in a file; give a pattern")
+    if fields.get("default") is not None:
+        fields.wrong("default", "a secret has no default in a file, but for null")
+    elif "default" in fields:
+        schema["type"] = [schema["type"], "null"]
+        schema["default"] = None
+    return schema
+
+
+def _report_misfit(fields: Fields, key: Path, schema: Schema, value: Any) -> Any:
+    """Check a value that the file gives, and give it as a run would get it."""
     check = Check()
-    check.value("", schema, value)
+    checked = check.value("", schema, value)
     for error in check.errors:
         fields.reader.problem((*fields.path, *key), f"{key[0]}: {error.path} {error.message}".replace(":  ", ": "))
+    pointers = list(secrets_of(schema, "/value"))
+    if pointers and masked({"value": checked}, pointers) != {"value": checked}:
+        fields.reader.problem(
+            (*fields.path, *key), f"{key[0]}: there is a secret in it, and a secret has no value in a file"
+        )
+    return checked
 
 
 def _has_expression(value: Any) -> bool:
@@ -143,7 +185,10 @@ def _read_pattern(fields: Fields, schema: dict[str, Any]) -> None:
 
 
 def _read_items(fields: Fields, schema: dict[str, Any]) -> None:
-    schema["items"] = _read_schema(fields.reader, fields.at("items"), fields.get("items"))
+    path = fields.at("items")
+    schema["items"] = items = _read_schema(fields.reader, path, fields.get("items"))
+    if items.get("default") is not None:
+        fields.reader.problem((*path, "default"), "default: an element has none; null lets elements be null")
 
 
 def _read_properties(fields: Fields, schema: dict[str, Any]) -> None:

@@ -2,14 +2,15 @@
 
 While the server lives a run holds its generation itself. What is kept is the plan's files, in the unit that makes the
 run ``preempted``; a run that never rests costs nothing here. Loading them checks and imports them as any load does, and
-serves them to nobody but the runs that began with them.
+serves them to nobody but the runs that began with them. Of plans that it uses nothing is kept: their actions are taken
+as they are then, as every attempt takes them.
 """
 
 from functools import partial
 from weakref import WeakValueDictionary
 
 from aura.errors import RequestError, StoreError
-from aura.generations import Generation
+from aura.generation import Generation
 from aura.liverun import LiveRun
 from aura.plan import Task
 from aura.records.generations import keep_generation, read_generation

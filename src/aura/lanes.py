@@ -3,7 +3,8 @@
 Theory of operation. What waits stands in a heap by ``(-priority, accepted sequence)``: a higher priority first, first
 come first served within one. A heap cannot take an item back, so deletion is lazy: an entry counts only while its run
 still points to it (``run.entry is entry``); a changed priority or a cancel points elsewhere, and the stale entry is
-dropped when it comes up.
+dropped when it comes up. A run that waits for what others hold is set aside, with its entry, and does not hold up those
+behind it; it comes back to its position when it may have it.
 
 Invariants: ``waiting`` counts the entries that count, plus those that are still on their way to the heap; a run is in
 ``placed`` while it holds a place. A stuck run gives its place back, but only ``max_stuck`` of them at a time: beyond
@@ -31,6 +32,8 @@ class Lane:
         self.waiting = 0
         self.placed: set[LiveRun] = set()
         self.stuck: set[LiveRun] = set()
+        #: What was first in the lane and waits for what others hold.
+        self.aside: set[LiveRun] = set()
         self._heap: list[Entry] = []
 
     @property
@@ -40,10 +43,16 @@ class Lane:
     def push(self, run: LiveRun) -> None:
         """Put a run at its position: by priority, then by order of acceptance."""
         run.entry = (-run.priority, run.seq, run)
+        self.aside.discard(run)
         heapq.heappush(self._heap, run.entry)
         if len(self._heap) > 2 * self.waiting + STALE_AT_LEAST:
             self._heap = [entry for entry in self._heap if entry[2].entry is entry]
             heapq.heapify(self._heap)
+
+    def set_aside(self, run: LiveRun) -> None:
+        """Keep a run that was taken out at its position, and take it out no more until it is pushed again."""
+        run.entry = (-run.priority, run.seq, run)
+        self.aside.add(run)
 
     def pop(self) -> LiveRun | None:
         """Take the first one that still counts; None if there is none."""
@@ -55,9 +64,15 @@ class Lane:
                 return run
         return None
 
+    def take_out(self, run: LiveRun) -> None:
+        """Take out a run that waits here, wherever it stands."""
+        run.entry = None
+        self.aside.discard(run)
+
     def in_order(self) -> list[LiveRun]:
         """What waits here, in the order in which it would start."""
-        return [entry[2] for entry in sorted(self._heap) if entry[2].entry is entry]
+        heap = self._heap if not self.aside else [*self._heap, *(run.entry for run in self.aside if run.entry)]
+        return [entry[2] for entry in sorted(heap, key=lambda e: e[:2]) if entry[2].entry is entry]
 
     def place(self, run: LiveRun) -> None:
         """Give a run a place."""

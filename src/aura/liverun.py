@@ -17,12 +17,15 @@ import msgspec
 
 from aura.actions import Log
 from aura.attempt import Attempt
-from aura.generations import Generation
-from aura.graph import Graph, StepProgress
+from aura.errors import AuraError
+from aura.generation import Generation
+from aura.graph import Graph, ItemProgress, Progress, StepProgress
 from aura.lifecycle import FINAL, STEP_FINAL, Recovery, RunState, StepState, Stop
 from aura.plan import DEFAULT_CLEANUP_TIMEOUT, Steps, Task
 from aura.records.columns import encoded
-from aura.records.runs import Accepted, RunColumns, StepRow
+from aura.records.loops import LoopRows, LoopUnit
+from aura.records.runs import Accepted, ItemRow, RunColumns, StepRow
+from aura.resources import Claim, Holder
 from aura.run import Failure
 from aura.store import Ticket
 
@@ -33,6 +36,8 @@ class Phase(StrEnum):
     MAIN = "steps"
     ON_FAILURE = "on_failure"
     ON_CANCEL = "on_cancel"
+    ON_PREEMPT = "on_preempt"
+    ON_RESUME = "on_resume"
     FINALLY = "finally"
 
 
@@ -40,12 +45,29 @@ class Phase(StrEnum):
 Happening = tuple[str, str | None, Any]
 
 
+class RunClaims(msgspec.Struct, eq=False):
+    """What a run has to do with resources; only ``claims`` changes it.
+
+    ``start`` is what it waits for to start. By key ``steps`` has what their tries took or wait for, ``waiting`` those
+    that wait, ``met`` those that waited and have not begun yet; ``timer`` wakes the executor when there is no time left
+    for them.
+    """
+
+    holder: Holder
+    start: Claim | None = None
+    steps: dict[str, Claim] = {}
+    waiting: dict[str, Progress] = {}
+    met: dict[str, Progress] = {}
+    timer: asyncio.TimerHandle | None = None
+
+
 class LiveRun(msgspec.Struct, eq=False):
     """One run that has not ended, or whose end is not committed yet.
 
     Invariants: ``row`` is the state that the last unit handed over will have written, ``state`` is the one in memory;
     ``waits`` is set while it is in its lane's queue, which it never is while it is ``held``, and ``entry`` is the heap
-    entry that counts; ``sealed`` is set once, by the seal, and nothing changes a sealed run.
+    entry that counts; a sub-task stands in no queue, and is ``held`` whenever it rests; ``sealed`` is set once, by the
+    seal, and nothing changes a sealed run.
     """
 
     accepted: Accepted
@@ -74,17 +96,26 @@ class LiveRun(msgspec.Struct, eq=False):
     graphs: dict[Phase, Graph] = {}
     phase: Phase = Phase.MAIN
     live: dict[str, Attempt] = {}
-    #: Steps that wait for their next try, and those whose wait is over.
+    #: By key what waits for its next try, and the loops that rest between two rounds; and what need not wait any more.
     backoffs: dict[str, asyncio.TimerHandle] = {}
-    due_retries: list[StepProgress] = []
+    due: list[Progress] = []
     progress: dict[str, dict[str, Any]] = {}
     scope: dict[str, Any] | None = None
+    #: The run that it is a part of, if one of that run's steps waits for it.
+    parent: "LiveRun | None" = None
+    #: The runs that are a part of it and have not ended, by the key of the attempt that waits for them, or will again.
+    children: dict[str, list["LiveRun"]] = {}
+    #: Of a run that has a parent: set whenever nothing of it runs.
+    over: anyio.Event | None = None
     # -- where it stands
     state: RunState = RunState.QUEUED
     row: RunState = RunState.QUEUED
     stop: Stop | None = None
-    #: Loop time at which its handlers have to be done.
+    #: The shortest grace that a stop gave it, in seconds.
+    grace: float = float("inf")
+    #: Loop time at which its handlers have to be done, and at which a shutdown wants it gone.
     cleanup_deadline: float = float("inf")
+    shutdown_deadline: float = float("inf")
     reason: str | None = None
     #: Of the row that says that it is stopping.
     stop_ticket: Ticket | None = None
@@ -103,6 +134,10 @@ class LiveRun(msgspec.Struct, eq=False):
     #: Where its row stands while moves are lost one behind the other; None when the last of them is.
     lost_from: RunState | None = None
     fault: BaseException | None = None
+    # -- what it takes
+    #: What the dispatcher found of its task when it gave it its place, or why it cannot start.
+    found: tuple[Generation, Task] | AuraError | None = None
+    claims: RunClaims | None = None
     # -- its place and its time
     entry: tuple[float, int, "LiveRun"] | None = None
     waits: bool = False
@@ -122,12 +157,19 @@ class LiveRun(msgspec.Struct, eq=False):
     cleanup_error: Failure | None = None
     # -- what the next unit has to write
     dirty: dict[str, StepProgress] = {}
+    dirty_items: dict[str, ItemProgress] = {}
+    #: The steps whose loop has begun, and those whose items are to be forgotten.
+    dirty_loops: dict[str, StepProgress] = {}
+    former_loops: set[str] = set()
     happened: list[Happening] = []
     former_rows: list[StepRow] = []
+    former_items: list[ItemRow] = []
     #: What an older boot left of its steps, while they are in no graph: its plan's code is not the same any more.
     kept_rows: list[StepRow] = []
+    kept_loops: Mapping[str, LoopRows] = {}
     #: What a rerun takes over of the run that it repeats: in its graph whenever it begins from its beginning.
     inherited: Sequence[StepRow] = ()
+    inherited_loops: Mapping[str, LoopRows] = {}
     columns_changed: bool = False
     _has_changed: bool = False
     _change: anyio.Event | None = None
@@ -161,6 +203,8 @@ class LiveRun(msgspec.Struct, eq=False):
         steps: Mapping[Phase, Steps] = {
             Phase.ON_FAILURE: self.task.on_failure,
             Phase.ON_CANCEL: self.task.on_cancel,
+            Phase.ON_PREEMPT: self.task.on_preempt,
+            Phase.ON_RESUME: self.task.on_resume,
             Phase.FINALLY: self.task.finally_,
         }
         self.phase = phase
@@ -184,6 +228,29 @@ class LiveRun(msgspec.Struct, eq=False):
         return self.begun_starts > 0
 
     @property
+    def bounded(self) -> bool:
+        """Whether its present graph counts against ``cleanup_timeout`` and not against its own time-out.
+
+        Handlers do, but ``on_failure`` of a plain failure and ``on_resume``, which are work like any other.
+        """
+        if self.phase is Phase.MAIN or self.phase is Phase.ON_RESUME:
+            return False
+        return self.phase is not Phase.ON_FAILURE or self.ending is not RunState.FAILED
+
+    @property
+    def awaited_until(self) -> float:
+        """The loop time at which the attempt of its parent that waits for it times out; infinite if none does."""
+        if self.parent is None:
+            return float("inf")
+        keys = [key for key, children in self.parent.children.items() if self in children]
+        return min((self.parent.live[key].timeout_at for key in keys if key in self.parent.live), default=float("inf"))
+
+    @property
+    def waits_for_resources(self) -> bool:
+        """Whether steps of it wait for what others hold."""
+        return self.claims is not None and bool(self.claims.waiting)
+
+    @property
     def kept(self) -> bool:
         """Whether an interrupt or a shutdown leaves it preempted: it is paused, or was and has not gone on yet."""
         return self.held is not None or self.resumed or self.row is RunState.PREEMPTED
@@ -205,9 +272,9 @@ class LiveRun(msgspec.Struct, eq=False):
         return self.task.cleanup_timeout if self.task else DEFAULT_CLEANUP_TIMEOUT
 
     @property
-    def code_prefix(self) -> str:
-        """What the file names of its plan's code begin with."""
-        return self.generation.code_prefix if self.generation else "\0"
+    def code_prefixes(self) -> tuple[str, ...]:
+        """What the file names of its plan's code, and of that of the plans that it uses, begin with."""
+        return self.generation.code_prefixes if self.generation else ()
 
     @property
     def workdir_path(self) -> Path:
@@ -226,11 +293,15 @@ class LiveRun(msgspec.Struct, eq=False):
 
     # -- what happened, and how it is written down
 
-    def mark(self, progress: StepProgress, event: str | None = None, payload: Any = None) -> None:
-        """Note that a step has changed, and the event that says so."""
-        self.dirty[progress.name] = progress
+    def mark(self, progress: Progress, event: str | None = None, payload: Any = None) -> None:
+        """Note that a step, or an item of one, has changed, and the event that says so."""
         if event:
             self.happened.append((event, progress.name, payload))
+        if isinstance(progress, ItemProgress):  # ``steps`` is not built anew for each: the step is marked at its end
+            self.dirty_items[progress.key] = progress
+            return
+        assert isinstance(progress, StepProgress)
+        self.dirty[progress.name] = progress
         if self.scope is not None:
             self.scope["steps"][progress.name] = progress.value()
 
@@ -238,25 +309,35 @@ class LiveRun(msgspec.Struct, eq=False):
         """Note every step that has begun or ended as changed: a unit that should have written some was lost."""
         found = [progress for graph in self.graphs.values() for progress in graph]
         self.dirty.update({step.name: step for step in found if step.starts or step.finished_at})
+        for step in found:
+            if step.loop is not None:
+                self.dirty_loops[step.name] = step
+                self.dirty_items.update({item.key: item for item in step.loop.items})
 
-    def count_start(self, progress: StepProgress) -> None:
+    def count_start(self, progress: Progress) -> None:
         """Count a start that is being written down."""
         progress.attempt += 1
         progress.starts += 1
-        self.starts[progress.name] = progress.starts
+        if progress.index is None:
+            self.starts[progress.name] = progress.starts
         self.begun_starts += 1
 
-    def uncount_start(self, progress: StepProgress) -> None:
+    def uncount_start(self, progress: Progress) -> None:
         """Take back a start whose body never began."""
         self.begun_starts -= 1
         progress.attempt -= 1
         progress.starts -= 1
-        self.starts[progress.name] = progress.starts
+        if progress.index is None:
+            self.starts[progress.name] = progress.starts
         if not progress.starts:
             progress.started_at = None
 
     def start_over(self) -> None:
         """Forget all but how often each step began: it takes the plan's current generation when it starts again."""
+        looping = {step.name for graph in self.graphs.values() for step in graph if step.loop is not None}
+        self.former_loops |= looping.difference(self.inherited_loops)
+        self.dirty_items.clear()
+        self.dirty_loops.clear()
         self.generation = self.task = None
         self.graphs.clear()
         self.begun_starts = 0
@@ -266,20 +347,26 @@ class LiveRun(msgspec.Struct, eq=False):
         self.active_s = 0.0
 
     def end_former_steps(self, now: float) -> None:
-        """End on record what began in an earlier start and is none of this one's steps: its run ends without it."""
+        """End on record what began in an earlier start and is none of this one's steps: its run ends without it.
+
+        So do the items of steps that an older boot left and that are in no graph.
+        """
         known = {progress.name for graph in self.graphs.values() for progress in graph}
         known |= {row[1] for row in (*self.kept_rows, *self.inherited) if row[2] in STEP_FINAL}
         self.former_rows = [
-            (self.seq, name, StepState.CANCELLED.value, 0, starts, None, now, None, None, None, None)
+            (self.seq, name, StepState.CANCELLED.value, 0, starts, None, now, None, None, None, None, None)
             for name, starts in self.starts.items()
             if name not in known
         ]
+        left = [row for loop in self.kept_loops.values() for row in loop.items if row[3] not in STEP_FINAL]
+        self.former_items = [(*row[:3], StepState.CANCELLED.value, *row[4:7], now, *row[8:]) for row in left]
 
     def come_back(self) -> None:
         """Forget the stop: it is to run again."""
         self.stop = self.ending = self.stop_ticket = None
         self.reason = self.held
-        self.cleanup_deadline = float("inf")
+        self.grace = self.cleanup_deadline = self.shutdown_deadline = float("inf")
+        self.scope = None  # that of ``on_preempt`` says how it was stopped
 
     def note_progress(self, step: str, done: float, total: float | None, message: str) -> None:
         """Keep the last progress of a step; it lives in memory only."""
@@ -321,6 +408,19 @@ class LiveRun(msgspec.Struct, eq=False):
             self.former_rows = []
         return rows
 
+    def take_loops(self) -> LoopUnit | None:
+        """What has changed of its loops and their items since the last call; None if nothing has."""
+        if not (self.dirty_items or self.dirty_loops or self.former_loops or self.former_items):
+            return None
+        begun = {step.name: step.loop.over_json for step in self.dirty_loops.values() if step.loop is not None}
+        items = [*(item_row(self.seq, item) for item in self.dirty_items.values()), *self.former_items]
+        found = LoopUnit(self.seq, tuple(self.former_loops), begun, items)
+        self.dirty_items.clear()
+        self.dirty_loops.clear()
+        self.former_loops.clear()
+        self.former_items.clear()
+        return found
+
     # -- waiting for it
 
     def changed(self) -> None:
@@ -340,8 +440,9 @@ class LiveRun(msgspec.Struct, eq=False):
     def end(self) -> None:
         """Tell all who wait that its end is committed."""
         self._ended = True
-        if self._done:
-            self._done.set()
+        for event in (self._done, self.over):
+            if event:
+                event.set()
 
     async def wait_end(self) -> None:
         """Return once its end is committed, or its acceptance was undone."""
@@ -364,4 +465,22 @@ def step_row(seq: int, progress: StepProgress) -> StepRow:
         encoded(progress.outputs),
         encoded(progress.error.shown()) if progress.error else None,
         progress.skipped_because,
+        encoded(progress.explained) if progress.explained else None,
+    )
+
+
+def item_row(seq: int, item: ItemProgress) -> ItemRow:
+    """An item of a step that loops, as the store keeps it."""
+    return (
+        seq,
+        item.name,
+        item.index,
+        item.state.value,
+        item.attempt,
+        item.starts,
+        item.started_at,
+        item.finished_at,
+        item.output_json,
+        encoded(item.outputs),
+        encoded(item.error.shown()) if item.error else None,
     )

@@ -34,7 +34,7 @@ from aura.lifecycle import FINAL, PLACED, RunState, Stop
 from aura.liverun import LiveRun
 from aura.records.boots import OpenRun
 from aura.records.columns import encoded
-from aura.restoring import restore
+from aura.restoring import restore, restore_handlers
 from aura.run import clean
 from aura.runtime import Runtime
 from aura.stops import UNCERTAIN, Stops
@@ -97,6 +97,11 @@ class Pausing:
             self._hold_idle(run, run.held)
         return run.hold_ticket
 
+    def keep_idle(self, run: LiveRun, reason: str) -> None:
+        """Keep a sub-task that has not begun, or not gone on yet, and waits for what it needs."""
+        run.held = reason
+        self._hold_idle(run, reason)
+
     def _hold_idle(self, run: LiveRun, reason: str) -> None:
         """Keep a run whose start is not handed over: it waits, or its child has not begun and finds that it is told."""
         if run.state in PLACED:
@@ -132,6 +137,9 @@ class Pausing:
         return run.sealed or not run.begun or run.generation is not None or self._revive(run)
 
     def _check_code(self, run: LiveRun) -> None:
+        for children in run.children.values():
+            for child in children:
+                self._check_code(child)
         if not self.find_code(run):
             began = (run.accepted.generation or "")[:12]
             detail = (
@@ -154,7 +162,7 @@ class Pausing:
             run.result = encoded(record.result)
             run.cleanup_error = failure_on_record(record.cleanup_error)
             run.begun_starts = max(1, sum(run.starts.values()))
-            run.kept_rows = found.steps
+            run.kept_rows, run.kept_loops = found.steps, found.loops
             loaded = await self._code.load(run)  # held until the run holds it
             if not self._revive(run) and run.held is None:
                 self._hold_changed(run)
@@ -175,8 +183,9 @@ class Pausing:
         attempt, begun_starts = run.attempt, run.begun_starts
         run.take(*found)
         run.attempt, run.begun_starts = attempt, begun_starts
-        restore(run, run.kept_rows)
-        run.kept_rows = []
+        restore(run, run.kept_rows, run.kept_loops)
+        restore_handlers(run, run.kept_rows, run.kept_loops)
+        run.kept_rows, run.kept_loops = [], {}
         return True
 
 

@@ -143,6 +143,8 @@ def kind_of(value: Any) -> str:
             return str(value)
         case None:
             return "null"
+        case str():
+            return "text"
         case bool():
             return "a boolean"
         case int() | float():
@@ -151,6 +153,8 @@ def kind_of(value: Any) -> str:
             return "a mapping"
         case list() | tuple():
             return "a list"
+        case datetime():
+            return "a time"
     return f"a {type(value).__name__}"
 
 

@@ -17,14 +17,14 @@ from aura.history import History
 from aura.lifecycle import FINAL, StepState
 from aura.liverun import LiveRun
 from aura.plan import Steps, Task
+from aura.reasons import WHEN_IS_FALSE
+from aura.records.columns import decode
+from aura.records.loops import LoopRows, LoopUnit, get_loops
 from aura.records.reading import get_step_rows
 from aura.records.runs import StepRow, put_steps, together
 from aura.run import Cause, Request, RunRecord
 from aura.runtime import Runtime
 from aura.store import Unit
-
-#: Why a step is on record as skipped whose ``when`` was false.
-WHEN_IS_FALSE = "when is false"
 
 
 class Reruns:
@@ -51,20 +51,32 @@ class Reruns:
         cause = Cause("rerun", cid=cid)
         if from_step is None:
             return self._admission.request(_request(old, self._task_of(old)), cause, also)
-        rows = {row[1]: row for row in await self._runtime.store.read(lambda x: get_step_rows(x, old.seq))}
+        found, loops = await self._runtime.store.read(lambda x: (get_step_rows(x, old.seq), get_loops(x, old.seq)))
         task = self._task_of(old)
-        kept = taken_over(task.steps, rows, from_step)
+        kept = taken_over(task.steps, {row[1]: row for row in found}, from_step)
 
         def inherit(run: LiveRun) -> Unit:
             run.inherited = [(run.seq, row[1], row[2], row[3], 0, *row[5:]) for row in kept]
-            inheriting = put_steps(run.inherited)
-            return inheriting if also is None else together([inheriting, also(run)])
+            run.inherited_loops = {row[1]: _of_run(run, loops[row[1]]) for row in kept if row[1] in loops}
+            inheriting = [put_steps(run.inherited), *_loop_units(run)]
+            return together(inheriting if also is None else [*inheriting, also(run)])
 
         return self._admission.request(_request(old, task), cause, inherit)
 
     def _task_of(self, old: RunRecord) -> Task:
         with self._runtime.measures.refusals:
             return self._runtime.generations.task(old.plan_name, old.task_name)[1]
+
+
+def _of_run(run: LiveRun, loop: LoopRows) -> LoopRows:
+    """A loop that a run takes over: its items never began in this one."""
+    return LoopRows(loop.over, [(run.seq, *row[1:5], 0, *row[6:]) for row in loop.items])
+
+
+def _loop_units(run: LiveRun) -> list[Unit]:
+    loops = run.inherited_loops
+    items = [item for loop in loops.values() for item in loop.items]
+    return [LoopUnit(run.seq, (), {name: loop.over for name, loop in loops.items()}, items)] if loops else []
 
 
 def _request(old: RunRecord, task: Task) -> Request:
@@ -98,7 +110,13 @@ def taken_over(steps: Steps, rows: Mapping[str, StepRow], from_step: str) -> lis
 
 
 def _is_kept(row: StepRow) -> bool:
-    return row[2] == StepState.SUCCEEDED or (row[2] == StepState.SKIPPED and row[10] == WHEN_IS_FALSE)
+    return row[2] == StepState.SUCCEEDED or (row[2] == StepState.SKIPPED and _is_by_when(row))
+
+
+def _is_by_when(row: StepRow) -> bool:
+    """Whether a skipped step was so by its own ``when``; the record of an older Aura says it in words alone."""
+    explained = row[11]
+    return bool(decode(explained)["because"] == "when") if explained else row[10] == WHEN_IS_FALSE
 
 
 def _before(steps: Steps, name: str) -> Iterator[str]:

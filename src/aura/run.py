@@ -10,19 +10,21 @@ from typing import Annotated, Any, Literal
 import msgspec
 import uuid_utils
 
-from aura.errors import RequestError, RunError
+from aura.errors import RequestError, RunError, TaskFailed
 
 CauseKind = Literal["api", "cli", "schedule", "event", "webhook", "file", "poll", "task", "interrupt", "rerun"]
 
 
 class Cause(msgspec.Struct, frozen=True):
-    """What asked for a run."""
+    """What asked for a run. ``cid``, with ``step`` and, of one that loops, the item's ``index``: another run's step."""
 
     kind: CauseKind = "api"
     item: str | None = None
     rule: str | None = None
     event_id: str | None = None
     cid: str | None = None
+    step: str | None = None
+    index: int | None = None
 
 
 PRIORITIES = range(-1000, 1001)
@@ -78,7 +80,9 @@ class Failure(msgspec.Struct, frozen=True):
     """Why a step or a run failed, as plans and clients see it (``error``).
 
     ``type`` is the exception's class name, or Aura's own word. ``file`` and ``line`` are of the innermost line of plan
-    code, if there is one. ``bases`` are the names that ``retry.errors`` may name; they and ``trace`` are not shown.
+    code, if there is one. ``cause`` is why another run did not succeed that was needed: its ``{cid, type, message}``,
+    where ``cid`` is None if it was refused. ``bases`` are the names that ``retry.errors`` may name; they and ``trace``
+    are not shown.
     """
 
     type: str
@@ -87,11 +91,12 @@ class Failure(msgspec.Struct, frozen=True):
     item: int | None = None
     file: str | None = None
     line: int | None = None
+    cause: Mapping[str, Any] | None = None
     bases: tuple[str, ...] = ()
     trace: str = ""
 
     def shown(self) -> dict[str, Any]:
-        """The public form: ``{type, message, step, item, file, line}``."""
+        """The public form: ``{type, message, step, item, file, line, cause}``."""
         return {
             "type": self.type,
             "message": self.message,
@@ -99,16 +104,17 @@ class Failure(msgspec.Struct, frozen=True):
             "item": self.item,
             "file": self.file,
             "line": self.line,
+            "cause": self.cause,
         }
 
 
 MAX_MESSAGE = 4096
 
 
-def failure_of(error: BaseException, step: str | None = None, plan_files: str | None = None) -> Failure:
+def failure_of(error: BaseException, step: str | None = None, plan_files: tuple[str, ...] = ()) -> Failure:
     """Make a record of an exception; of a group, of its first leaf, with the others counted.
 
-    ``plan_files`` is what the file names of the plan's own code begin with. An exception whose ``__str__`` raises is
+    ``plan_files`` is what the file names of plan code begin with. An exception whose ``__str__`` raises is
     recorded all the same.
     """
     leaves = list(leaves_of(error))
@@ -119,7 +125,8 @@ def failure_of(error: BaseException, step: str | None = None, plan_files: str | 
     file, line = _innermost(first, plan_files)
     kind = first.type if isinstance(first, RunError) else type(first).__name__
     bases = tuple(base.__name__ for leaf in leaves for base in type(leaf).__mro__ if base is not object)
-    return Failure(kind, message, step, None, file, line, bases, clean(_trace_of(error)))
+    cause = first.cause if isinstance(first, TaskFailed) else None
+    return Failure(kind, message, step, None, file, line, cause, bases, clean(_trace_of(error)))
 
 
 def clean(text: str) -> str:
@@ -152,11 +159,11 @@ def _trace_of(error: BaseException) -> str:
         return "".join(traceback.format_tb(error.__traceback__))
 
 
-def _innermost(error: BaseException, plan_files: str | None) -> tuple[str | None, int | None]:
+def _innermost(error: BaseException, plan_files: tuple[str, ...]) -> tuple[str | None, int | None]:
     found: tuple[str | None, int | None] = (None, None)
     for frame, line in traceback.walk_tb(error.__traceback__):
         name = frame.f_code.co_filename
-        if plan_files and name.startswith(plan_files):
+        if name.startswith(plan_files):
             found = (name, line)
     return found
 
@@ -175,8 +182,24 @@ class CidSource:
         return str(cid)
 
 
+class ItemRecord(msgspec.Struct, frozen=True):
+    """One item of a step that loops, as doors show it. Times are Unix seconds."""
+
+    index: int
+    item: Any
+    state: str
+    attempt: int
+    started_at: float | None
+    finished_at: float | None
+    error: Mapping[str, Any] | None
+
+
 class StepRecord(msgspec.Struct, frozen=True):
-    """One step of a run as doors show it. Times are Unix seconds, durations seconds."""
+    """One step of a run as doors show it. Times are Unix seconds, durations seconds.
+
+    Of one that loops ``items`` are those that matter most, in their order, and how many there are, have ended and have
+    failed; None of others.
+    """
 
     name: str
     state: str
@@ -186,6 +209,11 @@ class StepRecord(msgspec.Struct, frozen=True):
     output: Any = None
     error: Mapping[str, Any] | None = None
     skipped_because: str | None = None
+    explained: Mapping[str, Any] | None = None
+    items: list[ItemRecord] | None = None
+    items_total: int | None = None
+    items_ended: int | None = None
+    items_failed: int | None = None
 
 
 class RunRecord(msgspec.Struct, frozen=True):
@@ -220,3 +248,8 @@ class RunRecord(msgspec.Struct, frozen=True):
     result: Any = None
     error: Mapping[str, Any] | None = None
     cleanup_error: Mapping[str, Any] | None = None
+    mode_key: str | None = None
+    secret_inputs: list[str] | None = None
+    #: What it waits for now, as ``claims.Claims.waiting_for`` says; on no record.
+    waiting_for: Mapping[str, Any] | None = None
+    call: str | None = None

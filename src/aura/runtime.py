@@ -14,6 +14,7 @@ from typing import Any
 from anyio import CapacityLimiter
 from anyio.abc import TaskGroup
 
+from aura.attempt import Calls
 from aura.clock import Clock
 from aura.config import Settings
 from aura.events import EventEntry
@@ -26,6 +27,7 @@ from aura.liverun import LiveRun
 from aura.logs import Logs
 from aura.measures import Measures
 from aura.records.columns import encoded
+from aura.records.loops import LoopUnit
 from aura.records.runs import Accepted, HistoryRow, change_run, together
 from aura.run import CidSource
 from aura.store import Store, Ticket, Unit
@@ -77,6 +79,8 @@ class Runtime:
         self.open: dict[str, LiveRun] = {}
         #: Where run bodies live; no lane, handler or engine owns them, so that each of these can stop without them.
         self.runs: TaskGroup
+        #: What stands behind ``ctx.run``; set by the engine.
+        self.calls: Calls
         self.threads = CapacityLimiter(ACTION_THREADS)
         self.faults: deque[str] = deque(maxlen=FAULTS_SHOWN)
         loop = asyncio.get_running_loop()  # whose time the clock gives as well
@@ -106,15 +110,17 @@ class Runtime:
         try:
             columns = run.columns(self.boot) if to is not None else None
             steps = run.take_step_rows()
+            loops = run.take_loops()
             entries, history = self._stage(run)  # last: what is staged must be handed over
         except BaseException:
             run.row = former  # nothing was handed over
             raise
         unit = change_run(run.seq, steps, history, former.value, columns)
+        others = [other for other in (loops, also) if other is not None]
         return self.store.put(
-            unit if also is None else together([unit, also]),
+            together([unit, *others]) if others else unit,
             partial(self._committed, entries, after),
-            partial(self._lost, run, entries, former, run.row),
+            partial(self._lost, run, entries, loops, former, run.row),
             site=Site.STUCK if run.stuck and to is former else _SITES[None if to is former else to],
             owner=run,
         )
@@ -159,7 +165,13 @@ class Runtime:
             after()
 
     def _lost(
-        self, run: LiveRun, entries: Sequence[EventEntry], former: RunState, to: RunState, error: Exception
+        self,
+        run: LiveRun,
+        entries: Sequence[EventEntry],
+        loops: LoopUnit | None,
+        former: RunState,
+        to: RunState,
+        error: Exception,
     ) -> None:
         """A unit was rolled back alone: the next one has to write what it should have written, from where it stood."""
         self.journal.settle(entries, False)
@@ -175,6 +187,8 @@ class Runtime:
         else:  # of a move that did not take place nothing has happened
             run.happened[:0] = [(entry.name, entry.step, entry.payload) for entry in entries]
         run.mark_all()
+        if loops is not None:
+            run.former_loops.update(loops.former)
         if run.sealed:  # the record is what counts now; whoever waits reads it there
             run.lost = True
             self.forget(run)

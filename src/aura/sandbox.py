@@ -15,7 +15,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from aura.duration import Duration
-from aura.filters import FILTERS, GLOBALS
+from aura.filters import FILTERS, GLOBALS, TESTS
 from aura.plaindata import MAX_INT_BITS, TooLarge, bounded_items, bounded_text, to_text
 from aura.timefilters import shift, to_moment
 
@@ -70,14 +70,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
     """Jinja's sandbox over plain data."""
 
     code_generator_class = _Generator
-    intercepted_binops = frozenset({"+", "-", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "/", "**", "%"})
 
     def __init__(self) -> None:
         super().__init__(undefined=UnknownName, autoescape=False, optimized=False, cache_size=0)
         self.filters = dict(FILTERS)
         self.globals = dict(GLOBALS)
-        self.tests = {name: test for name, test in self.tests.items() if name not in ("callable", "escaped")}
-        self.tests["null"] = self.tests["none"]
+        self.tests = dict(TESTS)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         return self.getitem(obj, attribute)
@@ -158,6 +157,11 @@ def _multiply(left: Any, right: Any) -> Any:
     return Duration(product) if isinstance(left, Duration) or isinstance(right, Duration) else product
 
 
+def _divide(left: Any, right: Any) -> Any:
+    quotient = left / right
+    return Duration(quotient) if isinstance(left, Duration) and not isinstance(right, Duration) else quotient
+
+
 def _power(left: Any, right: Any) -> Any:
     if (
         isinstance(left, int)
@@ -179,6 +183,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "+": _add,
     "-": _subtract,
     "*": _multiply,
+    "/": _divide,
     "**": _power,
     "%": _remainder,
 }

@@ -22,6 +22,7 @@ from aura.graph import StepProgress
 from aura.keptcode import keeping_code
 from aura.lifecycle import FINAL, RunState, StepState, Stop, end_of_stop
 from aura.liverun import LiveRun, step_row
+from aura.loops import cancel_items
 from aura.run import failure_of
 from aura.runtime import Runtime
 
@@ -100,11 +101,7 @@ class Seal:
             run.result = None
         if outcome is RunState.CRASHED and run.fault is None:
             self._runtime.fault(f"run {run.cid} was not sealed", InternalError("it ended without an outcome"))
-        for graph in run.graphs.values():
-            for progress in graph:
-                if progress.state in _CUT_OFF:
-                    _cancel_step(run, progress, now)
-                    self._runtime.note_step(progress)
+        end_cut_off(self._runtime, run, now)
         if run.attempt > 1 or not run.graphs:
             run.end_former_steps(now)
         run.happened.append((f"run.{outcome.value}", None, _payload(run, outcome)))
@@ -118,7 +115,7 @@ class Seal:
         if outcome is RunState.QUEUED or not run.begun:
             _start_over(run)
         else:
-            _give_back(run)
+            give_back(run)
         run.come_back()
         if outcome is not run.row:
             name = "run.requeued" if outcome is RunState.QUEUED else "run.preempted"
@@ -147,6 +144,17 @@ def decide(run: LiveRun) -> RunState:
     return RunState.CRASHED
 
 
+def end_cut_off(runtime: Runtime, run: LiveRun, now: float) -> None:
+    """End the steps of a run that is ending, and their items, which a stop has cut off or kept back."""
+    for graph in run.graphs.values():
+        for progress in graph:
+            if progress.state in _CUT_OFF:
+                _cancel_step(run, progress, now)
+                runtime.note_step(progress)
+            if progress.loop is not None:
+                cancel_items(run, progress.loop, now)
+
+
 def _cancel_step(run: LiveRun, progress: StepProgress, now: float) -> None:
     begun = progress.state is not P.PENDING
     progress.finished_at = now
@@ -169,7 +177,7 @@ def _end_steps_bare(run: LiveRun, now: float) -> None:
     run.end_former_steps(now)
 
 
-def _give_back(run: LiveRun) -> None:
+def give_back(run: LiveRun) -> None:
     """Make what was cut off pending again. A start that a stop cut off uses up no attempt."""
     run.progress.clear()  # of what runs, and nothing does
     for graph in run.graphs.values():
@@ -178,7 +186,20 @@ def _give_back(run: LiveRun) -> None:
                 if progress.state is P.RUNNING:
                     progress.attempt -= 1
                 graph.give_back(progress)
+                _give_back_items(run, progress)
                 run.mark(progress)
+
+
+def _give_back_items(run: LiveRun, progress: StepProgress) -> None:
+    if progress.loop is None:
+        return
+    for item in progress.loop.items if progress.loop.open else ():
+        if not item.ended:
+            if item.state is P.RUNNING:
+                item.attempt -= 1
+            progress.loop.give_back(item)
+            run.mark(item)
+    progress.loop.left.sort(key=lambda item: item.index)
 
 
 def _start_over(run: LiveRun) -> None:

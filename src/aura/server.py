@@ -107,7 +107,11 @@ class Server:
         self._http = http
         self._backend = backend
         self._generations = generations or Generations(
-            settings.plans, shipped(), settings.vars, timezone=settings.server.timezone
+            settings.plans,
+            shipped(),
+            settings.vars,
+            timezone=settings.server.timezone,
+            resources=settings.resources,
         )
         self._clock = clock or SystemClock()
         #: What every service child is run by, so that it heals.
@@ -333,7 +337,7 @@ class Server:
         if store.blocked:  # some may only wait for their commit; those end by themselves, once it is written
             with anyio.move_on_after(self._deadline - anyio.current_time()):
                 await engine.dispatcher.wait_idle()
-        self.left = sorted({run.cid for run in (*engine.dispatcher.stuck(), *engine.dispatcher.placed())})
+        self.left = sorted(run.cid for run in engine.left())
         return ExitCode.INTERNAL if engine.record_left() else ExitCode.OK
 
     async def _open_http(self, doors: TaskGroup, engine: Engine, closing: Event) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from aura.duration import Duration, parse_duration
+from aura.resources import Rate, Resource, Semaphore
 
 UNITS = {
     "B": 1,
@@ -28,6 +29,10 @@ UNITS = {
 }
 MAX_UDS_BYTES = 107
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)\s*(B|[KMGT]i?B)?", re.ASCII | re.IGNORECASE)
+
+#: The most that there may be of one resource.
+MAX_RESOURCE = 1_000_000
+_RESOURCE = re.compile(r"[a-z_][a-z0-9_]{0,63}")
 
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -88,6 +93,13 @@ class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     runs: Positive = 100_000
 
 
+class RateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``rate`` of a resource can be spent in ``per``; it fills evenly."""
+
+    rate: Annotated[int, msgspec.Meta(ge=1, le=MAX_RESOURCE)]
+    per: Duration
+
+
 class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``min_free`` is the room on the disk, in bytes, below which new work is refused."""
 
@@ -103,7 +115,10 @@ class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """All settings. Paths are absolute; ``vars`` is plan → name → value; ``lanes`` has ``main event interrupt``."""
+    """All settings. Paths are absolute; ``vars`` is plan → name → value; ``lanes`` has ``main event interrupt``.
+
+    ``resources`` are everyone's; a plan's own of the same name goes before.
+    """
 
     plans: Path
     data: Path
@@ -112,6 +127,7 @@ class Settings(msgspec.Struct, frozen=True):
     vars: Mapping[str, Mapping[str, Any]]
     store: StoreSettings
     logs: LogSettings
+    resources: Mapping[str, Resource] = {}
     no_auth: bool = False
     reload: bool = True
 
@@ -129,9 +145,26 @@ class SettingsFile(msgspec.Struct, frozen=True):
     data: Path
     server: ServerSettings
     lanes: LanesFile
+    resources: dict[str, Annotated[int, msgspec.Meta(ge=1, le=MAX_RESOURCE)] | RateSettings]
     vars: dict[str, dict[str, Any]]
     store: StoreSettings
     logs: LogSettings
+
+
+def resources_of(given: Mapping[str, int | RateSettings]) -> dict[str, Resource]:
+    """The resources that a file declares.
+
+    Raises:
+        ValueError: one of them cannot have that name, or that rate.
+    """
+    found: dict[str, Resource] = {}
+    for name, value in given.items():
+        if not _RESOURCE.fullmatch(name):
+            raise ValueError(f"setting resources: {name!r} cannot be a name; use lower-case letters, digits and _")
+        if isinstance(value, RateSettings) and value.per <= 0:
+            raise ValueError(f"setting resources.{name}: per is 0; say a time, such as 1m")
+        found[name] = Rate(value.rate, float(value.per)) if isinstance(value, RateSettings) else Semaphore(value)
+    return found
 
 
 def is_loopback(host: str) -> bool:

@@ -4,27 +4,27 @@
 """
 
 import graphlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from aura.expressions import Template
+from aura.defaults import StepDefaults, read_for_step
+from aura.expressions import Condition, Template
 from aura.fields import Fields, Path, Reader, kind_of
 from aura.lifecycle import StepState
+from aura.loopfile import read_loop
 from aura.names import Names, after_each
-from aura.plan import Dependency, Retry, Step
+from aura.plan import Dependency, Loop, Step
+from aura.reach import unreachable
 from aura.sandbox import near
 
 #: The keys of a step, and those that are part of the language but come later.
 KEYS = (
     *("action", "params", "depends_on", "when", "outputs", "retry", "timeout"),
-    *("continue_on_failure", "idempotent"),
+    *("continue_on_failure", "idempotent", "loop", "resources"),
 )
-LATER = ("loop", "preempt", "resources")
-RETRY_KEYS = ("attempts", "delay")
-RETRY_LATER = ("backoff", "max_delay", "jitter", "errors", "when")
-MAX_ATTEMPTS = 1000
+LATER = ("preempt",)
 
 _SUCCEEDED = frozenset({StepState.SUCCEEDED})
 _ENDED = frozenset({StepState.SUCCEEDED, StepState.FAILED, StepState.SKIPPED, StepState.CANCELLED, StepState.TIMED_OUT})
@@ -34,6 +34,13 @@ STATES: dict[str, frozenset[StepState]] = {
     "failed": frozenset({StepState.FAILED, StepState.TIMED_OUT}),
     "ended": _ENDED,
 }
+
+
+class Surroundings(msgspec.Struct, frozen=True):
+    """What a plan says for all its steps: ``qualify`` gives the full name of an action."""
+
+    qualify: Callable[[str], str]
+    defaults: StepDefaults
 
 
 class ActionUse(msgspec.Struct, frozen=True):
@@ -55,11 +62,8 @@ class Block(msgspec.Struct, frozen=True):
     paths: Mapping[str, Path]
 
 
-def read_block(reader: Reader, path: Path, value: Any, what: str, qualify: Callable[[str], str]) -> Block:
-    """Read steps: a mapping is a graph, a list a sequence in which each waits for the one before.
-
-    ``qualify`` gives the full name of an action.
-    """
+def read_block(reader: Reader, path: Path, value: Any, what: str, around: Surroundings) -> Block:
+    """Read steps: a mapping is a graph, a list a sequence in which each waits for the one before."""
     if isinstance(value, list):
         entries = _sequence(reader, path, value)
     else:
@@ -72,7 +76,7 @@ def read_block(reader: Reader, path: Path, value: Any, what: str, qualify: Calla
             reader.problem((*at, "name"), f"the step {name!r} is here a second time")
             continue
         before = entries[index - 1][1] if isinstance(value, list) and index else None
-        steps[name] = _read_step(reader, at, name, step, before, qualify)
+        steps[name] = _read_step(reader, at, name, step, before, around)
         paths[name] = at
     return Block(what, _in_order(reader, steps, paths, what), paths)
 
@@ -90,9 +94,7 @@ def _sequence(reader: Reader, path: Path, value: list[Any]) -> list[tuple[Path, 
     return entries
 
 
-def _read_step(
-    reader: Reader, path: Path, name: str, value: Any, before: str | None, qualify: Callable[[str], str]
-) -> Step:
+def _read_step(reader: Reader, path: Path, name: str, value: Any, before: str | None, around: Surroundings) -> Step:
     fields = Fields(reader, path, value, f"step {name}", KEYS, LATER)
     if name == "any":
         reader.key_problem(path, "a step cannot be called any: depends_on uses that word")
@@ -101,17 +103,15 @@ def _read_step(
     depends_on, any_of = _read_dependencies(fields, before)
     return Step(
         name=name,
-        action=qualify(fields.text("action")),
+        action=around.qualify(fields.text("action")),
         source=reader.source(path),
         params=_read_templates(fields, "params"),
         depends_on=depends_on,
         any_of=any_of,
-        when=reader.condition(fields.at("when"), fields.get("when")) if "when" in fields else None,
+        when=fields.condition("when"),
         outputs=_read_templates(fields, "outputs"),
-        retry=_read_retry(fields),
-        timeout=fields.duration("timeout", None),
-        continue_on_failure=fields.boolean("continue_on_failure"),
-        idempotent=fields.boolean("idempotent"),
+        loop=read_loop(fields),
+        **msgspec.structs.asdict(read_for_step(fields, around.defaults)),
     )
 
 
@@ -123,13 +123,6 @@ def _read_templates(fields: Fields, key: str) -> dict[str, Template]:
     if key == "outputs":
         list(reader.identifiers(path, mapping, "an output"))
     return {name: reader.template((*path, name), value) for name, value in mapping.items()}
-
-
-def _read_retry(fields: Fields) -> Retry:
-    if "retry" not in fields:
-        return Retry()
-    retry = Fields(fields.reader, fields.at("retry"), fields.get("retry"), "retry", RETRY_KEYS, RETRY_LATER)
-    return Retry(retry.integer("attempts", 1, 1, MAX_ATTEMPTS), retry.duration("delay", 0.0, zero=True))
 
 
 # -- what comes before what -------------------------------------------------------------------------------------------
@@ -148,6 +141,8 @@ def _read_dependencies(fields: Fields, before: str | None) -> tuple[tuple[Depend
         case {"any": list(names), **others}:
             if others:
                 fields.wrong("depends_on", "beside `any` nothing else can stand")
+            if not names:
+                fields.wrong("depends_on", "`any` of no steps can never be; leave depends_on out to wait for none")
             return _read_names(fields.reader, (*path, "any"), names), True
         case dict() if "any" not in value:
             return tuple(_read_states(fields.reader, (*path, key), key, item) for key, item in value.items()), False
@@ -212,6 +207,19 @@ def _known_needs(reader: Reader, step: Step, steps: Collection[str], path: Path,
     return needs
 
 
+def check_reach(block: Block, reader: Reader) -> None:
+    """Note each step that can never start."""
+    known = all(wish.step in block.steps for step in block.steps.values() for wish in step.depends_on)
+    if known and _is_ordered(_needs_of(block)):
+        for step, reason in unreachable(block.steps):
+            reader.problem((*block.paths[step.name], *reason.at), f"step {step.name} can only be skipped: {reason}")
+
+
+def _needs_of(block: Block) -> dict[str, list[str]]:
+    """The steps that each step depends on, without those that are not there."""
+    return {name: [d.step for d in step.depends_on if d.step in block.steps] for name, step in block.steps.items()}
+
+
 # -- names in expressions ---------------------------------------------------------------------------------------------
 
 
@@ -221,17 +229,33 @@ def check_names(block: Block, names: Names, *, all_steps: bool = False, extra: C
     ``all_steps`` says that every step of the task may be named (in handlers); else only those that a step comes after.
     ``extra`` are further root names, such as ``error``.
     """
-    needs = {name: [d.step for d in step.depends_on if d.step in block.steps] for name, step in block.steps.items()}
+    needs = _needs_of(block)
     after = {} if all_steps or not _is_ordered(needs) else after_each(needs)
     for name, step in block.steps.items():
-        path, before = block.paths[name], after.get(name)
-        for key, value in step.params.items():
-            names.check((*path, "params", key), value, extra, before)
-        if step.when is not None:
-            names.check((*path, "when"), step.when, extra, before)
+        before = after.get(name)
         own = None if before is None else before | {name}
-        for key, value in step.outputs.items():
-            names.check((*path, "outputs", key), value, (*extra, "result"), own)
+        for path, used, further in _expressions(step):
+            names.check((*block.paths[name], *path), used, (*extra, *further), own if path[0] == "outputs" else before)
+
+
+def _expressions(step: Step) -> Iterator[tuple[Path, Template | Condition, tuple[str, ...]]]:
+    """The expressions of a step with their paths in it, and the names that are there for each."""
+    looping = () if step.loop is None else ("loop",)
+    for key, value in step.params.items():
+        yield ("params", key), value, looping
+    for key, value in step.outputs.items():
+        yield ("outputs", key), value, (*looping, "result")
+    if step.when is not None:
+        yield ("when",), step.when, ()
+    if step.retry.when is not None:
+        yield ("retry", "when"), step.retry.when, (*looping, "result", "error")
+    loop = step.loop or Loop()
+    for key, over in (("for_each", loop.for_each), ("times", loop.times)):
+        if over is not None:
+            yield ("loop", key), over, ()
+    for key, asked in (("while", loop.while_), ("until", loop.until)):
+        if asked is not None:
+            yield ("loop", key), asked, looping
 
 
 def _is_ordered(needs: Mapping[str, Collection[str]]) -> bool:

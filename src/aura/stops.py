@@ -5,8 +5,8 @@ for a commit. A ``stopping`` row is written for a time-out and a cancel only: th
 ``running``. A second stop may raise the rank and bring the deadline nearer; it delivers no second edge. The kind is
 read once, at the seal; after it a stop answers ``ended``.
 
-``finally`` and the other handlers of a run that is ending are never cut by a stop; they have a time of their own, and
-a shutdown only brings its end nearer (``time_left``).
+``finally`` and the other handlers of a run that is stopped or ending are never cut by a stop; they have a time of their
+own, and a shutdown only brings its end nearer (``time_left``). So does a second interrupt for ``on_preempt``.
 
 A run that holds no place is ended at once by a time-out or a cancel. One that rests and has begun is started once more,
 whatever its lane's limit, for the handlers of its ending; its row says ``stopping`` first.
@@ -71,6 +71,7 @@ class Stops:
             if kind >= Stop.TIMEOUT and run.row in PLACED:
                 run.stop_ticket = self._runtime.hand_over(run, RunState.STOPPING)
         run.state = RunState.STOPPING
+        run.grace = min(run.grace, run.cleanup_timeout if grace is None else grace)
         self._deliver(run, kind, reason or kind.label, run.cleanup_timeout if grace is None else grace)
         run.changed()
         return Answer.STOPPING, run.stop_ticket
@@ -82,7 +83,7 @@ class Stops:
         if run.begun and run.task is None:
             message = "the code that it began with is not there any more: its clean-up steps did not run"
             run.cleanup_error = run.cleanup_error or Failure("not_run", message)
-        elif run.begun and run.handlers(end_of_stop(kind, run.recovery, stuck=False, begun=True, kept=True)):
+        if run.begun and (run.children or run.handlers(_ending_of(run, kind))):
             run.stop_ticket = self._runtime.hand_over(run, RunState.STOPPING)
             run.state = RunState.STOPPING
             self._start(run)
@@ -93,14 +94,16 @@ class Stops:
 
     def _deliver(self, run: LiveRun, kind: Stop, reason: str, grace: float) -> None:
         """Give every live attempt its edge, or, in a handler that no stop cuts, a nearer end."""
+        left = _left_to_handlers(run, kind, grace)
+        end = asyncio.get_running_loop().time() + left
+        run.cleanup_deadline = min(run.cleanup_deadline, end)
         if kind is Stop.SHUTDOWN:
-            end = asyncio.get_running_loop().time() + grace - HANDLER_GRACE
-            run.cleanup_deadline = min(run.cleanup_deadline, end)
+            run.shutdown_deadline = min(run.shutdown_deadline, end)
         for attempt in list(run.live.values()):
             if withheld(run):
                 attempt.request_stop(EdgeCause.RUN, reason, grace)
-            elif kind is Stop.SHUTDOWN:
-                attempt.time_out_after(max(0.0, grace - HANDLER_GRACE))
+            elif left != float("inf"):
+                attempt.time_out_after(max(0.0, left))
 
     def start_timeout(self, run: LiveRun) -> None:
         """Begin to count active time against the run's own time-out; the timer is cancelled by the seal."""
@@ -128,18 +131,17 @@ class Stops:
 
     def _queue_timeout(self, run: LiveRun, reason: str) -> None:
         if run.state in STARTABLE:
+            run.error = Failure("TimeoutError", reason)
             self.request_stop(run, Stop.TIMEOUT, reason)
 
-    def give_up(self, run: LiveRun, attempt: Attempt) -> None:
-        """Mark a run as stuck: the grace of one of its attempts is over and its body is still there."""
+    def give_up(self, run: LiveRun, step: str, where: str) -> None:
+        """Mark a run as stuck: the grace of an attempt of a step is over and its body is still there, at ``where``."""
         run.stuck, run.held = True, None  # nobody can wait for it to come back
-        where = _where(attempt)
         self._runtime.log.error(
-            f"run {run.cid} is stuck: step {attempt.step.name} did not end when told to; it hangs at {where}",
-            hangs_at=where,
+            f"run {run.cid} is stuck: step {step} did not end when told to; it hangs at {where}", hangs_at=where
         )
-        if bounded(run):
-            failure = Failure("stuck", f"it did not end when its time was over; it hung at {where}", attempt.step.name)
+        if run.bounded:
+            failure = Failure("stuck", f"it did not end when its time was over; it hung at {where}", step)
             run.cleanup_error = run.cleanup_error or failure
         elif run.stop is None:  # a step's own time-out: nothing of a run that hangs may go on
             self.request_stop(run, Stop.CANCEL, "stuck")
@@ -156,23 +158,29 @@ class Stops:
             run.cleanup_error = run.cleanup_error or Failure("not_run", message)
 
 
-def _where(attempt: Attempt) -> str:
+def where_of(attempt: Attempt) -> str:
+    """Where an attempt hangs, in words."""
     try:
         return attempt.hangs_at() or "an unknown place"
     except Exception as error:  # foreign awaitables may show anything
         return f"a place that cannot be named ({error!r})"
 
 
-def bounded(run: LiveRun) -> bool:
-    """Whether the present graph counts against ``cleanup_timeout``: handlers do, but ``on_failure`` of a failure."""
-    if run.phase is Phase.ON_FAILURE:
-        return run.ending is not RunState.FAILED
-    return run.phase is not Phase.MAIN
+def _ending_of(run: LiveRun, kind: Stop) -> RunState:
+    """What a run that rests ends as by a stop."""
+    return end_of_stop(kind, run.recovery, stuck=False, begun=True, kept=True)
+
+
+def _left_to_handlers(run: LiveRun, kind: Stop, grace: float) -> float:
+    """Seconds that a stop leaves to handlers that it does not cut; infinite if it changes nothing for them."""
+    if kind is Stop.SHUTDOWN:
+        return grace - HANDLER_GRACE
+    return grace if kind is Stop.INTERRUPT and run.phase is Phase.ON_PREEMPT else float("inf")
 
 
 def time_left(run: LiveRun) -> float:
     """Seconds that the present graph may still take; infinite for the main one, whose time-out is a stop."""
-    if not bounded(run):
+    if not run.bounded:
         return float("inf")
     return run.cleanup_deadline - asyncio.get_running_loop().time()
 
@@ -181,6 +189,4 @@ def withheld(run: LiveRun) -> bool:
     """Whether nothing more of the run's present graph may start, and what runs of it is to stop."""
     if run.sealed:
         return True
-    if run.stop is None:
-        return False
-    return run.phase is Phase.MAIN or (run.phase is Phase.ON_FAILURE and run.ending is RunState.FAILED)
+    return run.stop is not None and not run.bounded

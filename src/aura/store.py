@@ -30,7 +30,6 @@ from contextlib import suppress
 from typing import Protocol, TypeVar
 
 import anyio
-from anyio.lowlevel import checkpoint
 
 from aura.errors import Lost, StoreClosed, StoreCorrupt, StoreError, StoreIOError, StoreLocked, StoreReadOnly
 from aura.failpoints import Site
@@ -270,7 +269,7 @@ class Store:
 
     async def _write_batch(self) -> None:
         for _ in range(GATHER_TURNS):
-            await checkpoint()
+            await asyncio.sleep(0)  # anyio's looks for its backend first; the scope of ``serve`` is a shield anyway
         batch, self._pending = self._pending, []
         self._writing = batch
         began = anyio.current_time()

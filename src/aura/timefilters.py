@@ -22,6 +22,8 @@ def to_moment(value: Any, zone: Any = UTC) -> datetime:
             return value
         case bool():
             pass
+        case Duration():  # a float too: `now() - days(1) | date` takes the date of the days
+            raise ValueError("a time is needed, not a duration; put brackets round what is calculated first")
         case str():
             moment = _parse_moment(value)
             return moment if moment.tzinfo else moment.replace(tzinfo=zone)
@@ -78,6 +80,8 @@ def duration_filter(value: Any) -> Duration:
     """A duration from text (``1h30m``), or from a number of seconds, as durations are in JSON."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return Duration.of_seconds(value)
+    if not isinstance(value, str):
+        raise ValueError(f"a duration is needed, not {kind_of(value)}")
     return parse_duration(value)
 
 

@@ -1,7 +1,7 @@
 """Whether the steps of a plan use actions that exist, with parameters that fit them.
 
 For shipped actions this is known when a plan is checked; for a plan's own by name and parameter names (``pyscan``), and
-with types once its Python has been imported.
+with types once its Python has been imported. Actions of other plans are for ``crosscheck``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ from aura.stepfile import ActionUse
 
 #: Shipped actions that are part of the language and come later.
 _LATER = frozenset(
-    {"python.run", "http.request", "task.run", "task.start", "event.emit", "event.wait", "approval.wait", "json.parse"}
+    {"python.run", "http.request", "event.emit", "event.wait", "approval.wait", "json.parse"}
     | {"state.get", "state.set", "state.delete", "state.compare_and_set", "json.query", "text.search", "text.replace"}
     | {"text.split"}
 )
@@ -40,7 +40,7 @@ def check_uses(plan_name: str, uses: Iterable[ActionUse], known: Mapping[str, Kn
         if action is not None:
             if name not in shapes:
                 shapes[name] = shape_of(action)
-            _check_parameters(use, action, shapes[name])
+            check_parameters(use, action, shapes[name])
         elif name:  # without one it was reported when the step was read
             _report_unknown(plan_name, use, known, complete=complete)
 
@@ -56,13 +56,13 @@ def _report_unknown(plan_name: str, use: ActionUse, known: Mapping[str, Known], 
             use.reader.problem(path, f"there is no action {bare!r} in this plan{near(bare, names)}")
     elif family in RESERVED_PLAN_NAMES:
         use.reader.problem(path, f"there is no action {use.step.action!r}{near(use.step.action, known)}")
-    else:
-        message = f"the action {use.step.action!r} is of another plan; `uses` is not supported yet"
-        use.reader.problem(path, message + near(use.step.action, known))
+    # else it is of another plan, and ``crosscheck`` will tell
 
 
-def _check_parameters(use: ActionUse, action: Known, shape: Shape) -> None:
+def check_parameters(use: ActionUse, action: Known, shape: Shape | None = None) -> None:
+    """Note each parameter that does not fit an action. Who has its ``shape`` already hands it over."""
     given, name = use.step.params, use.step.action
+    shape = shape_of(action) if shape is None else shape
     if shape.loose:
         return
     for key in given:

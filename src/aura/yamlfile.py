@@ -40,7 +40,9 @@ _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _QUOTES = "put quotes around it"
 #: What a value must not begin with unless it is quoted, after ``key:`` or ``-``.
-_UNQUOTED = re.compile(r"""(?:^|[:\-]\s)\s*(?P<value>\{\{|\*[^\s\w]|\*\s|[@`%\[{*&!])""")
+_UNQUOTED = re.compile(r"""(?:^|[:\-]\s)\s*(?P<value>\{\{|\*[^\s\w]|\*\s|[@`%*&!])""")
+#: A value between brackets that is over, where something else follows: ``[0-9]+``.
+_CLOSED = re.compile(r"""(?:^|[:\-]\s)\s*(?P<value>[\[{])[^\[\]{}]*[\]}]\s*$""")
 
 
 class Document:
@@ -352,10 +354,27 @@ def _explain(error: MarkedYAMLError, lines: list[str], line: int, column: int) -
         if ": " in here[:column]:
             return f"a second ': ' in one line: if the value has a colon in it, {_QUOTES}"
         return "no ':' is expected here; check the indentation of this line and of the one before"
-    for text in (here, lines[line - 1] if 0 < line <= len(lines) else ""):
-        if found := _UNQUOTED.search(text):
-            return f"a value cannot begin with {found.group('value').strip()} like this: {_QUOTES} ({what})"
-    return what + _ADVICE.get(error.problem or "", "")
+    if "unexpected ':'" in what:
+        return f"a value between brackets has a colon in it: {_QUOTES}; behind a key, a blank follows the colon"
+    letter, before = here[column : column + 1], lines[line - 1] if 0 < line <= len(lines) else ""
+    found = _UNQUOTED.search(here) or _UNQUOTED.search(before) or (letter not in "]}" and _CLOSED.search(here[:column]))
+    if found:
+        return f"a value cannot begin with {found.group('value').strip()} like this: {_QUOTES} ({what})"
+    return _unclosed(error, letter) or what + _ADVICE.get(error.problem or "", "")
+
+
+def _unclosed(error: MarkedYAMLError, letter: str) -> str:
+    """What to say of a bracket or a quote without its other half; nothing of anything else."""
+    problem, context, mark = error.problem or "", error.context or "", error.context_mark
+    at = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}"
+    if "end of stream" in problem and "quoted" in context and at:
+        return f"the quote that begins in {at}, is never closed"
+    if "while parsing a flow" in context and at:
+        opening, closing = "{}" if "mapping" in context else "[]"
+        if letter == ":":
+            return f"a second ':' in one value: a comma is missing before it; if it belongs to the text, {_QUOTES}"
+        return f"a comma or {closing} is missing before this; the {opening} is in {at}"
+    return f"there is one {letter} too many" if letter and letter in "]}" else ""
 
 
 _ADVICE = {

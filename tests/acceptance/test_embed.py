@@ -92,12 +92,20 @@ async def test_same_request_under_a_key_is_one_run(lab: Path) -> None:
         assert len(cids) == len(await server.runs()) == 1
 
 
+def nested(levels: int) -> object:
+    value: object = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("call", "code"),
     [
         pytest.param(lambda s: s.submit("lab", "helo"), "unknown_task", id="task"),
         pytest.param(lambda s: s.submit("lab", "hello", {"day": 7}), "inputs_invalid", id="input"),
         pytest.param(lambda s: s.submit("lab", "hello", {"day": object()}), "inputs_invalid", id="not-json"),
+        pytest.param(lambda s: s.submit("lab", "hello", {"day": nested(5000)}), "inputs_invalid", id="too-deep"),
         pytest.param(lambda s: s.submit("lab", "hello", priority="high"), "invalid", id="priority"),
         pytest.param(lambda s: s.submit("lab", "hello", delay="soon"), "invalid", id="delay"),
         pytest.param(lambda s: s.wait("nobody"), "unknown_run", id="wait"),

@@ -44,7 +44,7 @@ def test_graph_of_the_server_is_that_of_the_files(served: Served) -> None:
     assert served.aura("graph", "hello/greet", "--plans", "mine").out == drawn
     whole = served.aura("graph", "hello/greet", "--json").json
     assert whole == served.aura("graph", "hello/greet", "--plans", "mine", "--json").json
-    assert served.aura("graph", "hello/greet", "--mermaid").out.startswith("flowchart TD\n")
+    assert served.aura("graph", "hello/greet", "--format", "mermaid").out.startswith("flowchart TD\n")
 
 
 @pytest.mark.parametrize("more", [[], ["--plans", "mine"]], ids=["server", "files"])

@@ -11,7 +11,7 @@ from aura.run import Cause, Request, StepRecord
 from aura.web.query import make_cursor
 
 GOOD = {"plan_name": "lab", "task_name": "report", "inputs": {"day": "x"}}
-CAUSE = {"kind": "api", "item": None, "rule": None, "event_id": None, "cid": None}
+CAUSE = {"kind": "api", "item": None, "rule": None, "event_id": None, "cid": None, "step": None, "index": None}
 
 
 @pytest.fixture
@@ -78,9 +78,11 @@ async def test_whole_run_has_every_field(web: Web) -> None:
             {
                 "name": "ping", "state": "succeeded", "attempt": 1, "started_at": "1970-01-01T00:00:01Z",
                 "finished_at": "1970-01-01T00:00:02.250000Z", "duration_s": 1.25, "output": "out", "error": None,
-                "skipped_because": None, "items": None,
+                "skipped_because": None, "explained": None, "items": None, "items_total": None, "items_ended": None,
+                "items_failed": None,
             }
         ],
+        "sub_tasks": [],
     }  # fmt: skip
 
 
@@ -175,6 +177,7 @@ async def test_task_has_the_schema_of_its_inputs_and_its_steps(web: Web) -> None
         "additionalProperties": False,
     }
     assert [step["depends_on"] for step in found["steps"]] == [{}, {"ping": ["succeeded"]}]
+    assert found["mode"] == "queued"
 
 
 async def test_lists_by_name_are_in_pages(web: Web) -> None:

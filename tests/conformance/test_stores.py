@@ -201,23 +201,31 @@ async def test_finished_run_cannot_change(kept: Kept, state: str) -> None:
 
 async def test_steps_are_put_and_put_again(kept: Kept) -> None:
     await put_run(kept.store, 1).wait()
-    started = (1, "a", "running", 1, 1, 5.0, None, None, None, None, None)
-    ended = (1, "a", "succeeded", 1, 1, 5.0, 6.0, b'{"n":1}', b"{}", None, None)
-    skipped = (1, "b", "skipped", 0, 0, None, 7.0, None, None, None, "a failed")
+    started = (1, "a", "running", 1, 1, 5.0, None, None, None, None, None, None)
+    ended = (1, "a", "succeeded", 1, 1, 5.0, 6.0, b'{"n":1}', b"{}", None, None, None)
+    skipped = (1, "b", "skipped", 0, 0, None, 7.0, None, None, None, "a failed", b"{}")
     await kept.store.put(change_run(1, [started], [])).wait()
     await kept.store.put(change_run(1, [ended, skipped], [])).wait()
     a, b = await kept.store.read(lambda x: get_steps(x, 1))
     assert (a.state, a.output, a.started_at, a.finished_at) == ("succeeded", {"n": 1}, 5.0, 6.0)
-    assert (b.state, b.skipped_because) == ("skipped", "a failed")
+    assert (b.state, b.skipped_because, b.explained) == ("skipped", "a failed", {})
 
 
 async def test_steps_are_in_the_order_in_which_they_began_whatever_the_clock_did(kept: Kept) -> None:
     await put_run(kept.store, 1).wait()
     times = {"b": 2e9, "a": -5.0, "c": 1e9}  # the clock was set back below 1970, and forward
     for at, (name, began) in enumerate(times.items(), 200):
-        row = (1, name, "succeeded", 1, 1, began, began - 1, None, None, None, None)
+        row = (1, name, "succeeded", 1, 1, began, began - 1, None, None, None, None, None)
         await kept.store.put(change_run(1, [row], [(at, 1, "step.started", name, began, None)])).wait()
     assert [step.name for step in await kept.store.read(lambda x: get_steps(x, 1))] == ["b", "a", "c"]
+
+
+async def test_steps_that_have_not_begun_are_the_last(kept: Kept) -> None:
+    await put_run(kept.store, 1).wait()
+    begun = (1, "b", "succeeded", 1, 1, 5.0, 6.0, None, None, None, None, None)
+    pending = (1, "a", "pending", 0, 0, None, None, None, None, None, None, None)
+    await kept.store.put(change_run(1, [begun, pending], [(200, 1, "step.started", "b", 5.0, None)])).wait()
+    assert [step.name for step in await kept.store.read(lambda x: get_steps(x, 1))] == ["b", "a"]
 
 
 FILTERS: list[tuple[RunFilter, list[int]]] = [
@@ -293,7 +301,7 @@ async def test_open_runs_are_found_in_order_with_their_steps(kept: Kept) -> None
     for seq in (1, 2, 3):
         await put_run(kept.store, seq).wait()
     await move(kept.store, 2, "queued", "running", crashes=1, ending="failed").wait()
-    await kept.store.put(change_run(2, [(2, "a", "running", 1, 1, 1.0, None, None, None, None, None)], [])).wait()
+    await kept.store.put(change_run(2, [(2, "a", "running", 1, 1, 1.0, None, None, None, None, None, None)], [])).wait()
     await move(kept.store, 3, "queued", "cancelled").wait()
     found = await kept.store.read(read_open_runs)
     assert [(f.record.seq, f.record.state) for f in found] == [(1, RunState.QUEUED), (2, RunState.RUNNING)]

@@ -17,7 +17,7 @@ from aura.expressions import condition, template
 from aura.generations import Generations, PlanStatus
 from aura.lifecycle import StepState, Stop
 from aura.liverun import LiveRun
-from aura.plan import Dependency, Plan, Retry, Source, Step, Task
+from aura.plan import Dependency, Loop, Plan, Resource, Retry, Source, Step, Task
 from aura.run import Cause, Request, RunRecord, StepRecord
 from aura.store import StoreBackend
 from aura.testing.virtual_time import LIMIT, VirtualLoop
@@ -39,15 +39,23 @@ def step(name: str, function: Callable[..., Any], needs: tuple[str, ...] = (), *
     if "when" in keys:
         keys["when"] = condition(keys["when"], at)
     if "retry" in keys:
-        keys["retry"] = Retry(**keys["retry"])
+        keys["retry"] = Retry(**_asked(keys["retry"], at, "when"))
+    if "loop" in keys:
+        given = _asked(keys["loop"], at, "while_", "until")
+        keys["loop"] = Loop(**given | {k: template(given[k], at) for k in ("for_each", "times") if k in given})
     keys.setdefault("depends_on", after(*needs))
     return Step(name=name, action=f"p.{name}", source=Source("test.yaml", 1), **keys), function
 
 
+def _asked(given: Mapping[str, Any], at: str, *names: str) -> dict[str, Any]:
+    """These keys with their conditions read."""
+    return {**given, **{name: condition(given[name], at) for name in names if name in given}}
+
+
 def task(name: str, *steps: tuple[Step, Any], **keys: Any) -> tuple[Task, dict[str, Any]]:
-    """A task of such steps; ``finally_``, ``on_failure`` and ``on_cancel`` are lists of them as well."""
+    """A task of such steps; ``finally_`` and the ``on_…`` are lists of them as well."""
     functions = {made.name: function for made, function in steps}
-    for handler in ("finally_", "on_failure", "on_cancel"):
+    for handler in ("finally_", "on_failure", "on_cancel", "on_preempt", "on_resume"):
         given = keys.pop(handler, ())
         keys[handler] = {made.name: made for made, _ in given}
         functions |= {made.name: function for made, function in given}
@@ -64,12 +72,15 @@ class PythonGeneration:
         self.hash = hash
         self.files = {"plan.yaml": hash.encode()}
         self.plan = Plan(name="p", directory="/nowhere", tasks={name: made for name, (made, _) in tasks.items()})
-        self.code_prefix = __file__.rsplit("/", 1)[0]
+        self.code_prefixes = (__file__.rsplit("/", 1)[0],)
         self._actions = {
             f"p.{name}": Action.of(action(function), "p")
             for _, functions in tasks.values()
             for name, function in functions.items()
         }
+
+    def home_of(self, name: str) -> "PythonGeneration":
+        return self
 
     def action(self, name: str) -> Action:
         return self._actions[name]
@@ -81,12 +92,16 @@ class PythonGenerations:
     def __init__(self, *tasks: tuple[Task, dict[str, Any]]) -> None:
         self.now: PythonGeneration | None = PythonGeneration({made.name: (made, f) for made, f in tasks})
 
-    def task(self, plan_name: str, task_name: str) -> tuple[PythonGeneration, Task]:
+    def current(self, plan_name: str) -> PythonGeneration:
         if self.now is None or plan_name != "p":
             raise RequestError("unknown_plan", f"there is no plan {plan_name!r}")
-        if task_name not in self.now.plan.tasks:
+        return self.now
+
+    def task(self, plan_name: str, task_name: str) -> tuple[PythonGeneration, Task]:
+        generation = self.current(plan_name)
+        if task_name not in generation.plan.tasks:
             raise RequestError("unknown_task", f"there is no task {task_name!r}")
-        return self.now, self.now.plan.tasks[task_name]
+        return generation, generation.plan.tasks[task_name]
 
     def statuses(self) -> list[PlanStatus]:
         return []
@@ -165,6 +180,7 @@ async def opened(
     lanes: Mapping[str, int] | None = None,
     generations: Any = None,
     faults: int = 0,
+    resources: Mapping[str, Resource] | None = None,
     **lane_keys: Any,
 ) -> AsyncIterator[Opened]:
     """Open an engine over these tasks, and stop it at the end. It must have had ``faults`` engine faults by then."""
@@ -174,7 +190,7 @@ async def opened(
         for name, lane in settings.lanes.items()
     }
     server_settings = msgspec.structs.replace(settings.server, grace=grace)
-    settings = msgspec.structs.replace(settings, lanes=changed, server=server_settings)
+    settings = msgspec.structs.replace(settings, lanes=changed, server=server_settings, resources=resources or {})
     left: list[int] = []
     async with open_world(
         folder / "p",

@@ -56,6 +56,14 @@ async def test_bad_request_is_refused_and_nothing_is_stored(
         assert kit.engine.queue_list() == []
 
 
+async def test_all_that_is_wrong_with_a_request_is_said_at_once(tmp_path: Path) -> None:
+    async with opened(tmp_path, task("t", step("a", noting([])))) as kit:
+        with pytest.raises(RequestError) as refused:
+            await kit.engine.submit(Request("p", "t", inputs={"extra": 1}, priority=1001, delay_s=-1), CAUSE)
+    assert refused.value.code == "inputs_invalid"
+    assert [error.path for error in refused.value.errors] == ["/inputs/extra", "/priority", "/delay_s"]
+
+
 async def test_priority_then_order_of_acceptance(tmp_path: Path) -> None:
     log: list[str] = []
     made = task("t", step("a", noting(log), params={"what": "{{ run.labels.n }}"}))

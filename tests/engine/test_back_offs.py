@@ -6,7 +6,7 @@ from typing import Any
 import anyio
 import pytest
 from tests.engine.kit import opened, step, task, until
-from tests.fakes.kernel import begun, fails, works
+from tests.fakes.kernel import begun, fails, forever, works
 
 from aura.actions import Context
 from aura.errors import EndRun
@@ -27,10 +27,12 @@ def flaky(tries: list[int]) -> Any:
 # -- a stop in a back-off
 
 
-async def test_run_timeout_comes_in_a_back_off(tmp_path: Path) -> None:
-    made = task("t", step("a", fails, retry={"attempts": 5, "delay": 3600}), timeout=0.05)
-    async with opened(tmp_path, made) as kit:
-        assert (await kit.run("t")).state == "timed_out"
+async def test_run_timeout_comes_beside_a_step_whose_next_try_would_not_fit(tmp_path: Path) -> None:
+    steps = [step("a", fails, retry={"attempts": 5, "delay": 2}), step("b", forever)]
+    async with opened(tmp_path, task("t", *steps, timeout=3)) as kit:
+        run = await kit.begin("t")
+        assert (await kit.ended(run)).state == "timed_out"
+        assert (await kit.steps(run))["a"].state == "failed"  # its third try would not have fitted
 
 
 async def test_interrupt_in_a_back_off_keeps_the_tries_that_were_made(tmp_path: Path) -> None:

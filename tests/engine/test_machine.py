@@ -32,6 +32,7 @@ from aura.keys import key_of
 from aura.lanes import Lane
 from aura.lifecycle import FINAL, PLACED, STARTABLE, STEP_FINAL, Recovery, RunState
 from aura.liverun import LiveRun
+from aura.plan import Mode, ModeKind, Rate, Semaphore
 from aura.run import Cause, Request
 from aura.testing.virtual_time import VirtualLoop
 
@@ -48,7 +49,18 @@ BY_THEMSELVES = {
     "tidy": "succeeded",
     "impatient": "succeeded",
     "late": "timed_out",
+    "tree": "succeeded",
+    "loops": "succeeded",
+    "neat": "succeeded",
+    "alone": "succeeded",
+    "latest": "succeeded",
+    "line": "succeeded",
+    "holds": "succeeded",
+    "crosses": "succeeded",
 }
+RESOURCES: dict[str, Semaphore | Rate] = {"arm": Semaphore(1), "screen": Semaphore(1), "api": Rate(2, 5.0)}
+#: Tasks of which one run is at work at a time.
+ONE_AT_A_TIME = {"alone", "latest", "line"}
 
 
 class World:
@@ -69,7 +81,8 @@ class World:
 
     async def serve(self, folder: Path) -> None:
         """Be there until told to close."""
-        async with opened(folder, *self.tasks(), backend=self.backend, lanes={"main": LIMIT}) as self.kit:
+        lanes = {"main": LIMIT}
+        async with opened(folder, *self.tasks(), backend=self.backend, lanes=lanes, resources=RESOURCES) as self.kit:
             for lane in self.kit.engine.dispatcher.lanes.values():
                 setattr(lane, "place", self.in_order(lane, lane.place))  # noqa: B010 - a function for a method
             self.opened.set()
@@ -85,6 +98,7 @@ class World:
                 place(run)
                 return
             others = [r for r in self.kit.engine.runtime.open.values() if r.waits and r.lane == lane.name]
+            others = [r for r in others if r not in lane.aside]  # those wait for what others hold
             ready = [r for r in others if r.not_before is None or r.not_before <= now]
             if any((-run.priority, run.seq) > (-other.priority, other.seq) for other in ready):
                 self.before_their_turn.append(run)
@@ -94,6 +108,7 @@ class World:
 
     def tasks(self) -> list[Any]:
         sleeps, works, fails = self.body(2.0), self.body(0.0), self.body(0.5, OSError("no"))
+        runs_leaf = self.runs_leaf()
         return [
             task("quick", step("q", works)),
             task("slow", step("s", sleeps), step("t", works, ("s",)), cleanup_timeout=5),
@@ -102,7 +117,51 @@ class World:
             task("tidy", step("x", sleeps), step("y", works), finally_=[step("z", works)]),
             task("impatient", step("i", sleeps), queue_timeout=3.0),
             task("late", step("l", sleeps), timeout=1.0, finally_=[step("m", sleeps)]),
+            task(
+                *("neat", step("u", sleeps), step("v", works, ("u",))),
+                on_preempt=[step("n", sleeps)],
+                on_resume=[step("o", works)],
+            ),
+            task("tree", step("b", runs_leaf), step("c", works, ("b",)), finally_=[step("d", works)]),
+            task("loops", self.looping(), step("w", works, ("r",)), finally_=[step("d", works)]),
+            task("leaf", step("e", sleeps), step("k", works, ("e",))),
+            *self.tasks_that_share(sleeps, works),
         ]
+
+    def tasks_that_share(self, sleeps: Any, works: Any) -> list[Any]:
+        """Tasks that count their runs, and take from each other what there is one of."""
+        arm, screen = {"arm": 1}, {"screen": 1}
+        return [
+            task("alone", step("one", sleeps), mode=Mode(ModeKind.SINGLE)),
+            task("latest", step("new", sleeps), mode=Mode(ModeKind.RESTART), resources={"api": 1}),
+            task("line", step("next", sleeps), mode=Mode(ModeKind.QUEUED, 2), resources=screen),
+            task("holds", step("h1", works), step("h2", sleeps, ("h1",), resources=arm), resources=screen),
+            task("crosses", step("c1", sleeps), step("c2", works, ("c1",), resources=screen), resources=arm),
+        ]
+
+    def looping(self) -> Any:
+        """A step that loops, whose items note that they have begun, and are tried twice."""
+
+        async def act(ctx: Context, index: int) -> int:
+            if not self.gone:
+                self.began[ctx.cid, f"r[{index}]"] += 1
+            await anyio.sleep(0.4)
+            if ctx.attempt == 1 and index % 2:
+                raise OSError("not yet")
+            return index
+
+        loop = {"times": 5, "parallelism": 2}
+        return step("r", act, params={"index": "{{ loop.index }}"}, loop=loop, retry={"attempts": 2, "delay": 0.5})
+
+    def runs_leaf(self) -> Any:
+        """An action that notes that it has begun, and runs the task ``leaf`` in its place."""
+
+        async def act(ctx: Context) -> None:
+            if not self.gone:
+                self.began[ctx.cid, ctx.step] += 1
+            await ctx.run("leaf")
+
+        return act
 
     def body(self, seconds: float, error: Exception | None = None) -> Any:
         """An action that notes that it has begun, takes its time, and as much again to clean up."""
@@ -152,6 +211,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.unknown = 0
         self.asked: set[str] = set()
         self.stops = self.crashes = 0
+        self.full = False
         self.world = self.open(World(FaultyBackend(), self.began))
 
     # -- driving
@@ -172,7 +232,7 @@ class EngineMachine(RuleBasedStateMachine):
     def client(self, ask: Callable[[Opened], Awaitable[None]], *refusals: str) -> None:
         """Be a client that waits for its answer beside everything else, and may be refused so as well."""
         world = self.world
-        may_be = {"storage_unavailable", "conflict", *refusals}
+        may_be = {"storage_unavailable", "conflict", "refused_by_mode", *refusals}
 
         async def wait() -> None:
             try:
@@ -230,7 +290,7 @@ class EngineMachine(RuleBasedStateMachine):
         for _ in range(times):
             self.client(ask)
 
-    @rule(which=st.integers(0, 10), from_step=st.sampled_from([None, "g", "m", "q", "t", "y"]))
+    @rule(which=st.integers(0, 10), from_step=st.sampled_from([None, "g", "m", "q", "t", "w", "y"]))
     def rerun(self, which: int, from_step: str | None) -> None:
         if not self.accepted:
             return
@@ -351,6 +411,7 @@ class EngineMachine(RuleBasedStateMachine):
     def store(self, how: str, times: int) -> None:
         self.heal(self.world)
         if how == "fails":
+            self.full = True
             self.world.backend.error, self.world.backend.failing = StoreReadOnly("full"), times
         elif how == "hangs":
             self.world.backend.gate = anyio.Event()
@@ -372,7 +433,8 @@ class EngineMachine(RuleBasedStateMachine):
     def record_is_what_was_told(self) -> None:
         rows = self.rows()
         assert self.accepted.keys() <= rows.keys()
-        assert len(rows) <= len(self.accepted) + self.unknown + len(self.world.clients)
+        asked_for = [row for row in rows.values() if row["parent_cid"] is None]
+        assert len(asked_for) <= len(self.accepted) + self.unknown + len(self.world.clients)
         for cid, row in self.final.items():
             assert rows[cid] == row
         for cid, row in rows.items():
@@ -392,6 +454,12 @@ class EngineMachine(RuleBasedStateMachine):
         for name, step_state, starts in steps:
             assert self.began[cid, name] <= starts, "a body began before its start was on record"
             assert state not in FINAL or step_state in STEP_FINAL, (state, steps)
+        items = execute("SELECT step, idx, state, starts FROM item WHERE seq=?", (seq,)).fetchall()
+        for name, index, item_state, starts in items:
+            assert self.began[cid, f"{name}[{index}]"] <= starts, "an item began before its start was on record"
+            assert state not in FINAL or item_state in STEP_FINAL, (state, items)
+            assert state != RunState.SUCCEEDED or item_state == "succeeded", items
+        assert (state, self.accepted.get(cid)) != ("succeeded", "loops") or len(items) == 5
         if state in FINAL:
             self.final[cid] = row
 
@@ -405,10 +473,24 @@ class EngineMachine(RuleBasedStateMachine):
             assert lane.waiting == sum(run.waits for run in runs if run.lane == lane.name)
             assert len(lane.placed - set(self.world.beside)) <= lane.limit
         for run in runs:
+            if run.parent is not None:  # it stands in no lane and takes no place
+                assert (run.placed, run.waits) == (False, False)
+                continue
             assert run.sealed or run.placed is (run.state in PLACED)
             assert run.sealed or run.waits is (run.state in STARTABLE and run.held is None)
         assert (self.world.before_their_turn, list(runtime.faults)) == ([], [])
         assert not self.world.kit.engine.supervisor.reasons
+
+    @invariant()
+    def nobody_has_what_another_one_has(self) -> None:
+        kit = self.world.kit
+        for name, resource, in_use, waiting in kit.engine.claims.pool:
+            assert in_use <= resource.count, name
+            assert waiting >= 0
+        runs = [run for run in kit.engine.runtime.open.values() if not (run.sealed or run in self.world.beside)]
+        at_work = Counter(run.task_name for run in runs if run.placed)
+        assert all(at_work[name] <= 1 for name in ONE_AT_A_TIME)
+        assert Counter(run.task_name for run in runs)["alone"] <= 1
 
     @invariant()
     def nothing_is_in_memory_that_has_ended_and_all_else_is(self) -> None:
@@ -416,9 +498,23 @@ class EngineMachine(RuleBasedStateMachine):
         assert {cid for cid, row in rows.items() if row["state"] not in FINAL} == held.keys() & rows.keys()
 
     @invariant()
+    def call_of_a_step_has_one_answer_that_ended_with_it(self) -> None:
+        """Of each call there is one run but for those that were stopped for good; none outlives its parent."""
+        rows = self.rows()
+        below = [row for row in rows.values() if row["parent_cid"] is not None]
+        for row in below:
+            parent = rows[row["parent_cid"]]
+            assert row["state"] in FINAL or parent["state"] not in FINAL, (row, parent)
+        done = Counter(
+            (row["parent_cid"], row["call"]) for row in below if row["state"] not in ("cancelled", "crashed")
+        )
+        assert not done or max(done.values()) == 1
+
+    @invariant()
     def lane_is_never_fuller_on_record_than_it_may_be(self) -> None:
         beside = {run.cid for run in self.world.beside}
-        states = [row["state"] for cid, row in self.rows().items() if cid not in beside]
+        rows = self.rows()
+        states = [row["state"] for cid, row in rows.items() if cid not in beside and row["parent_cid"] is None]
         assert sum(state in PLACED for state in states) <= LIMIT
 
     @invariant()
@@ -437,7 +533,7 @@ class EngineMachine(RuleBasedStateMachine):
             await anyio.sleep(60)  # stops are over, and the store is tried again
             self.resting.clear()
             for run in list(world.kit.engine.runtime.open.values()):
-                if run.held is not None:
+                if run.held is not None and run.parent is None:
                     await world.kit.engine.resume(run.cid)
             await world.kit.engine.start()
             await self.loop.wait_until(lambda: not world.kit.engine.runtime.open, ALL_OVER)
@@ -462,6 +558,9 @@ class EngineMachine(RuleBasedStateMachine):
         may_be |= {"cancelled"} if self.asked & {cid, name} or (self.stops and stop == "shutdown") else set()
         may_be |= {"timed_out"} if name == "impatient" else set()
         may_be |= {"crashed"} if self.crashes else set()
+        may_be |= {"failed"} if name == "tree" and self.full else set()  # its sub-task could not be stored
+        may_be |= {"failed"} if name in ("holds", "crosses") else set()  # it would have waited for ever
+        may_be |= {"cancelled"} if name == "latest" and str(row["reason"]).startswith("replaced by ") else set()
         assert state in may_be, (name, row)
         for answer in self.told.get(cid, ()):
             assert answer in {state, f"ended as {state}"} or (answer == "stopping" and stop == "cancel"), (answer, row)

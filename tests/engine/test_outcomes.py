@@ -71,7 +71,7 @@ async def test_failure_skips_dependants_and_the_others_go_on(tmp_path: Path) -> 
             "c": "skipped",
             "o": "succeeded",
         }
-        assert steps["b"].skipped_because == "a failed"
+        assert steps["b"].skipped_because == "wants a succeeded, but it failed (test.yaml:1)"
         assert log == ["o"]
 
 

@@ -165,7 +165,7 @@ async def test_step_that_its_when_has_skipped_is_kept(tmp_path: Path, from_step:
         cid = await rerun(kit, first, from_step)
         await kit.ended(cid)
         steps = await kit.steps(cid)
-        assert (steps["a"].state, steps["a"].skipped_because) == ("skipped", "when is false")
+        assert (steps["a"].state, steps["a"].skipped_because) == ("skipped", "when is false: false (test.yaml:1)")
         assert steps["a"] == (await kit.steps(first))["a"]
 
 
@@ -371,8 +371,8 @@ async def test_kept_steps_stay_on_record_of_a_rerun_that_is_cancelled(tmp_path: 
     if restarted:
         made = work.chain()
         generations = PythonGenerations(made)
+        generations.now = None  # so that it ends before anything of it begins
         async with opened(tmp_path / "two", generations=generations, backend=left, lanes={"main": 1}) as kit:
-            generations.now = None
             await kit.ended(cid)
             steps = await kit.steps(cid)
             await kit.engine.cancel(receipt.cid)

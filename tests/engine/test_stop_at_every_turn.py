@@ -107,6 +107,10 @@ SHAPES: dict[str, Shape] = {
         [b.step("a", works)],
         {"on_cancel": [b.step("x", works)], "finally_": [b.step("z", works)]},
     ),
+    "handlers of a pause": lambda b: (
+        [b.step("a", works), b.step("b", sleeps, "a")],
+        {"on_preempt": [b.step("p", works), b.step("q", sleeps, "p")], "on_resume": [b.step("r", works)]},
+    ),
     "clean-up": lambda b: ([b.step("a", sleeps)], {}),
     "step time-out": lambda b: ([b.step("a", sleeps, timeout=0.5)], {"finally_": [b.step("z", works)]}),
     "run time-out": lambda b: ([b.step("a", sleeps)], {"timeout": 0.5, "finally_": [b.step("z", works)]}),

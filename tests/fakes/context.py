@@ -55,13 +55,26 @@ class FakeHost:
         self.grace = math.inf
         self.progressed: list[tuple[float, float | None, str]] = []
         self.on_progress: Callable[[float], None] = lambda done: None
+        #: ("run" or "start", plan, task, inputs) of each task that was asked for.
+        self.asked: list[tuple[str, str | None, str, dict[str, Any]]] = []
 
     def grace_left(self) -> float:
         return self.grace
 
+    def time_left(self) -> float:
+        return math.inf
+
     def progress(self, done: float, total: float | None, message: str) -> None:
         self.progressed.append((done, total, message))
         self.on_progress(done)
+
+    async def run_task(self, task: str, inputs: Mapping[str, Any], plan: str | None) -> Any:
+        self.asked.append(("run", plan, task, dict(inputs)))
+        return {"ran": task}
+
+    async def start_task(self, task: str, inputs: Mapping[str, Any], plan: str | None) -> str:
+        self.asked.append(("start", plan, task, dict(inputs)))
+        return "cid-2"
 
 
 class Bench:

@@ -22,7 +22,7 @@ from aura.keys import Key
 from aura.lifecycle import FINAL, StepState
 from aura.measures import Measures
 from aura.overview import LaneFlow, Overview, PlanFlow
-from aura.plan import Dependency, Input, Source, Step, Task
+from aura.plan import Dependency, Input, Mode, ModeKind, Source, Step, Task
 from aura.priorities import Prioritized
 from aura.records.reading import RunFilter
 from aura.run import PRIORITIES, Cause, CidSource, Outcomes, Receipt, Request, RunRecord, StepRecord
@@ -48,6 +48,7 @@ class Unwritten:
 class Detail(msgspec.Struct):
     record: RunRecord
     steps: list[StepRecord]
+    children: list[RunRecord]
     progress: dict[str, Any]
 
 
@@ -68,6 +69,7 @@ class Status(msgspec.Struct):
     generation: str | None = "abc"
     task_count: int = 0
     errors: tuple[Problem, ...] = ()
+    uses: tuple[str, ...] = ()
 
 
 def lab_tasks() -> dict[str, Task]:
@@ -77,7 +79,7 @@ def lab_tasks() -> dict[str, Task]:
         "report": Step("report", "log", source, depends_on=(Dependency("ping", frozenset({StepState.SUCCEEDED})),)),
     }
     inputs = {"day": Input("day", {"type": "string"}), "n": Input("n", {"type": "integer"}, True, 1)}
-    report = Task("report", "lab", source, steps, title="Report", inputs=inputs)
+    report = Task("report", "lab", source, steps, title="Report", inputs=inputs, mode=Mode(ModeKind.QUEUED, 3))
     nested = Task("a/b", "lab", Source("lab/tasks/a/b.yaml", 3), {})
     return {"report": report, "a/b": nested}
 
@@ -296,6 +298,7 @@ class FakeEngine:
             "uptime_s": 1.0,
             "boot": BOOT,
             "lanes": {"main": {"limit": 4, "running": 0, "queued": 0, "stuck": 0}},
+            "resources": {"screen": {"capacity": 1, "in_use": 0, "waiting": 0}},
             "plans": {"ready": 1, "stale": 0, "broken": 1},
             "store": {"writable": True, "pending": 0, "commits": 0},
             "services": {"http": {"state": "running", "failures": 0, "last_error": None}},
@@ -331,7 +334,8 @@ class FakeEngine:
         self.calls.append(("get_run", cid))
         if cid not in self.records:
             raise RequestError("unknown_run", f"there is no run {cid!r}")
-        return Detail(self.records[cid], self.steps.get(cid, []), self.progress.get(cid, {}))
+        children = [record for record in self.records.values() if record.parent_cid == cid]
+        return Detail(self.records[cid], self.steps.get(cid, []), children, self.progress.get(cid, {}))
 
     async def run_entries(self, cid: str, after: int, limit: int) -> list[Entry]:
         return self._read(limit, (e for e in self.stored if e.cid == cid and e.id > after))

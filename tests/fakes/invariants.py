@@ -9,6 +9,7 @@ from tests.engine.kit import Opened
 
 from aura.lifecycle import FINAL, RUN_MOVES, STEP_FINAL, RunState
 from aura.liverun import LiveRun
+from aura.plan import Rate
 from aura.records.reading import get_run
 from aura.run import RunRecord
 
@@ -71,10 +72,14 @@ def check_forgotten(kit: Opened, run: LiveRun) -> None:
 
 
 def check_idle(kit: Opened) -> None:
-    """Nobody runs and nobody waits."""
+    """Nobody runs and nobody waits, and nobody holds anything but what is spent."""
     for lane in kit.engine.dispatcher.lanes.values():
         assert (lane.waiting, lane.placed, lane.stuck) == (0, set(), set()), lane.name
     assert not kit.engine.runtime.open
+    for name, resource, in_use, waiting in kit.engine.claims.pool:
+        assert (waiting, isinstance(resource, Rate) or in_use) in ((0, True), (0, 0)), name
+    assert not kit.engine.claims.pool._holders
+    assert not kit.engine.modes._groups
 
 
 def timers() -> int:

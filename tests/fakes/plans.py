@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 from aura.actions import Action, Context, action
 from aura.duration import Duration
@@ -35,8 +36,13 @@ async def run(argv: list[str | int], cwd: str | None = None) -> dict[str, int]:
     return {"exit_code": 0}
 
 
+@action(name="task.run")
+async def run_task(task: str, plan: str | None = None, inputs: dict[str, Any] = {}) -> Any:  # noqa: B006
+    """Run a task."""
+
+
 #: As much of the shipped actions as tests of the loader need.
-SHIPPED = {made.name: made for made in (Action.of(log), Action.of(sleep), Action.of(run))}
+SHIPPED = {made.name: made for made in [Action.of(one) for one in (log, sleep, run, run_task)]}
 
 
 def check_files(root: Path, files: Mapping[str, str]) -> list[CheckedPlan]:

@@ -13,6 +13,7 @@ from aura.actions import Action
 from aura.builtin import shipped
 from aura.loader import check_plans
 from aura.processes import RESERVED
+from aura.yamlfile import load
 
 DOCS = Path(__file__).parents[2] / "docs/reference/actions.md"
 ACTIONS = shipped()
@@ -61,6 +62,11 @@ def test_examples_are_plans_that_check(name: str, tmp_path: Path) -> None:
     task = tmp_path / "lab/tasks/t.yaml"
     task.parent.mkdir(parents=True)
     task.write_text(f"inputs: {json.dumps(inputs)}\nsteps:\n{textwrap.indent(example, '  ')}")
+    for step in load(example, "example.yaml").value.values():
+        if name.startswith("task."):  # the task that it names is there as well
+            named, inputs = step["params"]["task"], dict.fromkeys(step["params"]["inputs"], "string")
+            text = f"inputs: {json.dumps(inputs)}\nsteps:\n  s: {{action: log, params: {{message: x}}}}\n"
+            task.with_name(f"{named}.yaml").write_text(text)
     (checked,) = check_plans(tmp_path, ACTIONS)
     assert not checked.problems
 

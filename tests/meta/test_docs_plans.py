@@ -10,8 +10,9 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from tests.fakes.plans import write_files
 
-from aura import inputspec, planfile, stepfile, taskfile
+from aura import defaults, inputspec, loopfile, modefile, planfile, retryfile, stepfile, taskfile
 from aura.builtin import shipped
 from aura.expressions import template
 from aura.filters import FILTERS
@@ -23,6 +24,12 @@ PLANS = (REFERENCE / "plan-files.md").read_text(encoding="utf-8")
 EXPRESSIONS = (REFERENCE / "expressions.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```yaml (\w+)\n(.+?)^```", PLANS, re.MULTILINE | re.DOTALL)
 INPUTS = "inputs: {day: string}\n"
+#: What the examples take for granted: the example of plan.yaml, the plan that it uses, and another task.
+HEAD = next(text for kind, text in BLOCKS if kind == "plan")
+OTHERS = {
+    "notify/actions.py": "from aura import action\n@action\ndef mail(to: str, text: str) -> None: ...\n",
+    "lab/tasks/measure.yaml": f"{INPUTS}steps: {{a: {{action: log, params: {{message: x}}}}}}\n",
+}
 SCOPE: Mapping[str, Any] = {
     "inputs": {"count": 3, "hosts": ["a", "b"], "place": {"items": 5}},
     "steps": {"ping": {"output": None}},
@@ -36,20 +43,16 @@ def files_of(kind: str, text: str) -> dict[str, str]:
     step = "steps: {a: {action: log, params: {message: x}}}\n"
     return {
         "plan": {"plan.yaml": text},
-        "task": {"tasks/t.yaml": text},
-        "steps": {"tasks/t.yaml": f"{INPUTS}steps:\n{inner}"},
+        "task": {"plan.yaml": HEAD, "tasks/t.yaml": text},
+        "steps": {"plan.yaml": HEAD, "tasks/t.yaml": f"{INPUTS}steps:\n{inner}"},
         "inputs": {"tasks/t.yaml": f"{step}inputs:\n{inner}"},
     }[kind]
 
 
 @pytest.mark.parametrize(("kind", "text"), BLOCKS, ids=[f"{kind}-{n}" for n, (kind, _) in enumerate(BLOCKS)])
 def test_example_is_right(tmp_path: Path, kind: str, text: str) -> None:
-    for path, content in files_of(kind, text).items():
-        file = tmp_path / "lab" / path
-        file.parent.mkdir(parents=True)
-        file.write_text(content, encoding="utf-8")
-    (checked,) = check_plans(tmp_path, shipped())
-    assert checked.problems == ()
+    write_files(tmp_path, {f"lab/{path}": content for path, content in files_of(kind, text).items()} | OTHERS)
+    assert [problem for checked in check_plans(tmp_path, shipped()) for problem in checked.problems] == []
 
 
 def section(title: str) -> str:
@@ -76,12 +79,24 @@ def test_every_key_has_its_row_and_no_other_has(title: str, keys: Collection[str
 
 
 @pytest.mark.parametrize(
+    ("title", "keys"),
+    [
+        pytest.param("Modes", modefile.KINDS, id="mode"),
+        pytest.param("Loops", loopfile.KEYS, id="loop"),
+        pytest.param("Retries", retryfile.KEYS, id="retry"),
+    ],
+)
+def test_every_word_of_a_part_has_its_row_and_no_other_has(title: str, keys: Collection[str]) -> None:
+    (part,) = re.findall(rf"^### {title}\n(.+?)^##", PLANS, re.MULTILINE | re.DOTALL)
+    assert sorted(re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)) == sorted(keys)
+
+
+@pytest.mark.parametrize(
     ("where", "keys"),
     [
         pytest.param("plan", planfile.LATER, id="plan"),
         pytest.param("task", taskfile.LATER, id="task"),
-        pytest.param("input", inputspec.LATER, id="input"),
-        pytest.param("step", (*stepfile.LATER, *stepfile.RETRY_LATER), id="step"),
+        pytest.param("step", stepfile.LATER, id="step"),
     ],
 )
 def test_every_key_that_comes_later_is_named(where: str, keys: Collection[str]) -> None:
@@ -91,7 +106,15 @@ def test_every_key_that_comes_later_is_named(where: str, keys: Collection[str]) 
 
 def test_every_key_has_an_example() -> None:
     examples = " ".join(text for _, text in BLOCKS)
-    keys = {*planfile.KEYS, *taskfile.KEYS, *inputspec.KEYS, *stepfile.KEYS, *stepfile.RETRY_KEYS}
+    keys = {
+        *planfile.KEYS,
+        *taskfile.KEYS,
+        *inputspec.KEYS,
+        *stepfile.KEYS,
+        *retryfile.KEYS,
+        *loopfile.KEYS,
+        *modefile.KEYS,
+    }
     assert [key for key in sorted(keys) if f"{key}:" not in examples] == []
 
 
@@ -101,6 +124,12 @@ ROWS = re.findall(r"^\|(?: `\w+` \|)? `(.*\{\{.+\}\}.*)` \| `(.+)` \|$", EXPRESS
 @pytest.mark.parametrize(("value", "gives"), ROWS, ids=[value for value, _ in ROWS])
 def test_expression_gives_what_the_page_says(value: str, gives: str) -> None:
     assert json.loads(json.dumps(template(value.replace("\\|", "|"), "f:1").render(SCOPE))) == json.loads(gives)
+
+
+def test_keys_that_may_have_a_default_are_those_of_the_code() -> None:
+    said = PLANS.partition("### Defaults")[2].partition(". A task")[0].partition("; `step` may have")
+    for text, first, keys in ((said[0], "task", defaults.TASK_KEYS), (said[2], "step", defaults.STEP_KEYS)):
+        assert sorted(set(re.findall(r"`(\w+)`", text)) - {first}) == sorted(keys)
 
 
 def test_page_has_expressions() -> None:

@@ -16,20 +16,22 @@ SOURCE = Path(__file__).parents[2] / "src" / "aura"
 #: From nouns to doors. A package stands for all that is in it unless one of its modules is named on its own.
 LAYERS: Mapping[str, str] = {
     "nouns": """
-        errors failpoints clock histogram eventloop duration lifecycle patterns plaindata timefilters filters sandbox
-        expressions
-        plan run graph events actions settings config
+        errors failpoints clock histogram eventloop duration lifecycle patterns masking plaindata timefilters filters
+        sandbox expressions valuepaths
+        plan resources run graph reasons explain events actions settings config cron eventnames schedule interrupt
     """,
     "text to plan": """
-        yamlfile fields names inputs inputspec snapshot planfile stepfile taskfile fileschema pyscan usecheck loader
-        importing generations
+        yamlfile fields names inputs inputspec snapshot retryfile loopfile modefile defaults needs reach planfile
+        stepfile taskfile schemaparts fileschema pyscan usecheck recursion crosscheck triggerfile schedulefile
+        interruptfile triggerschema loader importing generation fitting generations
     """,
     "records": "records store stores",
     "streams": "journal logs",
     "work": """
         supervisor leftovers pipes processes measures scope stops liverun restoring runtime keptcode edge attempt
-        perform conclude seal executor lanes admission keys priorities reruns dispatcher boot pausing history
-        overview engine workfiles
+        modes circles pool claims retries perform loops conclude starting seal executor lanes admission keys
+        priorities reruns dispatcher boot pausing children history
+        deadline overview engine workfiles
     """,
     "shipped actions": "builtin",
     "doors": "api web server embed client cli",

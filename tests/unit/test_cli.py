@@ -53,7 +53,7 @@ RUN: dict[str, Any] = {
     "stuck": False,
     "preempted_by": None,
     "preemptions": 0,
-    "cause": {"kind": "cli", "item": None, "rule": None, "event_id": None, "cid": None},
+    "cause": {"kind": "cli", "item": None, "rule": None, "event_id": None, "cid": None, "step": None, "index": None},
     "result": {"path": "/x"},
     "inputs": {},
     "steps": [
@@ -67,11 +67,18 @@ RUN: dict[str, Any] = {
             "output": None,
             "error": None,
             "skipped_because": None,
+            "explained": None,
             "items": None,
+            "items_total": None,
+            "items_ended": None,
+            "items_failed": None,
         }
     ],
+    "sub_tasks": [],
 }
-SHORT: dict[str, Any] = {key: value for key, value in RUN.items() if key not in ("inputs", "result", "steps")}
+SHORT: dict[str, Any] = {
+    key: value for key, value in RUN.items() if key not in ("inputs", "result", "steps", "sub_tasks")
+}
 PLAN = {
     "name": "lab",
     "title": "Lab",
@@ -80,6 +87,7 @@ PLAN = {
     "generation": "g",
     "task_count": 2,
     "errors": [],
+    "uses": [],
     "preempts_others": False,
 }
 STATUS: dict[str, Any] = {
@@ -89,12 +97,21 @@ STATUS: dict[str, Any] = {
     "started_at": "2026-11-22T05:00:00Z",
     "uptime_s": 7500.0,
     "lanes": {"main": {"limit": 4, "running": 1, "queued": 7, "stuck": 0}},
+    "resources": {"lab/screen": {"capacity": 2, "in_use": 1, "waiting": 3}},
     "plans": {"ready": 2, "stale": 1, "broken": 0},
     "store": {"writable": True, "pending": 0, "commits": 1},
     "services": {},
     "reasons": [],
 }
-FAILURE = {"type": "OSError", "message": "no disk", "step": "ping", "item": None, "file": "a.py", "line": 3}
+FAILURE = {
+    "type": "OSError",
+    "message": "no disk",
+    "step": "ping",
+    "item": None,
+    "file": "a.py",
+    "line": 3,
+    "cause": None,
+}
 FAILED = RUN | {"state": "failed", "error": FAILURE, "result": None}
 ACCEPTED = {"cid": CID, "state": "queued", "plan_name": "lab", "task_name": "report"}
 
@@ -333,6 +350,12 @@ def test_run_names_itself_as_the_command_line(run: Aura, fake: FakeServer) -> No
         pytest.param("[1]", {}, [1], id="json-without-a-type"),
         pytest.param("a b", {}, "a b", id="text-without-a-type"),
         pytest.param("", {"type": "string"}, "", id="empty"),
+        pytest.param("7.0", {"type": "integer"}, 7.0, id="whole-number"),
+        pytest.param("-1e3", {"type": "number"}, -1000.0, id="exponent"),
+        pytest.param("7", {"type": ["string", "null"]}, "7", id="text-or-null"),
+        pytest.param("null", {"type": ["string", "null"]}, "null", id="text-that-says-null"),
+        pytest.param("null", {"type": ["integer", "null"]}, None, id="null"),
+        pytest.param("7", {"type": ["integer", "null"]}, 7, id="integer-or-null"),
     ],
 )
 def test_input_is_read_by_its_type(text: str, schema: dict[str, Any], value: Any) -> None:
@@ -343,6 +366,12 @@ def test_input_is_read_by_its_type(text: str, schema: dict[str, Any], value: Any
     ("text", "kind", "message"),
     [
         ("x", "integer", "'x' is not a whole number"),
+        ("1_000", "integer", "'1_000' is not a whole number"),
+        ("nan", "number", "'nan' is not a number"),
+        ("Infinity", "number", "'Infinity' is not a number"),
+        ("1e999", "number", "'1e999' is not a number"),
+        ("true", "integer", "'true' is not a whole number"),
+        ("null", "integer", "'null' is not a whole number"),
         ("yes", "boolean", "'yes' is not true or false"),
         ("[", "array", "is not a JSON array"),
         ("[1]", "object", "is not a JSON object"),
@@ -351,6 +380,11 @@ def test_input_is_read_by_its_type(text: str, schema: dict[str, Any], value: Any
 def test_input_of_another_type_is_refused(text: str, kind: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_input(text, {"type": kind})
+
+
+def test_message_of_a_bad_secret_is_without_it() -> None:
+    with pytest.raises(ValueError, match=r"^is not a whole number$"):
+        read_input("hunter2", {"type": "integer", "writeOnly": True})
 
 
 def test_all_bad_inputs_are_said_at_once(run: Aura, fake: FakeServer) -> None:
@@ -532,6 +566,65 @@ def test_show_tells_the_whole_run(run: Aura, fake: FakeServer) -> None:
     assert out.splitlines()[-1].split(maxsplit=3)[:3] == ["ping", "failed", "1"]
 
 
+def test_show_tells_the_sub_tasks_of_a_step_below_it(run: Aura, fake: FakeServer) -> None:
+    below = {"cid": "0" * 24 + "abcdef123456", "plan_name": "lab", "task_name": "c", "state": "failed", "step": "ping"}
+    sub_tasks = [below | {"index": 3}, below | {"index": None, "state": "running"}]
+    fake.answers[f"GET /api/runs/{CID}"] = RUN | {"sub_tasks": sub_tasks}
+    lines = [line.strip() for line in run("show", CID).out.splitlines()[-2:]]
+    assert lines == ["├─ [3] lab/c abcdef123456 failed", "└─ lab/c abcdef123456 running"]
+
+
+def looped(*failed: int, error_of: int | None = None, **keys: Any) -> dict[str, Any]:
+    """A step that loops over ten items, of which these failed."""
+    item = {"attempt": 1, "started_at": None, "finished_at": None}
+    items = [
+        item | {"index": n, "item": f"host{n}", "state": "failed", "error": FAILURE | {"step": None, "item": n}}
+        for n in failed
+    ]
+    error = None if error_of is None else FAILURE | {"item": error_of}
+    counts = {"items": items, "items_total": 10, "items_ended": 10, "items_failed": len(failed), "error": error}
+    return {**RUN["steps"][0], **counts, **keys}
+
+
+@pytest.mark.parametrize(
+    ("step", "what", "below"),
+    [
+        pytest.param(looped(), "10/10", [], id="none failed"),
+        pytest.param(
+            looped(3, 5),
+            "10/10, 2 failed",
+            ["├─ [3] host3: OSError: no disk (a.py:3)", "└─ [5] host5: OSError: no disk (a.py:3)"],
+            id="some failed",
+        ),
+        pytest.param(
+            looped(3, error_of=3), "10/10, 1 failed; OSError: no disk (a.py:3)", [], id="the one that failed the step"
+        ),
+        pytest.param(
+            looped(*range(7)),
+            "10/10, 7 failed",
+            [f"├─ [{n}] host{n}: OSError: no disk (a.py:3)" for n in range(5)] + ["└─ … and 2 more that failed"],
+            id="many failed",
+        ),
+        pytest.param(looped(finished_at=None, state="running"), "10 so far", [], id="rounds go on"),
+    ],
+)
+def test_show_tells_how_far_a_loop_is_and_what_failed(
+    run: Aura, fake: FakeServer, step: dict[str, Any], what: str, below: list[str]
+) -> None:
+    fake.answers[f"GET /api/runs/{CID}"] = RUN | {"steps": [step]}
+    line, *found = run("show", CID).out.split("WHAT\n")[1].splitlines()
+    assert line.split("2.5 s")[-1].strip() == what
+    assert [text.strip() for text in found] == below
+
+
+def test_ps_lists_sub_tasks_below_their_parents(run: Aura, fake: FakeServer) -> None:
+    found = [("d", "c"), ("other", None), ("c", CID), (CID, None)]
+    runs = [SHORT | {"cid": cid, "parent_cid": parent, "task_name": cid[-3:]} for cid, parent in found]
+    fake.answers["GET /api/runs/active"] = page(*runs)
+    tasks = [re.findall(r" ((?:└─ )?lab/\w+)", line)[0] for line in run("ps").out.splitlines()[1:]]
+    assert tasks == ["lab/her", f"lab/{CID[-3:]}", "└─ lab/c", "└─ lab/d"]
+
+
 def test_plans_show_what_is_wrong_on_stderr(run: Aura, fake: FakeServer) -> None:
     error = {"file": "lab/plan.yaml", "line": 3, "column": 1, "message": "unknown key"}
     fake.answers["GET /api/plans"] = page(PLAN | {"status": "stale", "errors": [error]})
@@ -542,9 +635,10 @@ def test_plans_show_what_is_wrong_on_stderr(run: Aura, fake: FakeServer) -> None
 
 def test_tasks_of_all_plans_are_listed_with_their_inputs(run: Aura, fake: FakeServer) -> None:
     fake.answers["GET /api/plans"] = page(PLAN, PLAN | {"name": "bad", "status": "broken"})
-    inputs = {"properties": {"day": {}, "hosts": {}}, "required": ["day"]}
+    secret = {"writeOnly": True}
+    inputs = {"properties": {"day": {}, "hosts": {}, "key": secret, "pin": secret}, "required": ["day", "key"]}
     fake.answers["GET /api/plans/lab/tasks"] = page(task("a/b", inputs))
-    assert run("tasks").out.splitlines()[1].split() == ["lab/a/b", "main", "day", "[hosts]"]
+    assert run("tasks").out.splitlines()[1].split() == ["lab/a/b", "main", "day", "[hosts]", "key*", "[pin*]"]
 
 
 def test_status_shows_the_lanes(run: Aura, fake: FakeServer) -> None:
@@ -559,7 +653,8 @@ def test_status_shows_the_lanes(run: Aura, fake: FakeServer) -> None:
         assert line in out.splitlines()
     said = [line for line in out.splitlines() if line.startswith("service")]
     assert said == ["service     http is running, has failed 2 times, the last time with OSError: no"]
-    assert out.splitlines()[-1].split() == ["main", "1", "4", "7"]
+    assert ["main", "1", "4", "7"] in [line.split() for line in out.splitlines()]
+    assert out.splitlines()[-1].split() == ["lab/screen", "1", "2", "3"]
 
 
 LANE = {
@@ -626,7 +721,8 @@ def test_run_is_found_by_a_part_of_its_id(run: Aura, fake: FakeServer, text: str
 
 
 def test_last_run_is_found(run: Aura, fake: FakeServer) -> None:
-    fake.answers["GET /api/runs?limit=1"] = page(SHORT, next_cursor="x")
+    below = SHORT | {"cid": OTHER, "parent_cid": CID}
+    fake.answers["GET /api/runs?limit=20"] = page(below, SHORT, next_cursor="x")
     fake.answers[f"GET /api/runs/{CID}"] = RUN
     assert run("show", "@last", "--json").json == RUN
 

@@ -109,6 +109,8 @@ def test_number_of_cancelled_runs_is_said(run: Aura, fake: FakeServer, cids: lis
     [
         pytest.param(["cancel"], "say which", id="cancel-nothing"),
         pytest.param(["cancel", CID, "--state", "queued"], "say which", id="cancel-both"),
+        pytest.param(["cancel", "--state", "gone"], "'gone' is not one of 'queued', 'running'", id="cancel-state"),
+        pytest.param(["runs", "--state", "gone"], "'gone' is not one of 'queued', 'running'", id="runs-state"),
         pytest.param(["cancel", "--state", "queued", "--reason", "x"], "--reason goes with a CID", id="cancel-reason"),
         pytest.param(["cancel", "--label", "team"], "'team' is not of the form key=value", id="label"),
         pytest.param(["priority", CID, "1001"], "-1000<=x<=1000", id="priority"),

@@ -49,6 +49,7 @@ STATUS = {
     "uptime_s": 1.5,
     "lanes": {},
     "plans": {"ready": 2, "stale": 1, "broken": 0},
+    "resources": {},
     "store": {"writable": True, "pending": 0, "commits": 1},
     "services": {},
     "reasons": [],
@@ -60,6 +61,7 @@ PLAN: dict[str, Any] = {
     "generation": None,
     "task_count": 1,
     "errors": [],
+    "uses": [],
     "preempts_others": False,
 }
 NOBODY = {"plan_name": None, "task_name": None, "cid": "c", "step": None}

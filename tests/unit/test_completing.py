@@ -28,7 +28,8 @@ TASKS = {"lab": ["a/b", "report"], "late": ["x"], "broken": []}
 
 def plan(name: str) -> dict[str, Any]:
     status = "broken" if name == "broken" else "ready"
-    known: dict[str, Any] = {"title": "", "description": "", "generation": None, "errors": [], "preempts_others": False}
+    known: dict[str, Any] = {"title": "", "description": "", "generation": None, "errors": [], "uses": []}
+    known["preempts_others"] = False
     return {"name": name, "status": status, "task_count": len(TASKS[name]), **known}
 
 
@@ -96,7 +97,7 @@ Offered = Callable[[str], list[str]]
         ("aura cancel 0198", [CID]),
         ("aura logs @", ["@last"]),
         ("aura completion z", ["zsh"]),
-        ("aura schema ", ["task", "plan"]),
+        ("aura schema ", ["task", "plan", "schedule", "interrupts"]),
     ],
 )
 def test_what_fits_is_offered(offered: Offered, words: str, found: list[str]) -> None:

@@ -90,7 +90,10 @@ def test_variables_that_are_no_settings_are_left_alone(tmp_path: Path) -> None:
         pytest.param("[server]\nprot = 1", "aura.toml: server.prot: unknown setting; did you mean port?", id="near"),
         pytest.param("port = 1", "aura.toml: port: unknown setting; did you mean server.port?", id="other-section"),
         pytest.param("[lanes.mian]\nlimit = 1", "lanes.mian: unknown setting; did you mean main?", id="lane"),
-        pytest.param("[resources]\nscreen = 1", "resources is not supported yet", id="resources"),
+        pytest.param("[resources]\nscreen = 0", "setting resources[...]: Expected `int` >= 1", id="no-resource"),
+        pytest.param("[resources]\nscreen = {rate = 1}", "missing required field `per`", id="half-a-rate"),
+        pytest.param("[resources]\nscreen = {rate = 1, per = '0s'}", "resources.screen: per is 0", id="no-time"),
+        pytest.param("[resources]\nScreen = 1", "'Screen' cannot be a name", id="name-of-a-resource"),
         pytest.param("[interrupts]\ncross_plan = true", "interrupts is not supported yet", id="interrupts"),
         pytest.param("no_auth = true", "say --no-auth on the command line", id="no_auth"),
         pytest.param("[lanes.interrupt]\nlimit = 2", "one handler runs at a time", id="interrupt-limit"),
@@ -123,7 +126,7 @@ def test_bad_file_is_refused(tmp_path: Path, toml: str, message: str) -> None:
         pytest.param("AURA_SERVER__PORT", "1", "did you mean AURA_PORT?", id="bare-name"),
         pytest.param("AURA_PORT", "x", "AURA_PORT: Expected `int`, got `str`; it is 'x'", id="type"),
         pytest.param("AURA_GRACE", "10", "AURA_GRACE", id="bare-duration"),
-        pytest.param("AURA_RESOURCES__SCREEN", "1", "resources is not supported yet", id="not-yet"),
+        pytest.param("AURA_RESOURCES__SCREEN", "big", "Expected", id="resource"),
         pytest.param("AURA_NO_AUTH", "1", "say --no-auth on the command line", id="only-a-flag"),
         pytest.param("AURA_LANES__INTERRUPT__LIMIT", "2", "unknown setting", id="interrupt-limit"),
         pytest.param("AURA_VARS__LAB", "2", "unknown setting", id="vars-of-no-name"),
@@ -180,7 +183,7 @@ def test_parse_size_of_something_else_is_refused(text: object) -> None:
 
 def test_every_setting_has_a_heading_in_the_reference() -> None:
     headings = set(re.findall(r"^### `([^`]+)`", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE))
-    assert headings == {*setting_names(), "vars.PLAN.NAME"}
+    assert headings == {*setting_names(), "resources.NAME", "vars.PLAN.NAME"}
 
 
 def test_settings_of_a_mapping_are_the_defaults_but_for_it(tmp_path: Path) -> None:

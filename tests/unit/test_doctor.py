@@ -24,6 +24,7 @@ STATUS = {
     "uptime_s": 1.0,
     "lanes": {},
     "plans": {"ready": 1, "stale": 0, "broken": 0},
+    "resources": {},
     "store": {"writable": True, "pending": 0, "commits": 1},
     "services": {},
 }

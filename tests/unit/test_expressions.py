@@ -249,7 +249,7 @@ def test_syntax_error_is_found_inside_lists_and_mappings() -> None:
 def test_template_knows_the_names_that_it_uses() -> None:
     made = template(["{{ steps.ping.output }} {{ inputs['day'] }}", {"x": "{{ foo | default(days(1)) }}"}], "f:1")
     assert made.names == {"steps", "inputs", "foo"}
-    assert made.members == {("steps", "ping"), ("inputs", "day")}
+    assert made.paths == {("steps", "ping"), ("steps", "ping", "output"), ("inputs", "day")}
     assert made.steps_named == {"ping"}
     assert not made.constant
 

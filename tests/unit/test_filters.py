@@ -97,6 +97,7 @@ def test_data(expression: str, value: Any) -> None:
         pytest.param("'soon' | time", "'soon' is not a time; RFC 3339", id="time"),
         pytest.param("'soon' | duration", "'soon' is not a duration", id="duration"),
         pytest.param("null | date", "a time is needed, not null", id="date-of-null"),
+        pytest.param("'2027-03-28' - days(1) | date", "a time is needed, not a duration", id="date-of-days"),
         pytest.param("days('x')", "a number is needed", id="days"),
         pytest.param("now() + days(40000)", "between 0 and a hundred years", id="too-many-days"),
         pytest.param("'9999-12-31T00:00:00Z' + days(2)", "leave the calendar", id="end-of-calendar"),

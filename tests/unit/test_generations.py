@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import anyio.lowlevel
+import msgspec
 import pytest
 from tests.fakes.plans import LOG, SHIPPED, write_files
 
-from aura.errors import ConfigError, RequestError
+from aura.errors import ActionMissing, ConfigError, RequestError
 from aura.generations import Generations, PlanStatus
 from aura.importing import Package
+from aura.plan import Semaphore
 
 ACTIONS = """
     from aura import action, Context
@@ -75,7 +77,7 @@ async def test_plan_is_loaded(tmp_path: Path) -> None:
 async def test_action_that_is_not_there(tmp_path: Path, name: str) -> None:
     plans = generations(tmp_path)
     await plans.reload()
-    with pytest.raises(KeyError):
+    with pytest.raises(ActionMissing):
         plans.current("lab").action(name)
 
 
@@ -299,6 +301,9 @@ async def test_broken_yaml_keeps_the_old_generation(tmp_path: Path, path: str, t
     [
         pytest.param("@action\ndef f(*hosts): pass\n", "parameter hosts must be an ordinary named one", id="signature"),
         pytest.param("@action\ndef f(x: complex): pass\n", "is not a type that JSON can become", id="type"),
+        pytest.param(
+            "@action\ndef f() -> complex: pass\n", "result: <class 'complex'> is not a type that", id="result"
+        ),
         pytest.param("@action\ndef f(x: 'Nope'): pass\n", "name 'Nope' is not defined", id="annotation"),
         pytest.param(
             "for n in (1, 2):\n    @action(name='f')\n    def f(): pass\n    globals()[f'f{n}'] = f\n",
@@ -313,6 +318,27 @@ async def test_action_that_cannot_be_one(tmp_path: Path, code: str, problem: str
     assert status.status == "broken"
     assert status.errors[0].file == "lab/actions.py"
     assert problem in status.errors[0].message
+
+
+@pytest.mark.parametrize(
+    ("annotation", "result", "schema"),
+    [
+        pytest.param("object", {"a": [1]}, {"description": "Anything"}, id="object"),
+        pytest.param("dict[str, object]", {"a": [1]}, None, id="objects"),
+        pytest.param("Path", Path("/x"), {"type": "string"}, id="path"),
+        pytest.param("list[Path]", [Path("/x")], {"type": "array", "items": {"type": "string"}}, id="paths"),
+        pytest.param("NoReturn", None, {}, id="never"),
+    ],
+)
+async def test_result_of_an_action_may_be_annotated_with(
+    tmp_path: Path, annotation: str, result: Any, schema: dict[str, Any] | None
+) -> None:
+    head = "from pathlib import Path\nfrom typing import NoReturn\nfrom aura import action\n"
+    plans = generations(tmp_path, {"lab/actions.py": f"{head}@action\ndef f() -> {annotation}: ...\n"})
+    assert (await load_one(plans)).errors == ()
+    action = plans.current("lab").actions["f"]
+    assert schema is None or action.result_schema() == schema
+    assert action.check_result(result) == msgspec.to_builtins(result, enc_hook=str)
 
 
 async def test_action_that_only_the_import_can_find(tmp_path: Path) -> None:
@@ -404,6 +430,15 @@ async def test_variables_of_the_machine_win(tmp_path: Path) -> None:
 async def test_variable_that_the_plan_does_not_have_is_a_problem(tmp_path: Path) -> None:
     status = await load_one(generations(tmp_path, vars={"lab": {"prot": 7}}))
     assert "the settings override the variable 'prot', which is not here; did you mean 'port'?" in str(status.errors[0])
+
+
+async def test_kept_version_knows_the_resources_of_all_plans(tmp_path: Path) -> None:
+    files = {"lab/tasks/t.yaml": f"resources: {{screen: 1}}\nsteps: {{a: {LOG}}}\n"}
+    plans = generations(tmp_path, files, resources={"screen": Semaphore(1)})
+    assert (await load_one(plans)).errors == ()
+    served = plans.current("lab")
+    kept = await plans.load_kept("lab", served.hash, served.files)
+    assert kept.plan.tasks["t"].resources == {"screen": 1}
 
 
 async def test_hundred_reloads_leave_nothing_behind(tmp_path: Path) -> None:

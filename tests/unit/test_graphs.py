@@ -1,20 +1,24 @@
-"""Pictures of graphs: which lines lead where, in a terminal and as Mermaid's text."""
+"""Pictures of graphs in a terminal: which lines lead where, and what stands behind the steps."""
 
 from typing import Any
 
 import pytest
 
-from aura.cli.graphs import draw, mermaid, note_of
+from aura.cli.graphs import draw, note_of
 
 OK = ["succeeded"]
 FAILED = ["failed", "timed_out"]
 ENDED = ["cancelled", "failed", "skipped", "succeeded", "timed_out"]
 
 
-def step(name: str, needs: Any = (), any_of: bool = False) -> dict[str, Any]:
+def step(name: str, needs: Any = (), any_of: bool = False, **members: Any) -> dict[str, Any]:
     """A step; ``needs`` is a text of names, or names with the states that are wanted."""
     wanted = needs if isinstance(needs, dict) else dict.fromkeys(needs, OK)
-    return {"name": name, "action": "log", "depends_on": {"any": wanted} if any_of else wanted}
+    return {"name": name, "action": "log", "depends_on": {"any": wanted} if any_of else wanted, **members}
+
+
+def loop(key: str, value: Any, parallelism: int = 1) -> dict[str, Any]:
+    return {"loop": {"key": key, "value": value, "parallelism": parallelism}}
 
 
 PICTURES = [
@@ -76,24 +80,32 @@ def test_picture_of_many_is_the_same_each_time_and_loses_no_step() -> None:
         (step("x", {"a": ENDED, "b": ENDED}), "if all ended"),
         (step("x", {"a": ENDED, "b": OK}), "if a ended"),
         (step("x", {"a": ["skipped", "succeeded"], "b": FAILED}), "if a skipped or succeeded, b failed"),
+        (step("x", when="{{ inputs.n > 3 }}"), "when inputs.n > 3"),
+        (step("x", when="{{ inputs.n\n  > 3 }}"), "when inputs.n > 3"),
+        (step("x", when="{{ " + "a" * 40 + " }}"), f"when {'a' * 35}…"),
+        (step("x", when="false"), "when false"),
+        (step("x", **loop("for_each", "{{ inputs.hosts }}", 4)), "for each of inputs.hosts, 4 at once"),
+        (step("x", **loop("for_each", [1, 2, 3])), "for each of 3"),
+        (step("x", **loop("times", 3)), "3 times"),
+        (step("x", **loop("until", "{{ loop.last }}")), "until loop.last"),
+        (step("x", attempts=5), "up to 5 tries"),
+        (step("x", attempts=1), ""),
+        (step("x", {"a": FAILED}, when="{{ b }}", attempts=2), "if a failed; when b; up to 2 tries"),
     ],
 )
-def test_note_says_what_is_not_plain_success(of: dict[str, Any], note: str) -> None:
+def test_note_says_what_is_not_plain(of: dict[str, Any], note: str) -> None:
     assert note_of(of) == note
 
 
-def test_mermaid_has_each_step_each_edge_and_handlers_apart() -> None:
-    steps = [step("a"), step("end", {"a": FAILED}), step("c", ["a", "end"], any_of=True)]
-    text = mermaid({"steps": steps, "handlers": {"finally": [step("tidy")]}})
-    assert text.splitlines() == [
-        "flowchart TD",
-        '  step_a["a<br/>log"]',
-        '  step_end["end<br/>log"]',
-        '  step_c["c<br/>log"]',
-        "  step_a -->|failed| step_end",
-        "  step_a -.-> step_c",
-        "  step_end -.-> step_c",
-        "  subgraph finally",
-        '    step_tidy["tidy<br/>log"]',
-        "  end",
+def test_states_of_a_run_stand_in_a_column() -> None:
+    steps = [step("a"), step("b", "a", action="task.run", task="lab/other")]
+    assert draw(steps, states={"a": "succeeded"}) == [
+        "○  a  succeeded  log",
+        "│",
+        "○  b             task.run lab/other",
     ]
+
+
+def test_words_that_ascii_has_not_are_written_with_it() -> None:
+    found = draw([step("a", when="{{ inputs.x == 'ü' and " + "a" * 40 + " }}")], plain=True)
+    assert found == [f"o  a  log  when inputs.x == '\\xfc' and {'a' * 15}..."]

@@ -1,13 +1,16 @@
 """``aura init``: a plan that checks, where there was room for it, and nothing else touched."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it brings no types
 from tests.fakes.commands import Command, commands_in
 
-from aura.cli.init import FILES
+from aura.cli.init import files
 from aura.snapshot import check_folder_safe
+from aura.yamlfile import load
 
 
 @pytest.fixture
@@ -22,8 +25,8 @@ def tree(folder: Path) -> dict[str, str]:
 def test_plan_is_written_and_checks_at_once(run: Command, tmp_path: Path) -> None:
     made = run("init")
     assert made.code == 0
-    assert made.out.splitlines() == [f"plans/hello/{name}" for name in FILES]
-    assert tree(tmp_path) == {f"plans/hello/{name}": text for name, text in FILES.items()}
+    assert made.out.splitlines() == [f"plans/hello/{name}" for name in files()]
+    assert tree(tmp_path) == {f"plans/hello/{name}": text for name, text in files().items()}
     assert run("check").err == "1 plan, no problems\n"
 
 
@@ -32,7 +35,7 @@ def test_plan_is_added_to_plans_that_are_there(run: Command, tmp_path: Path) -> 
     own.parent.mkdir(parents=True)
     own.write_text("steps: {a: {action: log, params: {message: x}}}")
     made = run("init", "there", "--json")
-    assert made.json == {"plans": "there", "plan": "hello", "files": [f"there/hello/{name}" for name in FILES]}
+    assert made.json == {"plans": "there", "plan": "hello", "files": [f"there/hello/{name}" for name in files()]}
     assert own.read_text().startswith("steps")
     assert run("check", "there").err == "2 plans, no problems\n"
 
@@ -81,3 +84,14 @@ def test_files_are_safe_whatever_the_umask(run: Command, tmp_path: Path) -> None
     finally:
         os.umask(former)
     check_folder_safe(tmp_path / "plans")
+
+
+def test_files_name_schemas_that_are_there_and_that_they_fit(run: Command, tmp_path: Path) -> None:
+    run("init")
+    plan = tmp_path / "plans/hello"
+    for name in ("plan.yaml", "tasks/greet.yaml"):
+        first, *_ = (plan / name).read_text().splitlines()
+        schema = json.loads(((plan / name).parent / first.removeprefix("# yaml-language-server: $schema=")).read_text())
+        validator = Draft202012Validator(schema)
+        assert list(validator.iter_errors(load((plan / name).read_bytes(), name).value)) == []
+        assert list(validator.iter_errors({"no_such_key": 1})) != []

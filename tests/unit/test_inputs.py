@@ -7,7 +7,7 @@ import pytest
 from tests.fakes.plans import check_files, problems_of
 
 from aura.errors import RequestError
-from aura.inputs import check_inputs
+from aura.inputs import check_inputs, secret_pointers
 from aura.plan import Task
 
 STEPS = "steps: {a: {action: log, params: {message: x}}}\n"
@@ -74,6 +74,14 @@ def test_short_form_names_the_type(tmp_path: Path) -> None:
         pytest.param("{type: string, default: null}", None, None, id="null-where-it-is-the-default"),
         pytest.param("{type: integer, minimum: 1, maximum: 3}", 3, 3, id="bounds-are-included"),
         pytest.param("{type: string, max_length: 2}", "éé", "éé", id="length-in-characters"),
+        pytest.param("{type: number}", 1e300, 1e300, id="number-as-large-as-a-number-can-be"),
+        pytest.param("{type: object}", {"a": 1e300}, {"a": 1e300}, id="large-inside-of-anything"),
+        pytest.param("{type: integer, enum: [7.0]}", 7, 7, id="enum-7.0-is-7"),
+        pytest.param("{type: integer, minimum: 7, maximum: 7}", 7, 7, id="bounds-themselves"),
+        pytest.param("{type: string, min_length: 1, max_length: 1}", "a", "a", id="lengths-themselves"),
+        pytest.param(
+            "{type: array, items: {type: string, default: null}}", ["a", None], ["a", None], id="null-element"
+        ),
         pytest.param("{type: string, pattern: b}", "abc", "abc", id="pattern-anywhere"),
     ],
 )
@@ -107,7 +115,17 @@ def test_good_input(tmp_path: Path, spec: str, given: Any, checked: Any) -> None
         pytest.param("{type: string, min_length: 1}", "", "/inputs/x", "at least 1 characters, has 0", id="short"),
         pytest.param("{type: array, max_length: 1}", [1, 2], "/inputs/x", "at most 1 elements, has 2", id="long"),
         pytest.param("{type: string, pattern: '^a$'}", "b", "/inputs/x", "must match the pattern ^a$", id="pattern"),
+        pytest.param(
+            "{type: array, enum: [[1]]}", [True], "/inputs/x", "must be one of [1]", id="true-is-not-1-inside"
+        ),
         pytest.param("{type: object, properties: {a: string}}", {}, "/inputs/x/a", "is required", id="inner"),
+        pytest.param(
+            "{type: object, properties: {user: string}}",
+            {"usr": "a", "user": "b"},
+            "/inputs/x/usr",
+            "mean 'user'",
+            id="n",
+        ),
         pytest.param(
             "{type: object, properties: {a: string}}", {"a": "", "b/~": 1}, "/inputs/x/b~1~0", "no such", id="p"
         ),
@@ -117,6 +135,109 @@ def test_bad_input(tmp_path: Path, spec: str, given: Any, path: str, message: st
     errors = errors_of(task_with(tmp_path, f"{{x: {spec}}}"), {"x": given})
     assert list(errors) == [path]
     assert message in errors[path]
+
+
+SECRET = [
+    pytest.param("{type: string, secret: true}", 7, "string is needed", id="kind"),
+    pytest.param("{type: string, secret: true}", 70.0, "string is needed", id="number-that-is-whole"),
+    pytest.param("{type: integer, secret: true, minimum: 100}", 70, "must be at least 100", id="minimum"),
+    pytest.param("{type: integer, secret: true, maximum: 1}", 70, "must be at most 1", id="maximum"),
+    pytest.param(
+        "{type: string, secret: true, min_length: 9}", "hunter70", "must have at least 9 characters", id="short"
+    ),
+    pytest.param(
+        "{type: string, secret: true, max_length: 1}", "hunter70", "must have at most 1 characters", id="long"
+    ),
+    pytest.param("{type: string, secret: true, pattern: '^a'}", "hunter70", "must match the pattern ^a", id="pattern"),
+    pytest.param("{type: string, secret: true}", "70\0", "must not have a NUL character in it", id="nul"),
+    pytest.param(
+        "{type: string, secret: true, pattern: '^a'}", "70" * 2**20, "is too long for the pattern ^a", id="too-long"
+    ),
+    pytest.param("{type: object, secret: true}", {"hunter70": "\0"}, "must not have a NUL character in it", id="key"),
+    pytest.param(
+        "{type: object, secret: true, properties: {a: {type: string, default: x}}}",
+        {"hunter70": 1},
+        "has a member that is not known",
+        id="member",
+    ),
+    pytest.param(
+        "{type: object, secret: true, properties: {a: {type: string, enum: [b]}}}",
+        {"a": "hunter70"},
+        "must be one of 'b'",
+        id="enum-inside",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "given", "message"), SECRET)
+def test_message_of_a_bad_secret_has_path_and_rule_alone(tmp_path: Path, spec: str, given: Any, message: str) -> None:
+    errors = errors_of(task_with(tmp_path, f"{{x: {spec}}}"), {"x": given})
+    assert list(errors.values()) == [message]
+    assert "70" not in str(errors)
+
+
+@pytest.mark.parametrize(
+    ("spec", "given", "pointers"),
+    [
+        pytest.param("{type: string, secret: true}", "a", ("/x",), id="text"),
+        pytest.param("{type: string, secret: true, default: null}", None, (), id="null"),
+        pytest.param("{type: array, items: {type: string, secret: true}}", ["a"], ("/x/*",), id="elements"),
+        pytest.param(
+            "{type: object, properties: {u: string, 'p/~': {type: string, secret: true}}}",
+            {"u": "a", "p/~": "b"},
+            ("/x/p~1~0",),
+            id="member",
+        ),
+        pytest.param(
+            "{type: array, items: {type: object, properties: {p: {type: string, secret: true}}}}",
+            [{"p": "a"}],
+            ("/x/*/p",),
+            id="member-of-elements",
+        ),
+        pytest.param(
+            "{type: object, secret: true, properties: {p: {type: string, secret: true}}}",
+            {"p": "a"},
+            ("/x",),
+            id="outer",
+        ),
+        pytest.param("string", "a", (), id="none"),
+    ],
+)
+def test_secrets_of_inputs_are_known_by_pointers(
+    tmp_path: Path, spec: str, given: Any, pointers: tuple[str, ...]
+) -> None:
+    task = task_with(tmp_path, f"{{x: {spec}}}")
+    assert secret_pointers(task, check_inputs(task, {"x": given})) == pointers
+
+
+def test_schema_marks_secrets(tmp_path: Path) -> None:
+    task = task_with(tmp_path, "{p: {type: string, secret: true}, n: {type: integer, secret: true, default: null}}")
+    assert task.inputs_schema()["properties"] == {
+        "p": {"type": "string", "writeOnly": True, "format": "password"},
+        "n": {"type": ["integer", "null"], "writeOnly": True, "default": None},
+    }
+
+
+def test_default_is_what_a_run_would_get(tmp_path: Path) -> None:
+    inner = "{type: object, properties: {a: {type: string, default: x}}, default: {}}"
+    checked = check_inputs(task_with(tmp_path, f"{{n: {{type: integer, default: 7.0}}, o: {inner}}}"), {})
+    assert checked == {"n": 7, "o": {"a": "x"}}
+    assert type(checked["n"]) is int
+
+
+def test_value_that_is_no_plain_data_is_named(tmp_path: Path) -> None:
+    assert errors_of(task_with(tmp_path, "{x: {type: object}}"), {"x": {"a": [{1}]}}) == {
+        "/inputs/x/a/0": "is no plain data"
+    }
+
+
+def test_value_that_nests_too_deeply_is_named(tmp_path: Path) -> None:
+    deep: Any = "x"
+    for _ in range(200):
+        deep = [deep]
+    task = task_with(tmp_path, "{x: {type: object}}")
+    (path,) = errors_of(task, {"x": {"a": deep}})
+    assert path == "/inputs/x/a" + "/0" * 63
 
 
 def test_all_bad_inputs_are_named_at_once(tmp_path: Path) -> None:
@@ -157,7 +278,17 @@ def test_defaults_are_filled_in_the_tasks_order(tmp_path: Path) -> None:
         pytest.param("{type: integer, enum: [1, x]}", "1:39: enum: integer is needed, not string", id="enum-type"),
         pytest.param("{type: string, min_length: -1}", "1:40: min_length: a whole number from 0", id="length"),
         pytest.param("{type: number, minimum: x}", "1:37: minimum: a number is needed, not text", id="bound"),
-        pytest.param("{type: string, secret: true}", "1:28: `secret` is not supported yet", id="secret"),
+        pytest.param("{type: string, secret: 1}", "1:36: secret: true or false is needed", id="secret"),
+        pytest.param("{type: string, secret: true, default: x}", "1:51: default: a secret has no default", id="plain"),
+        pytest.param("{type: string, secret: true, enum: [x]}", "1:48: enum: a secret has no values", id="plain-enum"),
+        pytest.param(
+            "{type: object, properties: {k: {type: string, secret: true}}, default: {k: x}}",
+            "1:84: default: there is a secret in it",
+            id="plain-inside",
+        ),
+        pytest.param("{type: integer, minimum: 2, maximum: 1}", "1:38: minimum: 2 is above the", id="empty-range"),
+        pytest.param("{type: array, min_length: 2, max_length: 1}", "1:39: min_length: 2 is above", id="empty-lengths"),
+        pytest.param("{type: array, items: {type: string, default: x}}", "1:58: default: an element has", id="element"),
         pytest.param("{type: array, items: {type: x}}", "1:41: an input needs a type", id="items"),
         pytest.param(
             "{type: object, properties: [a]}", "1:40: properties must be a mapping, not a list", id="properties"
@@ -166,6 +297,7 @@ def test_defaults_are_filled_in_the_tasks_order(tmp_path: Path) -> None:
 )
 def test_bad_specification(tmp_path: Path, spec: str, problem: str) -> None:
     found = problems_of(tmp_path, {"lab/tasks/t.yaml": f"inputs: {{x: {spec}}}\n{STEPS}"})
+    assert found
     assert [p for p in found if p.startswith(f"lab/tasks/t.yaml:{problem}")] == found
 
 

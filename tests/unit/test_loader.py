@@ -30,7 +30,7 @@ def test_plan_without_plan_yaml_takes_the_servers_time_zone(tmp_path: Path) -> N
 
 
 def test_all_problems_are_found_at_once(tmp_path: Path) -> None:
-    text = "titel: x\nmode: single\nsteps:\n  a: {action: pong, timeout: 5}\n  b: {action: log, depends_on: c}\n"
+    text = "titel: x\npreempt: now\nsteps:\n  a: {action: pong, timeout: 5}\n  b: {action: log, depends_on: c}\n"
     assert [problem.split(":")[0] for problem in problems_in(tmp_path, text)] == ["1", "2", "4", "4", "5", "5"]
 
 
@@ -46,9 +46,6 @@ def test_all_problems_are_found_at_once(tmp_path: Path) -> None:
         pytest.param("vars: {A: 1}", "1:8: 'A' cannot name a variable", id="vars-name"),
         pytest.param("vars: {a: '{{ x }}'}", "1:11: a: a variable is plain data", id="vars-expression"),
         pytest.param("secrets: [a]", "1:1: `secrets` is not supported yet", id="secrets"),
-        pytest.param("uses: [notify]", "1:1: `uses` is not supported yet", id="uses"),
-        pytest.param("resources: {screen: 1}", "1:1: `resources` is not supported yet", id="resources"),
-        pytest.param("defaults: {}", "1:1: `defaults` is not supported yet", id="defaults"),
         pytest.param("reload: {gate: tests}", "1:1: `reload` is not supported yet", id="reload"),
     ],
 )
@@ -65,8 +62,8 @@ def test_problem_of_plan_yaml(tmp_path: Path, text: str, problem: str) -> None:
         pytest.param({"lab/tasks/A.yaml": f"steps: {{a: {LOG}}}"}, "lab/tasks/A.yaml:1:1: 'A' cannot be", id="task"),
         pytest.param({"lab/tasks/a.yml": ""}, "lab/tasks/a.yml:1:1: name it tasks/a.yaml", id="yml"),
         pytest.param({"lab/plans.yaml": ""}, "lab/plans.yaml:1:1: this is no file of a plan; did you mean", id="stray"),
-        pytest.param({"lab/schedule.yaml": ""}, "lab/schedule.yaml:1:1: schedule.yaml is not supported yet", id="s"),
-        pytest.param({"lab/interrupts.yaml": ""}, "lab/interrupts.yaml:1:1: interrupts.yaml is not supported", id="i"),
+        pytest.param({"lab/schedule.yaml": "items: {}"}, "lab/schedule.yaml:1:1: schedules are checked, but", id="s"),
+        pytest.param({"lab/interrupts.yaml": "rules: {}"}, "lab/interrupts.yaml:1:1: interrupt rules are", id="i"),
         pytest.param(
             {"lab/actions.py": "", "lab/actions/a.py": ""}, "lab/actions.py:1:1: there is a folder actions", id="both"
         ),

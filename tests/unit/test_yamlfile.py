@@ -97,7 +97,13 @@ def test_document_is_read(text: str, value: Any) -> None:
         pytest.param("? [a]\n: b\n", "1:3: a key must be text", id="key-list"),
         pytest.param("a: 1\n---\nb: 1\n", "2:1: a second document begins here", id="two-documents"),
         pytest.param("%YAML 1.1\n---\na: 1", "1:1: only YAML 1.2 is read", id="yaml-1.1"),
-        pytest.param("a: 'x\n", "2:1: found unexpected end of stream", id="quote-open"),
+        pytest.param("a: 'x\n", "2:1: the quote that begins in line 1, column 4, is never closed", id="quote-open"),
+        pytest.param("a: {b: c d: e}", "1:11: a second ':' in one value: a comma is missing before it", id="comma"),
+        pytest.param("a: {b: {c: d}\ne: f\n", "2:1: a comma or } is missing before this; the {", id="brace"),
+        pytest.param("a: {b: [c, d}\n", "1:13: a comma or ] is missing before this; the [ is in line 1", id="bracket"),
+        pytest.param("a: {b: {c: d}}}\n", "1:15: there is one } too many", id="brace-too-many"),
+        pytest.param("a: {b: c}\n- d\n", "2:1: did not find expected key", id="list-behind-a-mapping"),
+        pytest.param("a: {b:c, d: {e: f}}", "a blank follows the colon", id="colon-without-a-blank"),
         pytest.param('a: "\\d"', "between single quotes a backslash is nothing special", id="escape"),
         pytest.param("  a: 1\n b: 2\n", "2:2: ", id="indentation"),
         pytest.param("a: b\n  c: d\n", "2:4: no ':' is expected here; check the indentation", id="continued"),
@@ -126,6 +132,8 @@ def test_problem_has_its_position(text: str, problem: str) -> None:
         pytest.param("a: `x`\n", "1:4", id="backtick"),
         pytest.param("a: %d\n", "1:4", id="percent"),
         pytest.param("pattern: [0-9]+\n", "1:15", id="pattern"),
+        pytest.param("a: {pattern: [0-9]+}\n", "1:19", id="pattern-in-a-flow-mapping"),
+        pytest.param("a: {b: @daily}\n", "1:8", id="at-in-a-flow-mapping"),
     ],
 )
 def test_value_that_needs_quotes_says_so(text: str, position: str) -> None:

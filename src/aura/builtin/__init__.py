@@ -5,8 +5,9 @@ from aura.actions import Action, is_action
 
 def shipped() -> dict[str, Action]:
     """Give all shipped actions by their full names. The modules are imported here, when they are first asked for."""
-    from aura.builtin import files, flow, shell
+    from aura.builtin import files, flow, shell, tasks
 
-    candidates = [value for module in (flow, shell, files) for value in vars(module).values() if is_action(value)]
+    modules = (flow, shell, files, tasks)
+    candidates = [value for module in modules for value in vars(module).values() if is_action(value)]
     made = [Action.of(function) for function in candidates]
     return {action.name: action for action in sorted(made, key=lambda action: action.name)}

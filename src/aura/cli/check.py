@@ -8,6 +8,7 @@ import click
 from aura.cli.options import config_option, json_option, settings_of
 from aura.cli.output import one_line, print_json, say
 from aura.errors import ExitCode, Problem
+from aura.settings import Settings
 
 
 @click.command
@@ -23,7 +24,7 @@ def check(folders: Sequence[Path], as_json: bool) -> int:
     problems: list[Problem] = []
     count = 0
     for folder in folders or [_from_here(settings.plans)]:
-        plans, found = _check(folder, settings.server.timezone)
+        plans, found = _check(folder, settings)
         count += plans
         problems += found
     if as_json:
@@ -35,12 +36,12 @@ def check(folders: Sequence[Path], as_json: bool) -> int:
     return ExitCode.FAILED if problems else ExitCode.OK
 
 
-def _check(folder: Path, timezone: str) -> tuple[int, list[Problem]]:
+def _check(folder: Path, settings: Settings) -> tuple[int, list[Problem]]:
     """How many plans there are, and their problems, with files named so that an editor finds them from here."""
     from aura.builtin import shipped
     from aura.loader import check_plans
 
-    checked = check_plans(folder, shipped(), timezone)
+    checked = check_plans(folder, shipped(), settings.server.timezone, settings.resources)
     found = [problem for plan in checked for problem in plan.problems]
     return len(checked), [Problem(str(folder / p.file), p.line, p.column, p.message) for p in found]
 

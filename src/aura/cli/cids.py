@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 LAST = "@last"
 CID_LENGTH = 36
+#: How many runs are asked for at a time, to find the last one that is no part of another.
+LAST_PAGE = 20
 #: How many of the newest runs a shortened id is sought among.
 SOUGHT = 5000
 
@@ -41,6 +43,7 @@ def _fits(cid: str, wanted: str) -> bool:
 
 
 def _last(client: "Client") -> str:
-    for run in client.runs(page_size=1):
-        return run.cid
+    for run in client.runs(page_size=LAST_PAGE):
+        if run.parent_cid is None:
+            return run.cid
     raise UnknownRun("there is no run yet; start one with `aura run PLAN/TASK`")

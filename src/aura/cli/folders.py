@@ -158,7 +158,7 @@ def check_plans_folder(settings: Settings) -> Iterator[Finding]:
         if not settings.plans.is_dir():
             return
     try:
-        plans = check_plans(settings.plans, shipped(), settings.server.timezone)
+        plans = check_plans(settings.plans, shipped(), settings.server.timezone, settings.resources)
     except (AuraError, OSError) as error:
         yield fail("plans folder", str(error), "see docs/reference/plan-files.md")
         return

@@ -196,7 +196,7 @@ class Follower:
             self._ended.add(event.step)
             self._view.ended(event.step)
         who = one_line(event.step) if event.step else subject
-        why = failure_text(_error_of(event), of_step=bool(event.step))
+        why = failure_text(_error_of(event), of_step=bool(event.step)) or _skipped_because(event)
         line = f"{local_time(event.time, '%H:%M:%S')} {coloured(f'{one_line(happened):<9}')} {who}"
         self._view.print(f"{line}: {why}" if why else line)
 
@@ -224,6 +224,12 @@ def _error_of(event: api.EventRecord) -> api.Error | None:
     """The error that an event tells of, if it does."""
     error = event.payload.get("error") if isinstance(event.payload, dict) else None
     return None if error is None else msgspec.convert(error, api.Error)
+
+
+def _skipped_because(event: api.EventRecord) -> str:
+    """Why a step was skipped, if an event tells of that."""
+    skipped = event.name == "step.skipped" and isinstance(event.payload, dict)
+    return one_line(event.payload.get("because")) if skipped else ""
 
 
 def follow_to_end(client: "Client", cid: str, *, kept: bool = True) -> int:

@@ -1,4 +1,4 @@
-"""A task's steps as a picture: rails in a terminal, or Mermaid's text. ``graph`` is the command.
+"""A task's steps as a picture of rails in a terminal. ``graph`` is the command.
 
 A step stands on a line of its own below all that it waits for. A rail leads down from a step for as long as a step
 below waits for it; where a rail crosses a line that is not its own, the line is broken. The same task always gives the
@@ -6,9 +6,8 @@ same picture.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
-Step = Mapping[str, Any]
+from aura.cli.notes import Step, action_of, needs_of, notes_of, wish_of
 
 NODE = "○"
 #: (up, down, left, right) → the character that connects these.
@@ -24,38 +23,32 @@ _JOINTS = {
     (False, True, False, True): "╭",
     (False, True, True, True): "┬",
 }
-_ASCII = str.maketrans(NODE + "│├┤┼╯╰┴╮╭┬─", "o|++++++++" + "+-")
+_ASCII = str.maketrans(NODE + "│├┤┼╯╰┴╮╭┬─", "o|++++++++" + "+-") | {ord("…"): "..."}
 
 
-def needs_of(step: Step) -> dict[str, list[str]]:
-    """What a step waits for → the states that it wants."""
-    depends_on = step["depends_on"]
-    found: dict[str, list[str]] = depends_on.get("any") if _is_any(depends_on) else depends_on
-    return found
+def draw(steps: Sequence[Step], plain: bool = False, states: Mapping[str, str] | None = None) -> list[str]:
+    """Draw steps, each of which stands behind those that it waits for.
+
+    ``plain`` uses ASCII alone; ``states`` of a run's steps stand in a column of their own.
+    """
+    lines = [line for step in _rows(steps, states or {}) for line in step]
+    return [_in_ascii(line) for line in lines] if plain else lines
 
 
-def draw(steps: Sequence[Step], plain: bool = False) -> list[str]:
-    """Draw steps, each of which stands behind those that it waits for; ``plain`` uses ASCII alone."""
-    lines = [line for step in _rows(steps) for line in step]
-    return [line.translate(_ASCII) for line in lines] if plain else lines
+def _in_ascii(line: str) -> str:
+    return line.translate(_ASCII).encode("ascii", "backslashreplace").decode()
 
 
-def mermaid(task: Mapping[str, Any]) -> str:
-    """The task as a flowchart of Mermaid's, each handler in a box of its own."""
-    lines = ["flowchart TD", *_mermaid_steps(task["steps"])]
-    for handler, steps in task["handlers"].items():
-        lines += [f"  subgraph {handler}", *(f"  {line}" for line in _mermaid_steps(steps)), "  end"]
-    return "\n".join(lines)
-
-
-def _rows(steps: Sequence[Step]) -> Iterator[list[str]]:
+def _rows(steps: Sequence[Step], states: Mapping[str, str]) -> Iterator[list[str]]:
     rails = _Rails(steps)
     drawn = [rails.add(step) for step in steps]
     width = max((len(row.rstrip()) for rows in drawn for row in rows), default=0)
     names = max((len(step["name"]) for step in steps), default=0)
-    actions = max((len(step["action"]) for step in steps), default=0)
+    actions = max((len(action_of(step)) for step in steps), default=0)
+    longest = max(map(len, states.values()), default=0)
     for step, (*joints, node) in zip(steps, drawn, strict=True):
-        said = f"{step['name']:<{names}}  {step['action']:<{actions}}  {note_of(step)}"
+        state = f"{states.get(step['name'], ''):<{longest}}  " if states else ""
+        said = f"{step['name']:<{names}}  {state}{action_of(step):<{actions}}  {note_of(step)}"
         yield [*(joint.rstrip() for joint in joints), f"{node.rstrip():<{width}}  {said}".rstrip()]
 
 
@@ -111,38 +104,5 @@ class _Rails:
 
 
 def note_of(step: Step) -> str:
-    """What a step waits for beyond the success of all: ``if ping failed``, ``if all ended``, ``if one of: a, b``."""
-    needs = needs_of(step)
-    if _is_any(step["depends_on"]):
-        return f"if one of: {', '.join(needs)}"
-    wishes = {name: " or ".join(_words(states)) for name, states in needs.items()}
-    if len(wishes) > 1 and len(set(wishes.values())) == 1:
-        wishes = {"all": next(iter(wishes.values()))}
-    said = [f"{name} {wish}" for name, wish in wishes.items() if wish != "succeeded"]
-    return f"if {', '.join(said)}" if said else ""
-
-
-def _words(states: Sequence[str]) -> list[str]:
-    """The states as a plan file names them."""
-    if len(states) == len(_ENDED):
-        return ["ended"]
-    return [state for state in states if not (state == "timed_out" and "failed" in states)]
-
-
-_ENDED = ("cancelled", "failed", "skipped", "succeeded", "timed_out")
-
-
-def _is_any(depends_on: Mapping[str, Any]) -> bool:
-    """No step is called ``any``: depends_on uses that word."""
-    return isinstance(depends_on.get("any"), dict)
-
-
-def _mermaid_steps(steps: Sequence[Step]) -> Iterator[str]:
-    for step in steps:
-        action = str(step["action"]).replace('"', "#quot;")
-        yield f'  step_{step["name"]}["{step["name"]}<br/>{action}"]'
-    for step in steps:
-        arrow = "-.->" if _is_any(step["depends_on"]) else "-->"
-        for need, states in needs_of(step).items():
-            label = "" if states == ["succeeded"] else f"|{' or '.join(_words(states))}|"
-            yield f"  step_{need} {arrow}{label} step_{step['name']}"
+    """All that the picture says of a step behind its action."""
+    return "; ".join(filter(None, [wish_of(step), *notes_of(step)]))

@@ -1,5 +1,6 @@
 """``aura init``: a plans folder with a small plan that works, to be changed into one's own."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -8,17 +9,22 @@ from pathlib import Path
 import click
 
 from aura.cli.output import one_line, print_json, say
+from aura.cli.schema import schema_of
 from aura.errors import CannotCreate
 
 NAME = "hello"
 #: The plan's files. They teach: every line has been there for somebody who has never seen one.
 FILES = {
     "plan.yaml": """\
+# yaml-language-server: $schema=.schema/plan.json
 # A plan is a folder below the plans folder, and its name is the folder's. This file is optional.
 title: Hello
 description: A first plan, made by `aura init`. Change it, or take it as a pattern and remove it.
 """,
     "tasks/greet.yaml": """\
+# yaml-language-server: $schema=../.schema/task.json
+# The line above tells an editor what may stand here; `aura schema task` prints the file that it names.
+#
 # A task is a file in tasks/; this one is hello/greet. Try it:
 #   aura run hello/greet
 #   aura run hello/greet -i who=Ann -i times=3
@@ -65,6 +71,12 @@ async def greeting(ctx: Context, who: str, times: int = 1) -> str:
 }
 
 
+def files() -> dict[str, str]:
+    """All files of the plan, by their names in it: those above, and for editors the schemas that they name."""
+    schemas = {kind: json.dumps(schema_of(kind), ensure_ascii=False, indent=1) + "\n" for kind in ("plan", "task")}
+    return FILES | {f".schema/{kind}.json": text for kind, text in schemas.items()}
+
+
 @click.command
 @click.argument("folder", metavar="[DIR]", default="plans", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
@@ -77,9 +89,9 @@ def init(folder: Path, as_json: bool) -> None:
     _make_folder(folder)
     _write_plan(folder, plan)
     if as_json:
-        print_json({"plans": str(folder), "plan": NAME, "files": [str(plan / name) for name in FILES]})
+        print_json({"plans": str(folder), "plan": NAME, "files": [str(plan / name) for name in files()]})
         return
-    for name in FILES:
+    for name in files():
         click.echo(one_line(str(plan / name)))
     say(one_line(f"now: aura serve --plans {folder}; then, in a second terminal: aura run {NAME}/greet"))
 
@@ -103,7 +115,7 @@ def _write_plan(folder: Path, plan: Path) -> None:
         raise CannotCreate(f"{folder} cannot be written: {error.strerror}; name another folder") from error
     try:
         partial.chmod(0o755)
-        for name, text in FILES.items():
+        for name, text in files().items():
             _write(partial / name, text)
         partial.rename(plan)
     except OSError as error:

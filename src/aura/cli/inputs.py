@@ -1,10 +1,11 @@
 """The inputs of ``aura run``: from ``-i k=v``, read by the types that the task declares, and from a file or stdin."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -55,17 +56,20 @@ def read_inputs(client: "Client", task: tuple[str, str], file: str | None, given
 def read_input(text: str, schema: Mapping[str, Any]) -> Any:
     """Read the text of ``-i name=text`` by the input's schema; without a type it is JSON if it parses, else text.
 
+    Where null may be given it is the word ``null``, but for text, which may be that word.
+
     Raises:
-        ValueError: it is not of that type.
+        ValueError: it is not of that type. What should be secret is not in the message.
     """
-    kind = schema.get("type")
-    if not isinstance(kind, str) or kind not in _READERS:
+    kinds = schema.get("type")
+    kind = str(kinds[0] if isinstance(kinds, list) else kinds)
+    if kind not in _READERS or (text == "null" and kinds != kind and kind != "string"):
         return _json_or_text(text)
     read, what = _READERS[kind]
     try:
         return read(text)
     except (ValueError, KeyError):
-        raise ValueError(f"{text!r} is not {what}") from None
+        raise ValueError(f"is not {what}" if schema.get("writeOnly") else f"{text!r} is not {what}") from None
 
 
 def _misplaced(schema: Mapping[str, Any], inputs: Mapping[str, Any]) -> Iterator[FieldError]:
@@ -103,14 +107,18 @@ def _boolean(text: str) -> bool:
     return {"true": True, "false": False}[text]
 
 
-def _json_of(kind: type) -> Callable[[str], Any]:
+def _json_of(*kinds: type) -> Callable[[str], Any]:
     def read(text: str) -> Any:
-        value = json.loads(text)
-        if type(value) is not kind:
+        value = json.loads(text, parse_constant=_no_constant)
+        if type(value) not in kinds or value in (math.inf, -math.inf):
             raise ValueError(text)
         return value
 
     return read
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _json_or_text(text: str) -> Any:
@@ -123,8 +131,8 @@ def _json_or_text(text: str) -> Any:
 #: JSON Schema type → (how a text becomes one, what to say if it does not).
 _READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "string": (str, "text"),
-    "integer": (int, "a whole number"),
-    "number": (float, "a number"),
+    "integer": (_json_of(int, float), "a whole number"),
+    "number": (_json_of(int, float), "a number"),
     "boolean": (_boolean, "true or false"),
     "array": (_json_of(list), "a JSON array"),
     "object": (_json_of(dict), "a JSON object"),

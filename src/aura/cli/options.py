@@ -14,11 +14,14 @@ import click
 
 from aura.config import Settings, load_settings
 from aura.duration import parse_duration
+from aura.lifecycle import RunState
 
 if TYPE_CHECKING:
     from aura.client import Client
 
 F = TypeVar("F", bound=Callable[..., Any])
+#: What ``--state`` takes.
+RUN_STATES = click.Choice([state.value for state in RunState])
 _SERVER, _CONFIG = "aura.server", "aura.config"
 
 

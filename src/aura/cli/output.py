@@ -13,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from aura.api import Error, LogRecord, Progress
+from aura.api import Error, LogRecord, Progress, WaitingFor
 from aura.events import printable
 
 #: Colours and other graphic sequences, as commands write them when they believe to be on a terminal: noise here.
@@ -62,13 +62,18 @@ def say(message: str) -> None:
     click.echo(message, err=True)
 
 
-def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Aligned columns under a head; the last one is as long as it likes. States are in colour."""
+def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]], below: Sequence[Sequence[str]] = ()) -> None:
+    """Aligned columns under a head; the last one is as long as it likes. States are in colour.
+
+    ``below`` has lines to print below each row, if any.
+    """
     cells = [list(head), *([one_line(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head) - 1)]
     for number, row in enumerate(cells):
         padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)] + row[-1:]
         click.echo("  ".join(padded if number == 0 else map(coloured, padded)).rstrip())
+        for line in below[number - 1] if number and below else ():
+            click.echo(f"  {one_line(line)}")
 
 
 def print_facts(facts: Iterable[tuple[str, Any]]) -> None:
@@ -118,6 +123,16 @@ def progress_text(step: str, how_far: Progress) -> str:
     done, total = how_far.done, how_far.total
     number = f"{done:g}/{total:g} ({done / total:.0%})" if total else f"{done:g}"
     return f"{step} {number} {how_far.message}".rstrip()
+
+
+def waiting_text(waits: WaitingFor | None) -> str:
+    """What a run waits for: ``lab/screen, api, held by 4kqz (step scan)``; empty if for nothing."""
+    if waits is None:
+        return ""
+    what = ", ".join(waits.names) or "its mode"
+    held = f", held by {', '.join(map(short_cid, waits.holders))}" if waits.holders else ""
+    steps = f" (step {', '.join(waits.steps)})" if waits.steps else ""
+    return what + held + steps
 
 
 def log_line(record: LogRecord, where: str) -> str:

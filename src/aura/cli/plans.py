@@ -25,8 +25,11 @@ def plans(as_json: bool) -> None:
     if as_json:
         print_json({"items": found})
     else:
-        rows = [(plan.name, plan.status, plan.task_count, short_hash(plan.generation), plan.title) for plan in found]
-        print_table(("PLAN", "STATUS", "TASKS", "GENERATION", "TITLE"), rows)
+        rows = [
+            (one.name, one.status, one.task_count, short_hash(one.generation), " ".join(one.uses), one.title)
+            for one in found
+        ]
+        print_table(("PLAN", "STATUS", "TASKS", "GENERATION", "USES", "TITLE"), rows)
         for plan in found:
             say_problems(plan.errors)
 
@@ -55,6 +58,7 @@ def _tasks(client: "Client", plan: str | None) -> Iterator[tuple[str, api.Task]]
 
 
 def _inputs(schema: dict[str, Any]) -> str:
-    """The inputs by name; those that may be left out in brackets."""
-    required = schema.get("required", [])
-    return " ".join(name if name in required else f"[{name}]" for name in schema.get("properties", {}))
+    """The inputs by name; those that may be left out in brackets, and secret ones with a star."""
+    required, known = schema.get("required", []), schema.get("properties", {})
+    shown = {name: f"{name}*" if inner.get("writeOnly") else name for name, inner in known.items()}
+    return " ".join(shown[name] if name in required else f"[{shown[name]}]" for name in known)

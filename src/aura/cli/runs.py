@@ -1,20 +1,22 @@
 """``aura ps runs show``: runs, as the server has them on record."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any
 
 import click
+from msgspec import to_builtins
 
 from aura import api
 from aura.cli.cids import find_cid
 from aura.cli.completing import complete_cid
 from aura.cli.inputs import pairs
-from aura.cli.options import json_option, open_client, plan_and_task, server_options, time_of
+from aura.cli.options import RUN_STATES, json_option, open_client, plan_and_task, server_options, time_of
 from aura.cli.output import (
     failure_text,
     local_time,
+    one_line,
     print_facts,
     print_json,
     print_table,
@@ -23,10 +25,14 @@ from aura.cli.output import (
     short_cid,
     short_hash,
     took,
+    waiting_text,
 )
+from aura.reasons import branches, details, head
 
 #: How many runs are asked for at a time, at the most.
 PAGE = 1000
+#: How many of the items of a loop that failed ``aura show`` names.
+FAILED_SHOWN = 5
 
 
 @click.command
@@ -39,11 +45,11 @@ def ps(as_json: bool) -> None:
     if as_json:
         print_json({"items": found})
     else:
-        print_table(("CID", "TASK", "STATE", "STARTED", "PROGRESS"), map(_active_row, found))
+        print_table(("CID", "TASK", "STATE", "STARTED", "PROGRESS"), _active_rows(found))
 
 
 @click.command
-@click.option("--state", help="Only runs in this state.")
+@click.option("--state", type=RUN_STATES, metavar="STATE", help="Only runs in this state.")
 @click.option("--task", metavar="PLAN[/TASK]", help="Only runs of this plan, or of this task.")
 @click.option("--lane", help="Only runs of this lane.")
 @click.option("--label", "labels", metavar="K=V", multiple=True, callback=pairs, help="Only runs with this label.")
@@ -99,7 +105,8 @@ def show(cid: str, as_json: bool) -> None:
     print_facts(_facts(run))
     if run.steps:
         click.echo()
-        print_table(("STEP", "STATE", "TRY", "TOOK", "WHAT"), map(_step_row, run.steps))
+        below = [_below(run, step) for step in run.steps]
+        print_table(("STEP", "STATE", "TRY", "TOOK", "WHAT"), map(_step_row, run.steps), below)
 
 
 def _task(run: api.RunShort) -> str:
@@ -110,8 +117,20 @@ def _state(run: api.RunShort) -> str:
     return f"{run.state} (stuck)" if run.stuck else run.state
 
 
-def _active_row(run: api.RunShort) -> tuple[str, ...]:
-    return (short_cid(run.cid), _task(run), _state(run), local_time(run.started_at), _progress(run))
+def _active_rows(runs: Sequence[api.RunShort]) -> Iterable[tuple[str, ...]]:
+    """Each run, and below it those that are a part of it."""
+    cids = {run.cid for run in runs}
+    tops = [run for run in runs if run.parent_cid not in cids]
+    waiting = [(run, 0) for run in reversed(tops)]
+    while waiting:
+        run, depth = waiting.pop()
+        yield _active_row(run, depth)
+        waiting += [(below, depth + 1) for below in runs if below.parent_cid == run.cid]
+
+
+def _active_row(run: api.RunShort, depth: int) -> tuple[str, ...]:
+    task = f"{'  ' * (depth - 1)}└─ {_task(run)}" if depth else _task(run)
+    return (short_cid(run.cid), task, _state(run), local_time(run.started_at), _progress(run))
 
 
 def _row(run: api.RunShort) -> tuple[str, ...]:
@@ -137,20 +156,51 @@ def _facts(run: api.Run) -> Iterable[tuple[str, Any]]:
     yield "stuck", "it does not stop" if run.stuck else None
     yield "lane", f"{run.lane}, priority {run.priority}"
     yield "labels", " ".join(f"{key}={value}" for key, value in run.labels.items())
-    yield "cause", " ".join(filter(None, (cause.kind, cause.item, cause.rule, cause.event_id, cause.cid)))
+    yield "cause", " ".join(filter(None, (cause.kind, cause.item, cause.rule, cause.event_id, cause.cid, cause.step)))
     yield "accepted", local_time(run.accepted_at)
     yield "not before", local_time(run.not_before)
     yield "started", local_time(run.started_at)
     yield "finished", local_time(run.finished_at)
     yield "took", _took(run)
     yield "progress", _progress(run)
+    yield "waits for", waiting_text(run.waiting_for)
     yield "inputs", run.inputs
     yield "error", failure_text(run.error)
     yield "clean-up", failure_text(run.cleanup_error)
     yield "result", run.result
 
 
+def _below(run: api.Run, step: api.Step) -> list[str]:
+    """The branches below a step: why it was skipped, which of its items failed, the sub-tasks that it asked for."""
+    why = details(to_builtins(step.explained)) if step.explained else []
+    sub_tasks = [_sub_task_line(sub_task) for sub_task in run.sub_tasks if sub_task.step == step.name]
+    return branches([line] for line in (*why, *_failed_items(step), *sub_tasks))
+
+
+def _failed_items(step: api.Step) -> list[str]:
+    """The items that failed, the first few of them; of one that failed its step the error stands there already."""
+    failed = [item for item in step.items or () if item.error and not (step.error and item.index == step.error.item)]
+    lines = [f"[{i.index}] {one_line(i.item)}: {failure_text(i.error, of_step=True)}" for i in failed]
+    more = (step.items_failed or 0) - FAILED_SHOWN
+    return lines if more <= 0 else [*lines[:FAILED_SHOWN], f"… and {more} more that failed"]
+
+
+def _sub_task_line(run: api.SubTask) -> str:
+    item = "" if run.index is None else f"[{run.index}] "
+    return f"{item}{run.plan_name}/{run.task_name} {short_cid(run.cid)} {run.state}"
+
+
+def _loop_text(step: api.Step) -> str:
+    """How far a step that loops is: "8/10, 1 failed"; of rounds nobody knows how many are to come."""
+    if step.items_total is None:
+        return ""
+    failed = f", {step.items_failed} failed" if step.items_failed else ""
+    goes_on = step.finished_at is None and step.items_ended == step.items_total
+    return f"{step.items_ended}{' so far' if goes_on else f'/{step.items_total}'}{failed}"
+
+
 def _step_row(step: api.Step) -> tuple[Any, ...]:
-    what = failure_text(step.error, of_step=True) or step.skipped_because or ""
+    skipped = head(to_builtins(step.explained)) if step.explained else step.skipped_because
+    what = "; ".join(filter(None, (_loop_text(step), failure_text(step.error, of_step=True) or skipped)))
     duration = "" if step.duration_s is None else seconds(step.duration_s)
     return (step.name, step.state, step.attempt or "", duration, what)

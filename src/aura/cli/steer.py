@@ -5,7 +5,7 @@ import click
 from aura.cli.cids import find_cid
 from aura.cli.completing import complete_cid
 from aura.cli.inputs import pairs
-from aura.cli.options import json_option, open_client, plan_and_task, server_options
+from aura.cli.options import RUN_STATES, json_option, open_client, plan_and_task, server_options
 from aura.cli.output import one_line, print_json, say
 from aura.errors import ExitCode
 
@@ -14,7 +14,7 @@ _CID = click.argument("cid", shell_complete=complete_cid)
 
 @click.command
 @click.argument("cid", required=False, shell_complete=complete_cid)
-@click.option("--state", help="All runs in this state.")
+@click.option("--state", type=RUN_STATES, metavar="STATE", help="All runs in this state.")
 @click.option("--task", metavar="PLAN[/TASK]", help="All runs of this plan, or of this task.")
 @click.option("--lane", help="All runs of this lane.")
 @click.option("--label", "labels", metavar="K=V", multiple=True, callback=pairs, help="All runs with this label.")

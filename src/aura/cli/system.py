@@ -24,6 +24,9 @@ def status(as_json: bool) -> None:
     print_facts(_facts(found))
     rows = [(name, lane.running, lane.limit, lane.queued) for name, lane in found.lanes.items()]
     print_table(("LANE", "RUNNING", "LIMIT", "QUEUED"), rows)
+    if found.resources:
+        used = [(name, r.in_use, r.capacity, r.waiting) for name, r in found.resources.items()]
+        print_table(("RESOURCE", "IN USE", "THERE IS", "WAITING"), used)
 
 
 def _facts(status: api.ServerStatus) -> Iterator[tuple[str, Any]]:

@@ -266,7 +266,7 @@ class EmbeddedServer:
         if record.state not in FINAL:
             raise ServerEnded(f"run {cid} has not ended: it is {record.state} on record")
         detail = await engine.history.get_run(cid)
-        return shapes.run_whole(detail.record, detail.steps, None)
+        return shapes.run_whole(detail.record, detail.steps, detail.children, None)
 
     async def cancel(self, cid: str, reason: str | None = None) -> api.RunAnswer:
         """Cancel a run wherever it is; returns once that is on record, with the state that the run is in then."""
@@ -297,7 +297,7 @@ def _plain(inputs: Mapping[str, Any]) -> Any:
     """The inputs as they would come over the wire: plain JSON data, and the server's own."""
     try:
         return msgspec.json.decode(msgspec.json.encode(inputs))
-    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise RequestError("inputs_invalid", f"the inputs are not JSON: {error}") from None
 
 

@@ -1,11 +1,12 @@
 """The starts of a server on this data folder, and the runs that an older one left open."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from aura.records.columns import OPEN_STATES
-from aura.records.reading import RUN_COLUMNS, run_record
+from aura.records.loops import LoopRows, get_loops
+from aura.records.reading import RUN_COLUMNS, get_step_rows, run_record
 from aura.records.runs import StepRow
 from aura.run import RunRecord
 from aura.store import Execute, Unit
@@ -37,22 +38,19 @@ class OpenRun(msgspec.Struct, frozen=True):
     held: bool
     crashes: int
     steps: list[StepRow]
+    #: What is on record of its loops, by step.
+    loops: Mapping[str, LoopRows] = {}
 
 
 def read_open_runs(execute: Execute) -> list[OpenRun]:
     """All runs that are not final, in the order of their acceptance, with their steps."""
     sql = f"SELECT {RUN_COLUMNS}, ending, held, crashes FROM run WHERE state IN ({OPEN_STATES}) ORDER BY seq"  # noqa: S608
-    rows = execute(sql).fetchall()
-    return [
-        OpenRun(
-            run_record(row),
-            row[-3],
-            bool(row[-2]),
-            row[-1],
-            [tuple(s) for s in execute("SELECT * FROM step WHERE seq=? ORDER BY name", (row[0],))],
-        )
-        for row in rows
-    ]
+    found = []
+    for row in execute(sql).fetchall():
+        steps = get_step_rows(execute, row[0])
+        loops = get_loops(execute, row[0]) if steps else {}
+        found.append(OpenRun(run_record(row), row[-3], bool(row[-2]), row[-1], steps, loops))
+    return found
 
 
 def last_accepted(execute: Execute) -> tuple[int, str | None]:

@@ -7,14 +7,15 @@ import msgspec
 
 from aura.events import Entry, EventEntry, LogEntry
 from aura.records.columns import decoded
+from aura.records.loops import ShownLoop, shown_loops
 from aura.records.runs import StepRow
 from aura.run import RunRecord, StepRecord
 from aura.store import Execute
 
 RUN_COLUMNS = """seq, cid, plan_name, task_name, generation, lane, priority, labels, state, stop, reason, stuck,
  recovery, attempt, due, not_before, accepted_at, started_at, finished_at, active_s, cause, parent_cid,
- root_cid, depth, boot, inputs, result, error, cleanup_error"""
-_JSON_COLUMNS = frozenset({"labels", "cause", "inputs", "result", "error", "cleanup_error"})
+ root_cid, depth, boot, inputs, result, error, cleanup_error, mode_key, secret_inputs, call"""
+_JSON_COLUMNS = frozenset({"labels", "cause", "inputs", "result", "error", "cleanup_error", "secret_inputs"})
 _FIELDS = [name.strip() for name in RUN_COLUMNS.split(",")]
 
 
@@ -101,15 +102,40 @@ def get_run(execute: Execute, cid: str) -> RunRecord | None:
     return run_record(row) if row else None
 
 
+def get_child(execute: Execute, parent_cid: str, call: str) -> RunRecord | None:
+    """The last sub-task of a run that answers a call of its; None if there is none."""
+    sql = f"SELECT {RUN_COLUMNS} FROM run WHERE parent_cid=? AND call=? ORDER BY seq DESC LIMIT 1"  # noqa: S608
+    row = execute(sql, (parent_cid, call)).fetchone()
+    return run_record(row) if row else None
+
+
+def list_children(execute: Execute, parent_cid: str, limit: int) -> list[RunRecord]:
+    """The newest sub-tasks of a run, in the order of their acceptance."""
+    sql = f"SELECT {RUN_COLUMNS} FROM run WHERE parent_cid=? ORDER BY seq DESC LIMIT ?"  # noqa: S608
+    return [run_record(row) for row in execute(sql, (parent_cid, limit))][::-1]
+
+
 def get_steps(execute: Execute, seq: int) -> list[StepRecord]:
-    """The steps of a run that have begun or ended, in the order in which they did, whatever the clock did meanwhile."""
-    rows = execute(
-        "SELECT name, state, attempt, started_at, finished_at, output, error, skipped_because FROM step LEFT JOIN"
-        " (SELECT step, min(id) AS first FROM history WHERE seq=? GROUP BY step) ON step = name WHERE seq=?"
-        " ORDER BY first, coalesce(started_at, finished_at), name",
-        (seq, seq),
-    )
-    return [StepRecord(n, s, a, b, f, decoded(o), decoded(e), w) for n, s, a, b, f, o, e, w in rows]
+    """The steps of a run in the order in which they began or ended, whatever the clock did.
+
+    Before them come those that a rerun has taken over, after them those that have not begun.
+    """
+    rows = execute(_STEPS, (seq, seq)).fetchall()
+    loops = shown_loops(execute, seq)
+    return [_step_record(row, loops.get(row[0])) for row in rows]
+
+
+_STEPS = """SELECT name, state, attempt, started_at, finished_at, output, error, skipped_because, explained FROM step
+ LEFT JOIN (SELECT step, min(id) AS first FROM history WHERE seq=? GROUP BY step) ON step = name WHERE seq=?
+ ORDER BY CASE WHEN first IS NOT NULL THEN 1 WHEN state = 'succeeded' OR state = 'skipped' THEN 0 ELSE 2 END, first,
+ coalesce(started_at, finished_at), name"""
+
+
+def _step_record(row: Sequence[Any], loop: ShownLoop | None) -> StepRecord:
+    name, state, attempt, began, ended, output, error, because, explained = row
+    shown = (loop.items, loop.total, loop.ended, loop.failed) if loop else ()
+    values = (attempt, began, ended, decoded(output), decoded(error), because, decoded(explained))
+    return StepRecord(name, state, *values, *shown)
 
 
 def get_step_rows(execute: Execute, seq: int) -> list[StepRow]:

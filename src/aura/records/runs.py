@@ -31,6 +31,12 @@ class Accepted(msgspec.Struct, frozen=True):
     depth: int
     boot: int
     inputs: bytes
+    #: Runs of the task count for each other, by its mode, if this is the same.
+    mode_key: str | None = None
+    #: JSON pointers to the inputs that no door shows.
+    secret_inputs: tuple[str, ...] = ()
+    #: Of a sub-task: which call of its parent it answers (``children.call_of``).
+    call: str | None = None
 
 
 class RunColumns(msgspec.Struct, frozen=True):
@@ -54,20 +60,26 @@ class RunColumns(msgspec.Struct, frozen=True):
     cleanup_error: bytes | None
 
 
-#: (seq, name, state, attempt, starts, started_at, finished_at, output, outputs, error, skipped_because)
+#: (seq, name, state, attempt, starts, started_at, finished_at, output, outputs, error, skipped_because, explained)
 StepRow = tuple[
-    int, str, str, int, int, float | None, float | None, bytes | None, bytes | None, bytes | None, str | None
+    *tuple[int, str, str, int, int, float | None, float | None],
+    *tuple[bytes | None, bytes | None, bytes | None, str | None, bytes | None],
+]
+#: (seq, step, index, state, attempt, starts, started_at, finished_at, output, outputs, error)
+ItemRow = tuple[
+    *tuple[int, str, int, str, int, int, float | None, float | None], *tuple[bytes | None, bytes | None, bytes | None]
 ]
 #: (id, seq, name, step, at, payload)
 HistoryRow = tuple[int, int, str, str | None, float, bytes | None]
 _INSERT_RUN = """INSERT INTO run (seq, cid, plan_name, task_name, generation, lane, priority, labels, state, recovery,
- due, not_before, accepted_at, cause, parent_cid, root_cid, depth, boot, inputs)
- VALUES (?,?,?,?,?,?,?,?,'queued',?,?,?,?,?,?,?,?,?,?)"""
+ due, not_before, accepted_at, cause, parent_cid, root_cid, depth, boot, inputs, mode_key, secret_inputs, call)
+ VALUES (?,?,?,?,?,?,?,?,'queued',?,?,?,?,?,?,?,?,?,?,?,?,?)"""
 _MOVE_RUN = """UPDATE run SET state=?, stop=?, reason=?, generation=?, ending=?, stuck=?, held=?, attempt=?, crashes=?,
  started_at=?, finished_at=?, active_s=?, boot=?, result=?, error=?, cleanup_error=? WHERE seq=? AND state=?"""
-_PUT_STEP = """INSERT INTO step VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET state=excluded.state,
+_PUT_STEP = """INSERT INTO step VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET state=excluded.state,
  attempt=excluded.attempt, starts=excluded.starts, started_at=excluded.started_at, finished_at=excluded.finished_at,
- output=excluded.output, outputs=excluded.outputs, error=excluded.error, skipped_because=excluded.skipped_because"""
+ output=excluded.output, outputs=excluded.outputs, error=excluded.error, skipped_because=excluded.skipped_because,
+ explained=excluded.explained"""
 _INSERT_LABEL = "INSERT INTO label VALUES (?,?,?)"
 _INSERT_HISTORY = "INSERT INTO history VALUES (?,?,?,?,?,?)"
 
@@ -78,6 +90,7 @@ def accept_run(run: Accepted, history: HistoryRow) -> Unit:
         *(run.seq, run.cid, run.plan_name, run.task_name, run.generation, run.lane, run.priority),
         *(encode(run.labels).decode(), run.recovery, run.due, run.not_before, run.accepted_at),
         *(encode(run.cause).decode(), run.parent_cid, run.root_cid, run.depth, run.boot, run.inputs),
+        *(run.mode_key, encode(run.secret_inputs).decode() if run.secret_inputs else None, run.call),
     )
 
     labels = [(name, value, run.seq) for name, value in run.labels.items()] if run.labels else ()

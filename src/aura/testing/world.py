@@ -25,6 +25,7 @@ from aura.config import Settings, load_settings
 from aura.engine import Engine
 from aura.generations import Generations
 from aura.liverun import LiveRun
+from aura.reasons import branches, details, head
 from aura.records.reading import get_run, get_steps
 from aura.run import Cause, Request, RunRecord, StepRecord
 from aura.server import Server
@@ -76,14 +77,17 @@ class Run:
         return {step.name: step for step in get_steps(self._world.backend.execute, self.record.seq)}
 
     def explain(self) -> str:
-        """The run and its steps as text, with their errors: for the message of an assertion."""
+        """The run and its steps as a tree of text, with errors and reasons: for the message of an assertion."""
         record = self.record
         head = f"run {record.plan_name}/{record.task_name} {self.cid}: {self.state}"
-        lines = [head + _because(record.reason, record.error)]
-        lines += [
-            f"  {step.name}: {step.state}" + _because(step.skipped_because, step.error) for step in self.steps.values()
-        ]
-        return "\n".join(lines)
+        return "\n".join([head + _because(record.reason, record.error), *branches(map(_lines, self.steps.values()))])
+
+
+def _lines(step: StepRecord) -> list[str]:
+    """A step and, below it, what is known of why it was skipped."""
+    reason = head(step.explained) if step.explained else step.skipped_because
+    below = branches([line] for line in details(step.explained)) if step.explained else []
+    return [f"{step.name}: {step.state}" + _because(reason, step.error), *below]
 
 
 def _because(reason: str | None, error: Mapping[str, Any] | None) -> str:

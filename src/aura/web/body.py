@@ -142,7 +142,7 @@ def _no_constant(name: str) -> NoReturn:
 
 def _integer(digits: str) -> int:
     if len(digits) > 17 or abs(int(digits)) > MAX_INTEGER:
-        raise _bad(f"the integer {digits[:20]}… is beyond 2^53; send it as text")
+        raise _bad(f"an integer of {len(digits)} digits is beyond 2^53; send it as text")  # it may be a secret
     return int(digits)
 
 

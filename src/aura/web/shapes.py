@@ -10,10 +10,12 @@ from aura.actions import Action
 from aura.clock import utc
 from aura.errors import RequestError
 from aura.lifecycle import RunState, StepState
+from aura.masking import masked
 from aura.overview import Overview
-from aura.plan import Dependency, Step, Steps, Task
+from aura.plan import Dependency, Loop, Step, Steps, Task
 from aura.priorities import Prioritized
-from aura.run import Receipt, RunRecord, StepRecord
+from aura.reasons import as_json
+from aura.run import ItemRecord, Receipt, RunRecord, StepRecord
 from aura.web.facade import PlanStatus
 
 T = TypeVar("T")
@@ -53,10 +55,28 @@ def run_short(run: RunRecord, progress: Mapping[str, Any] | None = None) -> api.
     return api.RunShort(**_short(run, progress))
 
 
-def run_whole(run: RunRecord, steps: Sequence[StepRecord], progress: Mapping[str, Any] | None) -> api.Run:
+def run_whole(
+    run: RunRecord, steps: Sequence[StepRecord], children: Sequence[RunRecord], progress: Mapping[str, Any] | None
+) -> api.Run:
     """One run with everything."""
     return api.Run(
-        **_short(run, progress), inputs=dict(run.inputs or {}), result=run.result, steps=[step(s) for s in steps]
+        **_short(run, progress),
+        inputs=masked(run.inputs or {}, run.secret_inputs or ()),
+        result=run.result,
+        steps=[step(s) for s in steps],
+        sub_tasks=[sub_task(c) for c in children],
+    )
+
+
+def sub_task(run: RunRecord) -> api.SubTask:
+    """A sub-task, as its parent shows it."""
+    return api.SubTask(
+        cid=run.cid,
+        plan_name=run.plan_name,
+        task_name=run.task_name,
+        state=RunState(run.state),
+        step=run.cause["step"],
+        index=run.cause["index"],
     )
 
 
@@ -80,7 +100,7 @@ def _short(run: RunRecord, progress: Mapping[str, Any] | None) -> dict[str, Any]
         "started_at": time(run.started_at),
         "finished_at": time(run.finished_at),
         "progress": {name: api.Progress(**how_far) for name, how_far in (progress or {}).items()} or None,
-        "waiting_for": None,
+        "waiting_for": msgspec.convert(run.waiting_for, api.WaitingFor | None),
         "parent_cid": run.parent_cid,
         "stuck": run.stuck,
         "preempted_by": None,
@@ -109,7 +129,23 @@ def step(record: StepRecord) -> api.Step:
         output=record.output,
         error=error(record.error),
         skipped_because=record.skipped_because,
-        items=None,
+        explained=None if record.explained is None else msgspec.convert(record.explained, api.Explained),
+        items=None if record.items is None else [_item(item) for item in record.items],
+        items_total=record.items_total,
+        items_ended=record.items_ended,
+        items_failed=record.items_failed,
+    )
+
+
+def _item(record: ItemRecord) -> api.Item:
+    return api.Item(
+        index=record.index,
+        item=record.item,
+        state=StepState(record.state),
+        attempt=record.attempt,
+        started_at=time(record.started_at),
+        finished_at=time(record.finished_at),
+        error=error(record.error),
     )
 
 
@@ -164,6 +200,7 @@ def plan(status: PlanStatus) -> api.Plan:
         generation=status.generation,
         task_count=status.task_count,
         errors=list(status.errors),
+        uses=list(status.uses),
         preempts_others=False,
     )
 
@@ -177,7 +214,13 @@ def reloaded(status: PlanStatus) -> api.ReloadedPlan:
 
 def task(given: Task) -> api.Task:
     """A task with the JSON Schema of its inputs."""
-    handlers = {"on_failure": given.on_failure, "on_cancel": given.on_cancel, "finally": given.finally_}
+    handlers = {
+        "on_failure": given.on_failure,
+        "on_cancel": given.on_cancel,
+        "on_preempt": given.on_preempt,
+        "on_resume": given.on_resume,
+        "finally": given.finally_,
+    }
     return api.Task(
         name=given.name,
         title=given.title,
@@ -185,7 +228,7 @@ def task(given: Task) -> api.Task:
         inputs=given.inputs_schema(),
         lane=given.lane,
         priority=given.priority,
-        mode="parallel",
+        mode=given.mode.kind,
         steps=_plan_steps(given.steps),
         handlers={name: _plan_steps(steps) for name, steps in handlers.items() if steps},
         source=api.Place(file=given.source.file, line=given.source.line),
@@ -198,7 +241,33 @@ def _plan_steps(given: Steps) -> list[api.TaskStep]:
 
 def _plan_step(given: Step) -> api.TaskStep:
     needs = {need.step: _states(need) for need in given.depends_on}
-    return api.TaskStep(name=given.name, action=given.action, depends_on={"any": needs} if given.any_of else needs)
+    return api.TaskStep(
+        name=given.name,
+        action=given.action,
+        depends_on={"any": needs} if given.any_of else needs,
+        when=None if given.when is None else _text(given.when.value),
+        loop=None if given.loop is None else _loop(given.loop),
+        attempts=given.retry.attempts,
+        task=_sub_task(given),
+    )
+
+
+def _loop(given: Loop) -> api.TaskLoop:
+    keys = {"for_each": given.for_each, "times": given.times, "while": given.while_, "until": given.until}
+    key, value = next((key, value) for key, value in keys.items() if value is not None)
+    return api.TaskLoop(key=key, value=value.value, parallelism=given.parallelism)
+
+
+def _sub_task(given: Step) -> str | None:
+    """The task that a step of ``task.run`` or ``task.start`` names, as its plan file does."""
+    if given.action not in ("task.run", "task.start") or "task" not in given.params:
+        return None
+    return _text(given.params["task"].value)
+
+
+def _text(value: Any) -> str:
+    """A value of a plan file in a line."""
+    return value if isinstance(value, str) else as_json(value)
 
 
 def _states(need: Dependency) -> list[str]:

@@ -34,7 +34,7 @@ def every_run_was_asked_for_once(evidence: Evidence) -> Iterator[str]:
     """A run is one request's; one that was refused left nothing."""
     sent = {note.key for note in evidence.notes if note.kind == "sent"}
     refused = {note.key for note in evidence.notes if note.kind == "told" and note.status not in (0, 202)}
-    keys = Counter(run.key for run in evidence.runs.values())
+    keys = Counter(run.key for run in evidence.runs.values() if run.parent is None)
     for key, count in keys.items():
         if key not in sent:
             yield f"nobody asked for the run with key {key!r}"
@@ -64,8 +64,23 @@ def nothing_failed_by_itself(evidence: Evidence) -> Iterator[str]:
     for run in evidence.runs.values():
         if run.state not in ("succeeded", "cancelled", "crashed") or run.reason == "fault":
             yield f"run {run.cid} ({run.task}) is {run.state}, reason {run.reason}"
-        if run.state == "crashed" and run.recovery == "restart" and run.reason != "parked":
+        starts_again = run.recovery == "restart" and run.parent is None
+        if run.state == "crashed" and starts_again and run.reason != "parked":
             yield f"run {run.cid} ({run.task}) was to start again, and is crashed, reason {run.reason}"
+
+
+def calls_have_one_answer(evidence: Evidence) -> Iterator[str]:
+    """A sub-task never runs alone, and of each call of a run one at most has run to an end of its own."""
+    parts = [run for run in evidence.runs.values() if run.parent is not None]
+    for run in parts:
+        parent = evidence.runs.get(run.parent or "")
+        if parent is None:
+            yield f"run {run.cid} is a part of {run.parent}, which is not on record"
+        elif parent.state == "succeeded" and run.state in ("failed", "crashed"):
+            yield f"run {parent.cid} ({parent.task}) is succeeded, and its sub-task {run.cid} is {run.state}"
+    for (parent_cid, call), count in Counter((run.parent, run.call) for run in parts).items():
+        if count > 1:
+            yield f"call {call} of run {parent_cid} was answered {count} times"
 
 
 def cancels_were_told_the_truth(evidence: Evidence) -> Iterator[str]:
@@ -154,6 +169,7 @@ CHECKS: tuple[Check, ...] = (
     every_run_was_asked_for_once,
     each_run_ends_once,
     nothing_failed_by_itself,
+    calls_have_one_answer,
     cancels_were_told_the_truth,
     pauses_were_told_the_truth,
     ends_that_were_shown_stay,

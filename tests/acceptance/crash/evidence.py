@@ -16,7 +16,7 @@ from aura.leftovers import look_at_all
 
 
 class Step(msgspec.Struct, frozen=True):
-    """A step on record."""
+    """A step on record, or an item of one: its name is ``step[index]``."""
 
     name: str
     state: str
@@ -37,6 +37,8 @@ class Run(msgspec.Struct, frozen=True):
     key: str
     events: Sequence[str]
     steps: Sequence[Step]
+    parent: str | None = None  # the cid of the run that it is a part of, and which of its calls it answers
+    call: str | None = None
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -75,14 +77,18 @@ def _runs(db: sqlite3.Connection) -> dict[str, Run]:
     for seq, name in db.execute("SELECT seq, name FROM history WHERE step IS NULL ORDER BY seq, id"):
         events.setdefault(seq, []).append(name)
     steps: dict[int, list[Step]] = {}
-    for seq, *row in db.execute("SELECT seq, name, state, starts, started_at, finished_at FROM step"):
+    for seq, *row in db.execute(_STEPS):
         steps.setdefault(seq, []).append(Step(*row))
-    columns = "seq, cid, task_name, state, reason, recovery, cleanup_error IS NOT NULL, labels"
+    columns = "seq, cid, task_name, state, reason, recovery, cleanup_error IS NOT NULL, labels, parent_cid, call"
     found = {}
-    for seq, cid, task, state, reason, recovery, unclean, labels in db.execute(f"SELECT {columns} FROM run"):
+    for seq, cid, task, state, reason, recovery, unclean, labels, *part in db.execute(f"SELECT {columns} FROM run"):
         told, done = events.get(seq, []), steps.get(seq, [])
-        found[cid] = Run(cid, task, state, reason, recovery, bool(unclean), _key(labels), told, done)
+        found[cid] = Run(cid, task, state, reason, recovery, bool(unclean), _key(labels), told, done, *part)
     return found
+
+
+_STEPS = """SELECT seq, name, state, starts, started_at, finished_at FROM step
+ UNION ALL SELECT seq, step || '[' || idx || ']', state, starts, started_at, finished_at FROM item"""
 
 
 def _key(labels: str) -> str:

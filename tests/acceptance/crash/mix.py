@@ -12,7 +12,7 @@ PLAN = "mix"
 
 
 class Mark(NamedTuple):
-    """One beginning of one step's body. ``at`` is in Unix seconds."""
+    """One beginning of the body of one step, or of one item of it: ``step[index]``. ``at`` is in Unix seconds."""
 
     cid: str
     step: str
@@ -32,6 +32,8 @@ WEIGHTS: Mapping[str, int] = {
     "slow": 3,
     "orphan": 1,
     "stubborn": 1,
+    "tree": 3,
+    "loop": 3,
 }
 #: What a client cancels a little later. All others end by themselves, soon.
 CANCELLED = frozenset({"slow", "orphan", "stubborn"})
@@ -46,6 +48,9 @@ MARKED: Mapping[str, frozenset[str]] = {
     "slow": frozenset({"a"}),
     "orphan": frozenset({"a"}),
     "stubborn": frozenset({"a"}),
+    "tree": frozenset({"a", "c"}),
+    "leaf": frozenset({"x", "y"}),
+    "loop": frozenset({"a[0]", "a[1]", "a[2]", "a[3]", "b"}),
 }
 
 _SHELL = 'echo "$AURA_CID $AURA_STEP $AURA_ATTEMPT $$ $(date +%s.%N)" >> {{ vars.marks }}'
@@ -81,6 +86,23 @@ finally:
     "slow": "steps:\n  a: {action: mark, params: {seconds: 20}}\n",
     "orphan": f"steps:\n  a: {{action: shell.run, params: {{shell: '{_SHELL}; exec sleep 20'}}}}\n",
     "stubborn": "cleanup_timeout: 50ms\nsteps:\n  a: {action: mark_stubborn}\n",
+    "tree": """
+steps:
+  a: {action: mark}
+  b: {action: task.run, params: {task: leaf}, depends_on: a}
+  c: {action: mark, depends_on: b}
+""",
+    "leaf": """
+recovery: restart
+steps:
+  x: {action: mark, params: {seconds: 0.05}}
+  y: {action: mark, params: {seconds: 0.02}, depends_on: x}
+""",
+    "loop": """
+steps:
+  a: {action: mark, params: {seconds: 0.02, item: "{{ loop.index }}"}, loop: {times: 4, parallelism: 2}}
+  b: {action: mark, depends_on: a}
+""",
 }
 
 _ACTIONS = """
@@ -89,16 +111,16 @@ import time
 import anyio
 from aura import Context, action
 
-def leave_mark(ctx: Context) -> None:
-    line = f"{ctx.cid} {ctx.step} {ctx.attempt} {os.getpid()} {time.time():.6f}\\n"
+def leave_mark(ctx: Context, item: str = "") -> None:
+    line = f"{ctx.cid} {ctx.step}{item} {ctx.attempt} {os.getpid()} {time.time():.6f}\\n"
     file = os.open(ctx.vars["marks"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.write(file, line.encode())
     os.fsync(file)
     os.close(file)
 
 @action
-async def mark(ctx: Context, seconds: float = 0.0) -> None:
-    leave_mark(ctx)
+async def mark(ctx: Context, seconds: float = 0.0, item: int | None = None) -> None:
+    leave_mark(ctx, "" if item is None else f"[{item}]")
     await anyio.sleep(seconds)
 
 @action

@@ -30,6 +30,13 @@ def cancelled(status: int, state: str) -> dict[str, Any]:
     return notes(Note("cancel", "", "", status, "c1", state))
 
 
+def parts(*parents: str) -> dict[str, Any]:
+    """The good run, and sub-tasks that answer its first call."""
+    part = msgspec.structs.replace(RUN, steps=(), key="", call="1/a/1/0")
+    made = {f"p{n}": msgspec.structs.replace(part, cid=f"p{n}", parent=cid) for n, cid in enumerate(parents)}
+    return {"runs": {"c1": RUN} | made}
+
+
 CRASHED = {"state": "crashed", "reason": "crash", "events": ("run.accepted", "run.crashed")}
 
 
@@ -45,6 +52,7 @@ def step(**changes: Any) -> dict[str, Any]:
         pytest.param(cancelled(202, "stopping"), id="cancel-after-its-last-step"),
         pytest.param(cancelled(409, "succeeded"), id="cancel-too-late"),
         pytest.param(run(**CRASHED, steps=()), id="crashed"),
+        pytest.param(parts("c1"), id="sub-task"),
     ],
 )
 def test_what_may_be_is_not_reported(changes: dict[str, Any]) -> None:
@@ -79,6 +87,8 @@ def test_what_may_be_is_not_reported(changes: dict[str, Any]) -> None:
         pytest.param("nothing_failed_by_itself", run(state="failed", events=(*TOLD[:2], "run.failed")), id="failed"),
         pytest.param("nothing_failed_by_itself", run(reason="fault"), id="fault"),
         pytest.param("nothing_failed_by_itself", run(**CRASHED, recovery="restart"), id="not-started-again"),
+        pytest.param("calls_have_one_answer", parts("c1", "c1"), id="answered-twice"),
+        pytest.param("calls_have_one_answer", parts("c9"), id="part-of-nothing"),
         pytest.param("cancels_were_told_the_truth", cancelled(202, "cancelled"), id="not-cancelled"),
         pytest.param("cancels_were_told_the_truth", cancelled(409, "cancelled"), id="told-another-end"),
         pytest.param("cancels_were_told_the_truth", cancelled(404, ""), id="unknown"),
@@ -106,4 +116,4 @@ def test_check_finds_what_it_is_for(check: str, changes: dict[str, Any]) -> None
 
 
 def test_every_check_is_run() -> None:
-    assert len(set(CHECKS)) == len(CHECKS) == 12
+    assert len(set(CHECKS)) == len(CHECKS) == 13
