@@ -37,13 +37,18 @@ class Starting:
         if stopped:
             self._conclusions.drop_retries(run)
             return []
-        self._conclusions.end_hopeless(run, graph)
-        due, run.due = run.due, []
-        found = [progress for progress in due if not progress.ended and self._has_time(run, graph, progress)]
+        if run.backoffs:
+            self._conclusions.end_hopeless(run, graph)
+        found: list[Progress] = []
+        if run.due:
+            due, run.due = run.due, []
+            found = [progress for progress in due if not progress.ended and self._has_time(run, graph, progress)]
         starts: list[Progress] = []
         while True:
-            loops = len(graph.looping)
             ready, skipped = graph.take_ready()
+            if not (ready or skipped or found or graph.looping):
+                return starts
+            loops = len(graph.looping)
             for step in skipped:
                 self._conclusions.note_skipped(run, graph, step)
             found += self._find(run, graph, ready)
@@ -61,8 +66,9 @@ class Starting:
                     found.append(step)
                 else:
                     self._begin_loop(run, graph, step)
-        for step in list(graph.looping.values()):
-            found += self._items_of(run, graph, step)
+        if graph.looping:
+            for step in list(graph.looping.values()):
+                found += self._items_of(run, graph, step)
         return found
 
     def take_back(self, run: LiveRun, graph: Graph, starts: list[Progress]) -> None:

@@ -1,13 +1,12 @@
 """The store on a disk: one SQLite file in WAL mode with ``synchronous=FULL``, one writing connection.
 
-All commits run in a thread of their own, one at a time (``onethread``); queries run on connections of their own in
-worker threads, and none of their transactions spans an await. Only the writer checkpoints.
+All commits run in a worker thread, one at a time (a limiter of one); queries run on connections of their own in other
+threads, and none of their transactions spans an await. Only the writer checkpoints.
 
 A file that was moved, replaced or removed while it is open still takes commits, which nobody would find again. So after
 each commit, before anybody is told of it, its files are compared with those that were opened.
 """
 
-import asyncio
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -22,7 +21,6 @@ from anyio import CapacityLimiter, to_thread
 from aura.errors import StoreCannotCreate, StoreCorrupt, StoreError, StoreIOError, StoreNewer
 from aura.failpoints import Moment, Site, passed
 from aura.store import Execute, Ticket, commit_batch
-from aura.stores.onethread import OneThread
 
 T = TypeVar("T")
 
@@ -49,7 +47,7 @@ class SqliteBackend:
         self._db = _open_writer(path)
         self._busy_timeout = BUSY_TIMEOUT
         self._files = {file: _identity(file) for file in (path, path.with_name(f"{path.name}-wal"))}
-        self._writer = OneThread("aura commit")
+        self._limiter = CapacityLimiter(1)
         self._readers: list[sqlite3.Connection] = []
         self._reader_limiter = CapacityLimiter(READERS)
         self._closed = False
@@ -61,7 +59,7 @@ class SqliteBackend:
         return self._db.execute
 
     async def commit(self, batch: Sequence[Ticket]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, batch)
+        await to_thread.run_sync(self._commit, batch, limiter=self._limiter)
 
     def _wait_for_lock(self, seconds: float) -> None:
         if self._busy_timeout != seconds:
@@ -101,7 +99,6 @@ class SqliteBackend:
     def close(self) -> None:
         """Fold the write-ahead log into the file and close every connection."""
         self._closed = True
-        self._writer.shutdown()
         while self._readers:
             self._readers.pop().close()
         with suppress(sqlite3.Error):  # the log stays and is replayed at the next start: nothing is lost by it
