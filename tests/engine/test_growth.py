@@ -104,7 +104,9 @@ async def test_nothing_of_ended_runs_stays_in_memory(tmp_path: Path) -> None:
         await turns(50)
         await until(lambda: not kit.engine.runtime.open)
         gc.collect()
-        held = [thing for thing in gc.get_objects() if isinstance(thing, (LiveRun, Attempt))]
+        ours = kit.engine.runtime.boot_tag  # what other tests in this process have left hanging is not ours
+        runs = [thing for thing in gc.get_objects() if isinstance(thing, (LiveRun, Attempt))]
+        held = [thing for thing in runs if (thing.run if isinstance(thing, Attempt) else thing).boot_tag == ours]
         assert len(held) < 10
         timers = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
         assert len([timer for timer in timers if not timer.cancelled()]) < 10
