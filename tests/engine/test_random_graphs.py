@@ -14,12 +14,16 @@ import anyio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.engine.kit import Opened, opened, step, task
+from tests.fakes.children import running_of
 from tests.fakes.invariants import check_forgotten, check_idle
 
 from aura.actions import Context
+from aura.builtin import shell
 from aura.errors import RequestError
 from aura.lifecycle import FINAL, STEP_FINAL, RunState, StepState
+from aura.liverun import LiveRun
 from aura.plan import Dependency, Step
+from aura.resources import Semaphore
 from aura.run import Cause, Request, StepRecord
 from aura.testing.virtual_time import VirtualLoop
 
@@ -53,6 +57,9 @@ class Made(NamedTuple):
     bad: frozenset[int]
     parallelism: int
     stops: bool
+    #: What its body does beside waiting: it runs a sub-task, or a process; and whether each attempt needs a resource.
+    kind: str
+    needs_one: bool
 
 
 @st.composite
@@ -79,6 +86,8 @@ def graphs(draw: st.DrawFn, most: int = MAX_STEPS) -> list[Made]:
                 bad=frozenset(draw(st.sets(st.integers(0, 3), max_size=1))) if items else frozenset(),
                 parallelism=draw(st.integers(1, 3)),
                 stops=draw(st.booleans()),
+                kind=draw(st.sampled_from(["waits"] * 6 + ["sub-task"] * 2 + ["process"])),
+                needs_one=draw(st.integers(0, 2)) == 0,
             )
         )
     return made
@@ -126,6 +135,10 @@ class Bodies:
             self.inside += 1
             try:
                 await anyio.sleep(made.seconds)
+                if made.kind == "sub-task":
+                    await ctx.run("below")
+                elif made.kind == "process":
+                    await shell.run(ctx, argv=["sleep", "0.01"])
                 if ctx.attempt <= made.fails or index in made.bad:
                     await anyio.sleep(100.0 if made.timeout else 0.0)
                     raise ValueError(f"attempt {ctx.attempt}")
@@ -144,6 +157,7 @@ def as_step(bodies: Bodies, graph: list[Made], number: int) -> tuple[Step, Any]:
         "retry": {"attempts": made.attempts, "delay": 0.5},
         "timeout": made.timeout,
         "continue_on_failure": made.forgiven,
+        "resources": {"one": 1} if made.needs_one else {},
     }
     if made.when is not None:
         keys["when"] = f"{{{{ {str(made.when).lower()} }}}}"
@@ -151,6 +165,20 @@ def as_step(bodies: Bodies, graph: list[Made], number: int) -> tuple[Step, Any]:
         keys["params"] = {"index": "{{ loop.index }}"}
         keys["loop"] = {"times": made.items, "parallelism": made.parallelism, "stop_on_failure": made.stops}
     return step(name, bodies.action(made, name), **keys)
+
+
+#: Two steps at a time, or sub-tasks; who holds one lends it to its own.
+RESOURCES = {"one": Semaphore(2)}
+
+
+def tasks(bodies: Bodies, graph: list[Made]) -> list[Any]:
+    """The task of the graph, and the one that its steps run."""
+
+    async def lasts() -> None:
+        await anyio.sleep(0.2)
+
+    below = task("below", step("x", lasts), resources={"one": 1})
+    return [task("t", *(as_step(bodies, graph, n) for n in range(len(graph))), cleanup_timeout=5.0), below]
 
 
 def in_virtual_time(story: Any) -> None:
@@ -170,8 +198,7 @@ def test_every_step_ends_as_the_graph_says_and_in_its_order(graph: list[Made]) -
 
 async def tell_whole(graph: list[Made], folder: Path) -> None:
     bodies = Bodies()
-    made = task("t", *(as_step(bodies, graph, number) for number in range(len(graph))))
-    async with opened(folder, made) as kit:
+    async with opened(folder, *tasks(bodies, graph), resources=RESOURCES) as kit:
         run = kit.engine.admission.request(Request("p", "t"), Cause()).run
         record = await kit.ended(run)
         steps = await kit.steps(run)
@@ -180,9 +207,17 @@ async def tell_whole(graph: list[Made], folder: Path) -> None:
         assert record.state == expected_outcome(graph, states)
         for number, made_step in enumerate(graph):
             check_order(steps, made_step, f"s{number}")
-        assert bodies.inside == 0
-        check_forgotten(kit, run)
-        check_idle(kit)
+        check_nothing_left(kit, bodies, run)
+
+
+def check_nothing_left(kit: Opened, bodies: Bodies, run: LiveRun) -> None:
+    """No body is inside, no sub-task open, no process there, nothing held or waited for, no place taken."""
+    assert bodies.inside == 0
+    assert not running_of(run.cid)
+    states = kit.backend.execute("SELECT state FROM run").fetchall()
+    assert all(state in FINAL for (state,) in states), states
+    check_forgotten(kit, run)
+    check_idle(kit)
 
 
 def check_order(steps: dict[str, StepRecord], made: Made, name: str) -> None:
@@ -215,8 +250,7 @@ def test_whatever_stops_it_nothing_of_a_graph_is_left(
 
 async def tell_stopped(graph: list[Made], story: list[tuple[float, str]], grace: float, folder: Path) -> None:
     bodies = Bodies()
-    made = task("t", *(as_step(bodies, graph, number) for number in range(len(graph))), cleanup_timeout=5.0)
-    async with opened(folder, made) as kit:
+    async with opened(folder, *tasks(bodies, graph), resources=RESOURCES) as kit:
         run = kit.engine.admission.request(Request("p", "t"), Cause()).run
         for seconds, what in story:
             await kit.advance(seconds)
@@ -226,13 +260,11 @@ async def tell_stopped(graph: list[Made], story: list[tuple[float, str]], grace:
         record = await kit.ended(run)
         assert record.state in FINAL
         assert all(s.state in STEP_FINAL for s in (await kit.steps(run)).values())
-        assert bodies.inside == 0
         if record.state in (RunState.SUCCEEDED, RunState.FAILED):  # whatever it met on its way
             states = expected_states(graph)
             found = await kit.steps(run)
             assert [found[f"s{number}"].state for number in range(len(graph))] == states
-        check_forgotten(kit, run)
-        check_idle(kit)
+        check_nothing_left(kit, bodies, run)
 
 
 async def do(kit: Opened, cid: str, what: str, grace: float) -> None:
