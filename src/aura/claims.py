@@ -180,6 +180,10 @@ class Claims:
         self._bound(run)
         return False
 
+    def has_asked(self, run: LiveRun, key: str) -> bool:
+        """Whether a try waits for what it needs, or has it."""
+        return run.claims is not None and key in run.claims.steps
+
     def _met(self, run: LiveRun, progress: Progress) -> bool:
         assert run.claims is not None
         run.claims.met[progress.key] = run.claims.waiting.pop(progress.key)

@@ -61,6 +61,8 @@ class Starting:
         """Take what is to be tried of the steps that are ready, and of the loops that are under way."""
         found: list[Progress] = []
         for step in ready:
+            if self._claims.has_asked(run, step.key):
+                continue  # one of what it depends on was enough; it waits already, or comes up as due
             if self._may_start(run, graph, step):
                 if step.step.loop is None:
                     found.append(step)

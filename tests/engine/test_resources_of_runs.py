@@ -612,3 +612,24 @@ async def test_what_needs_nothing_has_no_claims(tmp_path: Path) -> None:
         run = await begun(kit)
         assert run.claims is None
         assert not kit.engine.claims.pool._holders
+
+
+@pytest.mark.parametrize("lasting", [1.5, 2.0, 3.0], ids=["before", "in the same instant", "after"])
+async def test_step_that_waits_is_not_asked_again_when_another_that_would_do_ends(
+    tmp_path: Path, lasting: float
+) -> None:
+    """``any``: one is enough; the second ends before, while and after what the step waits for comes back."""
+    log: list[str] = []
+    keys = {"resources": {"screen": 1}, "any_of": True, "when": "{{ steps.b.state != 'succeeded' }}"}
+    made = task(
+        "t",
+        step("holds", lasts(2.0), resources={"screen": 1}),
+        step("a", lasts(1.0)),
+        step("b", lasts(lasting)),
+        step("c", lasts(0.5, log), needs=("a", "b"), **keys),
+    )
+    async with opened(tmp_path, made, resources=SCREEN) as kit:
+        run = await kit.begin("t")
+        assert (await kit.ended(run)).state == "succeeded"
+        assert ((await kit.steps(run))["c"].state, log) == ("succeeded", ["c"])
+        check_idle(kit)
