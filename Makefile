@@ -11,7 +11,7 @@ PIP    := -m pip --disable-pip-version-check -qq install -c constraints.txt
 CODE   := src tests $(wildcard plans benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check bench profile crash mutate test-all
+.PHONY: help setup serve test check bench profile crash flood mutate test-all
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ profile: $(VENV)/.stamp-bench ## Show where the time of a run goes (ARGS="lane l
 
 crash: $(VENV)/.stamp-test ## Kill a server N=1000 times under load and check what is left (SEED=… repeats)
 	@$(BIN)/python -m tests.acceptance.crash $(or $(N),1000) $(SEED)
+
+flood: $(VENV)/.stamp-test ## Pour output at a server, N=50 commands at once, and show what it costs
+	@$(BIN)/python -m tests.acceptance.floods $(or $(N),50)
 
 mutate: $(VENV)/.stamp-test ## Take rules of the kernel out, one by one, and show which tests notice
 	@$(BIN)/python -m tests.meta.mutations $(ARGS)

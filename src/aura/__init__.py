@@ -5,6 +5,7 @@ The layers, from nouns to doors, are listed in ``tests/meta/test_layers.py``.
 """
 
 from aura.actions import Context, action
+from aura.servicedef import service
 
-__all__ = ["Context", "__version__", "action"]
+__all__ = ["Context", "__version__", "action", "service"]
 __version__ = "0.1.0"

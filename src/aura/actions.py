@@ -10,10 +10,10 @@ Nothing here starts anything: the attempt (``attempt.py``) owns the scopes and c
 import inspect
 import math
 import typing
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 import anyio
 import anyio.from_thread
@@ -21,6 +21,7 @@ import msgspec
 
 from aura import duration
 from aura.errors import BadOutput, ContextClosed, ParamsInvalid
+from aura.redaction import Stream
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -41,11 +42,23 @@ class Log(Protocol):
     def exception(self, event: str, **fields: Any) -> Any: ...
 
 
+class StateHost(Protocol):
+    """What stands behind a ``State``."""
+
+    async def get(self, key: str, default: Any) -> Any: ...
+    async def set(self, key: str, value: Any, ttl: float | str | None) -> None: ...
+    async def delete(self, key: str) -> bool: ...
+    async def compare_and_set(self, key: str, expected: Any, value: Any, ttl: float | str | None) -> bool: ...
+    async def keys(self, prefix: str) -> list[str]: ...
+
+
 class ContextHost(Protocol):
     """What stands behind a ``Context``: the attempt that made it. ``live`` is false once the attempt is over."""
 
     @property
     def live(self) -> bool: ...
+    @property
+    def plan_name(self) -> str: ...
     @property
     def log(self) -> Log: ...
     @property
@@ -54,11 +67,63 @@ class ContextHost(Protocol):
     def workdir(self) -> Path: ...
     @property
     def process_environment(self) -> Mapping[str, str]: ...
+    def hiding(self) -> Stream: ...
     def grace_left(self) -> float: ...
     def time_left(self) -> float: ...
     def progress(self, done: float, total: float | None, message: str) -> None: ...
     async def run_task(self, task: str, inputs: Mapping[str, Any], plan: str | None) -> Any: ...
     async def start_task(self, task: str, inputs: Mapping[str, Any], plan: str | None) -> str: ...
+    async def emit(self, event: str, payload: Any) -> str: ...
+    @property
+    def state(self) -> StateHost: ...
+    async def checkpoint(self, value: Any) -> None: ...
+    @property
+    def checkpointed(self) -> Any: ...
+
+
+class State:
+    """What a plan remembers over its runs: values by key, each plain JSON. ``ctx.state`` gives it.
+
+    A key is text of 1 to 200 characters that can be printed; a value has at most 64 KiB of JSON and no secret in it; a
+    plan remembers at most 10,000 keys and 16 MiB. A ``ttl`` is in seconds, or text such as ``10m``: after so long the
+    key is gone; without one it stays, whatever it had before.
+
+    Each method but ``get`` and ``keys`` returns once what it did is stored.
+
+    Raises:
+        StateInvalid: a key, a value or a ttl cannot be one. StateFull: there is no room for more.
+
+    Cancellation: what was asked for is stored as a whole, or not at all.
+    """
+
+    __slots__ = ("_ctx",)
+
+    def __init__(self, ctx: "Context") -> None:
+        self._ctx = ctx
+
+    async def get(self, key: str, default: Any = None) -> Any:
+        """The value of a key; ``default`` if there is none."""
+        return await self._ctx._open().state.get(key, default)
+
+    async def set(self, key: str, value: Any, ttl: float | str | None = None) -> None:
+        """Give a key a value, whatever it had."""
+        await self._ctx._open().state.set(key, value, ttl)
+
+    async def delete(self, key: str) -> bool:
+        """Forget a key; says whether there was one."""
+        return await self._ctx._open().state.delete(key)
+
+    async def compare_and_set(self, key: str, expected: Any, value: Any, ttl: float | str | None = None) -> bool:
+        """Give a key a value if it has the ``expected`` one, and say whether it had.
+
+        To expect None is to expect that there is no such key, or that its value is null. Of many that do this in the
+        same moment one wins.
+        """
+        return await self._ctx._open().state.compare_and_set(key, expected, value, ttl)
+
+    async def keys(self, prefix: str = "") -> list[str]:
+        """All keys that begin so, sorted."""
+        return await self._ctx._open().state.keys(prefix)
 
 
 class Context:
@@ -93,6 +158,11 @@ class Context:
         return self._host
 
     @property
+    def plan_name(self) -> str:
+        """The plan whose action this is."""
+        return self._open().plan_name
+
+    @property
     def log(self) -> Log:
         """The run's log; every line carries the run, the step and the attempt. May be used from any thread."""
         return self._open().log
@@ -111,6 +181,10 @@ class Context:
     def process_environment(self) -> Mapping[str, str]:
         """What a child process of this attempt must have in its environment, so that it can be found and ended."""
         return self._open().process_environment
+
+    def hiding(self) -> Stream:
+        """What hides secrets in bytes that come in chunks, such as the output of a process."""
+        return self._open().hiding()
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
         """Say how far this step is: ``done`` of ``total``, in any unit. Cheap; may be called as often as one likes."""
@@ -149,6 +223,41 @@ class Context:
         """
         return await self._open().start_task(task, inputs or {}, plan)
 
+    @property
+    def state(self) -> State:
+        """What this plan remembers over its runs; of an action of another plan it is that one's."""
+        self._open()
+        return State(self)
+
+    async def checkpoint(self, value: Any) -> None:
+        """Put by how far this step, or this item of a loop, is; returns once that is stored.
+
+        ``value`` is plain JSON of at most 64 KiB, without a secret in it; it takes the place of the last one. It is
+        kept until the step or item has ended, over tries, stops and restarts of the server.
+
+        Raises:
+            CheckpointInvalid: it cannot be kept.
+        """
+        await self._open().checkpoint(value)
+
+    @property
+    def checkpointed(self) -> Any:
+        """What this step or item has put by last (``checkpoint``); None if nothing."""
+        return self._open().checkpointed
+
+    async def emit(self, event: str, payload: Any = None) -> str:
+        """Emit an event and give its id once it is on record, with what it starts or wakes.
+
+        ``event`` is its dotted name, which may not begin as those of Aura's own do; the payload is JSON, of 64 KiB at
+        most. It waits while too many events are on their way to the store.
+
+        Raises:
+            EventRefused: the name or the payload is none that it may have, or it could not be stored.
+
+        Cancellation: once it has been handed over the event is stored all the same.
+        """
+        return await self._open().emit(event, payload)
+
     @contextmanager
     def cleanup(self, timeout: float = 5.0) -> Iterator[None]:
         """Shield what must not be cut off half-way, for ``timeout`` seconds at most.
@@ -166,22 +275,24 @@ class Context:
 
 class _Mark(msgspec.Struct, frozen=True):
     name: str | None
+    isolation: str | None
 
 
 @overload
 def action(function: F, /) -> F: ...
 @overload
-def action(*, name: str | None = None) -> Callable[[F], F]: ...
+def action(*, name: str | None = None, isolation: Literal["process"] | None = None) -> Callable[[F], F]: ...
 
 
-def action(function: Any = None, /, *, name: str | None = None) -> Any:
+def action(function: Any = None, /, *, name: str | None = None, isolation: Literal["process"] | None = None) -> Any:
     """Mark a function as an action. Its name is the function's, unless ``name`` gives another.
 
+    ``isolation="process"``: each call runs in a process of its own, so that it can be killed, whatever it does.
     The function stays what it was, so that Python code may call it as ever.
     """
 
     def mark(marked: F) -> F:
-        setattr(marked, _MARK, _Mark(name))
+        setattr(marked, _MARK, _Mark(name, isolation))
         return marked
 
     return mark(function) if function is not None else mark
@@ -209,17 +320,25 @@ class Action(msgspec.Struct, frozen=True):
     description: str
     file: str
     line: int
+    #: It runs in a process of its own.
+    isolated: bool = False
+    #: The services of its plan that it is given, by the parameters of their names.
+    services: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, function: Callable[..., Any], plan_name: str | None = None) -> "Action":
-        """Read an action from a function that ``@action`` marked.
+    def of(cls, function: Callable[..., Any], plan_name: str | None = None, services: Collection[str] = ()) -> "Action":
+        """Read an action from a function that ``@action`` marked; ``services`` are those of its plan by name.
 
         Raises:
             TypeError: the signature cannot be an action's; the message says why and what to change.
         """
         mark: _Mark = getattr(function, _MARK)
         name = mark.name or function.__name__
-        wants_context, fields, result = _read_signature(name, function)
+        if mark.isolation not in (None, "process"):
+            raise TypeError(f"action {name}: isolation={mark.isolation!r}: it is 'process', or not given")
+        wants_context, given, fields, result = _read_signature(name, function, services)
+        if given and mark.isolation:
+            raise TypeError(not_for_a_process(name, given[0]))
         code = inspect.unwrap(function).__code__
         return cls(
             name=f"{plan_name}.{name}" if plan_name else name,
@@ -232,6 +351,8 @@ class Action(msgspec.Struct, frozen=True):
             description=_first_line(function.__doc__),
             file=code.co_filename,
             line=code.co_firstlineno,
+            isolated=mark.isolation == "process",
+            services=given,
         )
 
     def bind(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,6 +391,11 @@ class Action(msgspec.Struct, frozen=True):
     def result_schema(self) -> dict[str, Any]:
         """JSON Schema of the result."""
         return {} if self.result is Any else _schema(self.result)
+
+
+def too_large(size: int) -> BadOutput:
+    """What to raise for a result of so many bytes of JSON, which is more than ``MAX_OUTPUT``."""
+    return BadOutput(f"the result is {size} bytes of JSON; at most {MAX_OUTPUT} are kept: write it to a file")
 
 
 def plain_json(value: Any, depth: int = 0) -> Any:
@@ -313,12 +439,24 @@ def _first_line(doc: str | None) -> str:
     return inspect.cleandoc(doc).partition("\n")[0] if doc else ""
 
 
-def _read_signature(name: str, function: Callable[..., Any]) -> tuple[bool, list[tuple[str, Any, Any]], Any]:
+def not_for_a_process(name: str, service: str) -> str:
+    """What to say of an action in a process of its own that is to be given a service."""
+    return (
+        f"action {name}: it runs in a process of its own, and the service {service} lives in the server's: "
+        "what a service yields cannot be handed to another process"
+    )
+
+
+def _read_signature(
+    name: str, function: Callable[..., Any], services: Collection[str]
+) -> tuple[bool, tuple[str, ...], list[tuple[str, Any, Any]], Any]:
     hints = typing.get_type_hints(function, include_extras=True)
     parameters = list(inspect.signature(function).parameters.values())
     wants_context = bool(parameters) and (parameters[0].name == "ctx" or hints.get(parameters[0].name) is Context)
-    fields = [_field(name, p, hints) for p in parameters[1 if wants_context else 0 :]]
-    return wants_context, fields, _result(name, hints.get("return", Any))
+    others = parameters[1 if wants_context else 0 :]
+    given = tuple(p.name for p in others if p.name in services)
+    fields = [_field(name, p, hints) for p in others if p.name not in services]
+    return wants_context, given, fields, _result(name, hints.get("return", Any))
 
 
 def _result(name: str, annotation: Any) -> Any:

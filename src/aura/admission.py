@@ -19,10 +19,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from aura.bus import Offered, joined
 from aura.dispatcher import Dispatcher
 from aura.errors import FieldError, KeyTaken, RequestError, StoreClosed, StoreReadOnly
 from aura.events import EventEntry
 from aura.failpoints import Site
+from aura.hiding import hidden_request
 from aura.inputs import check_inputs, secret_pointers
 from aura.liverun import LiveRun
 from aura.modes import Modes, is_bounded
@@ -66,6 +68,7 @@ class _Reserved(NamedTuple):
     entry: EventEntry
     unit: Unit
     replaces: bool
+    deliveries: Sequence[Offered]
 
 
 class Admission:
@@ -93,11 +96,11 @@ class Admission:
             RequestError: it is refused; nothing was stored.
         """
         reserved = self._reserve(request, cause, origin)
-        run, entry, unit, _ = reserved
+        run, unit = reserved.run, reserved.unit
         ticket = self._runtime.store.put(
             unit if also is None else together([unit, also(run)]),
             lambda: self._committed([reserved]),
-            lambda error: self._undo(run, entry, error),
+            lambda error: self._undo(reserved, error),
             refusable=True,
             site=Site.ACCEPT,
         )
@@ -158,7 +161,7 @@ class Admission:
 
         def undo(error: Exception) -> None:
             for one in reserved:
-                self._undo(one.run, one.entry, error)
+                self._undo(one, error)
 
         ticket = self._runtime.store.put(
             together([*(one.unit for one in reserved), also(outcomes)]),
@@ -190,13 +193,20 @@ class Admission:
             self._modes.enter(run, *self._runtime.generations.task(run.plan_name, run.task_name))
         if accepted.call is None:
             self.enter(run, task)
-        unit = accept_run(accepted, history_row(run.seq, entry))
-        return _Reserved(run, entry, unit, task.mode.kind is ModeKind.RESTART)
+        redactor = self._runtime.redactor
+        shown = hidden_request(redactor, accepted) if redactor.knows else accepted
+        unit = accept_run(shown, history_row(run.seq, entry))
+        deliveries = self._runtime.bus.deliver([entry])
+        if deliveries:
+            unit = together([unit, *joined(deliveries)])
+        return _Reserved(run, entry, unit, task.mode.kind is ModeKind.RESTART, deliveries)
 
     def _committed(self, reserved: Sequence[_Reserved]) -> None:
         """The acceptances are on record: nobody was told before, and no other run was stopped for one of them."""
         self._runtime.journal.settle([one.entry for one in reserved], True)
         for one in reserved:
+            if one.deliveries:
+                self._runtime.bus.settle(one.deliveries, True)
             if one.replaces:
                 self._modes.replace(one.run)
 
@@ -296,11 +306,13 @@ class Admission:
     def _announce(self, run: LiveRun) -> EventEntry:
         return self._runtime.stage_event(run, "run.accepted")
 
-    def _undo(self, run: LiveRun, entry: EventEntry, error: Exception) -> None:
+    def _undo(self, reserved: _Reserved, error: Exception) -> None:
         """The acceptance was not stored: the run never was."""
+        run = reserved.run
         if not isinstance(error, KeyTaken):  # it is not refused: it is answered as the first time
             self._runtime.measures.refusals.note(refusal(error).code)
-        self._runtime.journal.settle([entry], False)
+        self._runtime.journal.settle([reserved.entry], False)
+        self._runtime.bus.settle(reserved.deliveries, False)
         run.refused = run.sealed = True
         self._modes.leave(run)
         if run.timer:

@@ -96,6 +96,34 @@ class ServiceStatus(Shape, frozen=True, kw_only=True):
     last_error: str | None
 
 
+class PlanServices(Shape, frozen=True, kw_only=True):
+    """How many services of plans are open, and how many did not close and were left behind."""
+
+    open: int = 0
+    stuck: int = 0
+
+
+class Suspended(Shape, frozen=True, kw_only=True):
+    """Who is asked about events no more, since some went round in a circle through it: by which event, why and when."""
+
+    subscriber: str
+    event: str
+    reason: str
+    at: Time
+
+
+class EventsStatus(Shape, frozen=True, kw_only=True):
+    """How many wait for events, how many events are being stored, how often one that waits has failed, who is cut off.
+
+    Of ``suspended`` the latest are named.
+    """
+
+    subscribers: int = 0
+    on_the_way: int = 0
+    failures: int = 0
+    suspended: list[Suspended] = []
+
+
 class ServerStatus(Shape, frozen=True, kw_only=True):
     """What a server is and how it fares."""
 
@@ -109,6 +137,8 @@ class ServerStatus(Shape, frozen=True, kw_only=True):
     plans: PlanCounts
     store: StoreStatus
     services: dict[str, ServiceStatus]
+    plan_services: PlanServices = PlanServices()
+    events: EventsStatus = EventsStatus()
     reasons: list[str]
 
 
@@ -196,7 +226,12 @@ class Task(Shape, frozen=True, kw_only=True):
 
 
 class Action(Shape, frozen=True, kw_only=True):
-    """An action. ``params`` and ``result`` are JSON Schemas; ``plan_name`` is null for one that Aura ships."""
+    """An action, or a service that actions are given.
+
+    ``params`` and ``result`` are JSON Schemas, empty for a service; ``plan_name`` is null for one that Aura ships.
+    ``services`` are those of its plan that it is given; ``open`` says of a service whether it is, and is null for an
+    action.
+    """
 
     name: str
     description: str
@@ -204,6 +239,9 @@ class Action(Shape, frozen=True, kw_only=True):
     result: dict[str, Any]
     plan_name: str | None
     cancellable: bool
+    kind: Literal["action", "service"] = "action"
+    services: list[str] = []
+    open: bool | None = None
 
 
 # -- runs -------------------------------------------------------------------------------------------------------------
@@ -237,17 +275,42 @@ class Progress(Shape, frozen=True, kw_only=True):
     message: str
 
 
-class WaitingFor(Shape, frozen=True, kw_only=True):
-    """What a run waits for to start, or, with ``steps``, what those steps of it wait for.
+WaitKind = Literal["event", "approval", "sleep", "retry", "round", "task"]
 
-    ``kind`` is ``resource``, or ``mode``: for runs of its own task. ``names`` are the resources that it lacks, a plan's
-    own as ``plan/name``; ``holders`` are the runs that hold them, or are in its way.
+
+class Wait(Shape, frozen=True, kw_only=True):
+    """What a step, or the item ``index`` of one that loops, waits for; members that do not apply are null.
+
+    ``kind`` is ``event`` (its name fits ``pattern``), ``approval`` (an answer to ``message``, with values that fit the
+    JSON Schema ``inputs``), ``sleep``, ``retry`` (the next try), ``round`` (the next of its loop), or ``task`` (the run
+    ``cid`` waits itself). At ``until`` it is over at the latest.
     """
 
-    kind: Literal["resource", "mode"]
+    step: str
+    index: int | None
+    kind: WaitKind
+    pattern: str | None = None
+    message: str | None = None
+    inputs: dict[str, Any] | None = None
+    cid: str | None = None
+    since: Time
+    until: Time | None
+
+
+class WaitingFor(Shape, frozen=True, kw_only=True):
+    """What a run waits for to start, or, with ``steps``, what those steps of it wait for, an item as ``step[0]``.
+
+    ``kind`` is ``resource``, or ``mode``: for runs of its own task. ``names`` are the resources that it lacks, a plan's
+    own as ``plan/name``; ``holders`` are the runs that hold them, or are in its way. Any other ``kind`` is of the
+    first of ``waits``: at most 100 of those steps, approvals first; ``waits_total`` counts all.
+    """
+
+    kind: Literal["resource", "mode"] | WaitKind
     names: list[str]
     holders: list[str]
     steps: list[str] = []
+    waits: list[Wait] = []
+    waits_total: int = 0
 
 
 class Cause(Shape, frozen=True, kw_only=True):
@@ -407,6 +470,22 @@ class RunAnswer(Shape, frozen=True, kw_only=True):
     state: RunState
 
 
+class FiredInterrupt(Shape, frozen=True, kw_only=True):
+    """An interrupt that an event has fired, and the run that handles it."""
+
+    plan_name: str
+    rule: str
+    cid: str
+
+
+class EmittedEvent(Shape, frozen=True, kw_only=True):
+    """An event that is on record, the runs that it has started, and the interrupts that it has fired."""
+
+    event_id: str
+    started: list[str]
+    interrupts: list[FiredInterrupt]
+
+
 class Prioritized(Shape, frozen=True, kw_only=True):
     """The priority of a run after it was changed."""
 
@@ -542,6 +621,12 @@ class Gap(Shape, frozen=True, kw_only=True, rename={"first": "from", "last": "to
 
     first: str | None
     last: str
+
+
+class StepProgress(Progress, frozen=True, kw_only=True):
+    """How far a step, or an item of one (``step[0]``), is now, told on the stream of its run."""
+
+    step: str
 
 
 class Shutdown(Shape, frozen=True, kw_only=True):

@@ -17,16 +17,19 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from aura.actions import Log
+from aura.actions import Log, StateHost
 from aura.deadline import Timed, deadline_of
 from aura.edge import Edge
+from aura.events import Emitter
 from aura.graph import Progress
 from aura.lifecycle import Stop
 from aura.plan import Plan
+from aura.redaction import Redactor, Stream
 
 #: Seconds between the pulse and giving an attempt up as stuck.
 PULSE = 0.05
@@ -39,6 +42,7 @@ class Owner(Timed, Protocol):
     boot_tag: str
     stop: Stop | None
     used_processes: bool
+    redactor: Redactor
 
     @property
     def code_prefixes(self) -> tuple[str, ...]: ...
@@ -46,6 +50,7 @@ class Owner(Timed, Protocol):
     def workdir(self) -> Path: ...
     def logger(self, step: str | None = None, attempt: int | None = None) -> Log: ...
     def note_progress(self, step: str, done: float, total: float | None, message: str) -> None: ...
+    def emitter(self, step: str | None = None) -> Emitter: ...
 
 
 class Calls(Protocol):
@@ -53,6 +58,25 @@ class Calls(Protocol):
 
     async def run(self, attempt: "Attempt", task: str, inputs: Mapping[str, Any], plan: str | None) -> Any: ...
     async def start(self, attempt: "Attempt", task: str, inputs: Mapping[str, Any], plan: str | None) -> str: ...
+
+
+class States(Protocol):
+    """What ``ctx.state`` stands on (``planstates.PlanStates``)."""
+
+    def access(self, plan_name: str, origin: Callable[[], Emitter]) -> StateHost: ...
+
+
+class KeepsCheckpoints(Protocol):
+    """What carries out ``ctx.checkpoint`` (``checkpoints.Checkpoints``)."""
+
+    async def put(self, attempt: "Attempt", value: Any) -> None: ...
+    def last(self, attempt: "Attempt") -> Any: ...
+
+
+class Emits(Protocol):
+    """What carries out the calls of ``ctx.emit`` (``emitting.Emitting``)."""
+
+    async def for_step(self, attempt: "Attempt", name: str, payload: Any) -> str: ...
 
 
 class EdgeCause(Enum):
@@ -81,14 +105,17 @@ class Attempt:
         "calls",
         "calls_made",
         "cause",
+        "checkpoints",
         "deadline",
         "edge",
+        "emits",
         "grace",
         "home",
         "on_told",
         "over",
         "pulsed",
         "run",
+        "states",
         "step",
         "stuck",
         "thread",
@@ -111,8 +138,13 @@ class Attempt:
         self.thread: int | None = None
         #: What stands behind ``ctx.run``, the plan whose action it is, and how often ``ctx.run`` was called.
         self.calls: Calls | None = None
+        #: What stands behind ``ctx.emit``.
+        self.emits: Emits | None = None
         self.home: Plan | None = None
         self.calls_made = 0
+        #: What stands behind ``ctx.state`` and ``ctx.checkpoint``.
+        self.states: States | None = None
+        self.checkpoints: KeepsCheckpoints | None = None
         #: Told of each stop, in the turn in which it comes: what the attempt waits for has to stop as well.
         self.on_told: Callable[[Attempt], object] | None = None
         self._on_stuck = on_stuck
@@ -190,6 +222,11 @@ class Attempt:
         return not self.over and not self.stuck
 
     @property
+    def plan_name(self) -> str:
+        assert self.home is not None
+        return self.home.name
+
+    @property
     def log(self) -> Log:
         if self._log is None:
             self._log = self.run.logger(self.step.name, self.step.attempt)
@@ -233,6 +270,27 @@ class Attempt:
     async def start_task(self, task: str, inputs: Mapping[str, Any], plan: str | None) -> str:
         assert self.calls is not None
         return await self.calls.start(self, task, inputs, plan)
+
+    async def emit(self, event: str, payload: Any) -> str:
+        assert self.emits is not None
+        return await self.emits.for_step(self, event, payload)
+
+    @property
+    def state(self) -> StateHost:
+        assert self.states is not None
+        return self.states.access(self.plan_name, partial(self.run.emitter, self.step.name))
+
+    async def checkpoint(self, value: Any) -> None:
+        assert self.checkpoints is not None
+        await self.checkpoints.put(self, value)
+
+    @property
+    def checkpointed(self) -> Any:
+        assert self.checkpoints is not None
+        return self.checkpoints.last(self)
+
+    def hiding(self) -> Stream:
+        return self.run.redactor.stream()
 
     def run_in_thread(self, function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         """Call ``function`` in the present worker thread, whose ident is noted so that a hang can be named.

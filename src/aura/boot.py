@@ -18,12 +18,14 @@ from aura.events import EventEntry
 from aura.failpoints import Moment, Site, passed
 from aura.lifecycle import FINAL, PLACED, STARTABLE, STEP_FINAL, Recovery, RunState, StepState, Stop, boot_move
 from aura.records.boots import OpenRun, read_open_runs
+from aura.records.checkpoints import forget_checkpoints
 from aura.records.columns import encode, encoded
 from aura.records.generations import drop_generations
 from aura.records.loops import end_items, forget_items
 from aura.records.runs import Accepted, RunColumns, StepRow, change_run
+from aura.records.waits import forget_waits
 from aura.restoring import inherited_of
-from aura.run import Failure
+from aura.run import Cause, Failure
 from aura.runtime import Runtime, history_row
 from aura.store import Execute, raise_if_lost
 
@@ -105,7 +107,7 @@ def decide_child(found: OpenRun, parent: Orphan | None) -> Orphan:
     """Say what becomes of a sub-task: it is kept if both rest, and else it ends, whatever its ``recovery``."""
     orphan = decide(found)
     state = RunState(found.record.state)
-    if orphan.to in FINAL or (state is RunState.PREEMPTED and parent is not None and _rests(parent)):
+    if orphan.to in FINAL or (state in _RESTING and parent is not None and _rests(parent)):
         return orphan
     if state in PLACED:
         return Orphan(found, RunState.CRASHED, "crash", _unknown(found), _not_run(ran=True), orphan.crashes)
@@ -113,8 +115,11 @@ def decide_child(found: OpenRun, parent: Orphan | None) -> Orphan:
     return Orphan(found, RunState.CANCELLED, PARENT_ENDED, None, _not_run(begun), orphan.crashes)
 
 
+_RESTING = (RunState.WAITING, RunState.PREEMPTED)
+
+
 def _rests(orphan: Orphan) -> bool:
-    return orphan.to is RunState.PREEMPTED and orphan.found.record.state == RunState.PREEMPTED
+    return orphan.to in _RESTING and orphan.found.record.state == orphan.to
 
 
 def decide(found: OpenRun) -> Orphan:
@@ -140,7 +145,7 @@ def decide(found: OpenRun) -> Orphan:
     if to is RunState.QUEUED and found.held:  # it was told to pause, and somebody was told so
         to = RunState.PREEMPTED
     match to:
-        case RunState.QUEUED | RunState.PREEMPTED:
+        case RunState.QUEUED | RunState.WAITING | RunState.PREEMPTED:
             return Orphan(found, to, record.reason, None, None, crashes)
         case RunState.CRASHED:
             return Orphan(found, to, "crash", _unknown(found), _not_run(ran), crashes)
@@ -208,6 +213,10 @@ def _move(execute: Execute, runtime: Runtime, orphan: Orphan, now: float) -> Eve
     if not ended:
         steps = _steps_again(orphan.found)
     change_run(record.seq, steps, [history_row(record.seq, entry)], record.state, columns)(execute)
+    if orphan.found.waits:
+        forget_waits(execute, record.seq)
+    if orphan.found.checkpoints:
+        forget_checkpoints(execute, record.seq)
     if orphan.found.loops:
         _settle_items(execute, orphan.found, ended, now)
     return entry
@@ -266,7 +275,7 @@ def accepted_of(found: OpenRun) -> Accepted:
         due=r.due,
         not_before=r.not_before,
         accepted_at=r.accepted_at,
-        cause=r.cause,
+        cause=msgspec.convert(r.cause, Cause),
         parent_cid=r.parent_cid,
         root_cid=r.root_cid,
         depth=r.depth,

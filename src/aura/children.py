@@ -33,7 +33,7 @@ from aura.actions import plain_json
 from aura.admission import Admission, Admitted, Origin, refusal
 from aura.attempt import Attempt, EdgeCause
 from aura.dispatcher import Dispatcher
-from aura.errors import BadOutput, ParamsInvalid, RequestError, TaskFailed, TaskRecursion
+from aura.errors import BadOutput, ParamsInvalid, RequestError, TaskFailed, TaskRecursion, WaitFor
 from aura.lifecycle import FINAL, PLACED, RunState, Stop, end_of_stop
 from aura.liverun import LiveRun, Phase
 from aura.pausing import Pausing
@@ -42,13 +42,14 @@ from aura.records.reading import get_child
 from aura.run import Cause, Request, RunRecord
 from aura.runtime import Runtime
 from aura.stops import HANDLER_GRACE, Stops
+from aura.wait import Wait, WaitKind
+from aura.waits import UNAWAITED
 
 #: How many seconds before its parent's attempt a sub-task has to be gone: time to be given up as stuck first.
 STEP_DOWN = 0.1
 #: Why a sub-task rests, or is cancelled: with its parent, with the server, or since nobody waits for it any more.
 PARENT_RESTS = "its parent rests"
 SHUTDOWN = "shutdown"
-UNAWAITED = "its parent's step does not wait for it any more"
 
 
 class Children:
@@ -76,6 +77,7 @@ class Children:
             _check_goes_on(attempt)
             self._go_on(kept)
             await self._wait(run, attempt, kept)
+            _wait_along(attempt, kept)
             return _outcome(attempt, kept)
         record = await self._answered(run, attempt, call)
         if record is not None:
@@ -85,6 +87,7 @@ class Children:
         await self._wait(run, attempt, admitted.run)
         if admitted.ticket.error is not None:
             raise _refused(request, refusal(admitted.ticket.error))
+        _wait_along(attempt, admitted.run)
         return _outcome(attempt, admitted.run)
 
     async def start(self, attempt: Attempt, task: str, inputs: Mapping[str, Any], plan: str | None) -> str:
@@ -123,6 +126,8 @@ class Children:
             began = (child.accepted.generation or "")[:12]
             message = f"it began with version {began} of plan {child.plan_name}, which is not served any more"
             raise _failed(child.plan_name, child.task_name, "cannot go on", child.cid, "plan_changed", message)
+        if child.state is RunState.WAITING and not child.woken:
+            return
         child.held = child.reason = None
         self._dispatcher.start_in_place(child)
 
@@ -330,9 +335,19 @@ _ENDINGS: Mapping[RunState | None, str] = {
 
 
 def _rests(child: LiveRun) -> bool:
-    """Whether a sub-task is kept and nothing of it runs, or waits to."""
+    """Whether a sub-task is kept, or waits, and nothing of it runs, or waits to."""
     assert child.over is not None
-    return child.state is RunState.PREEMPTED and child.over.is_set()
+    return child.state in (RunState.WAITING, RunState.PREEMPTED) and child.over.is_set()
+
+
+def _wait_along(attempt: Attempt, child: LiveRun) -> None:
+    """Wait for a sub-task that waits itself, if the step may.
+
+    Raises:
+        WaitFor: it does.
+    """
+    if child.state is RunState.WAITING and not child.sealed and attempt.cause is None:  # it may: see ``may_wait``
+        raise WaitFor(Wait(WaitKind.TASK, cid=child.cid))
 
 
 def _may_rest(child: LiveRun) -> bool:

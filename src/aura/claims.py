@@ -14,7 +14,7 @@ What a run has nothing to do with costs one look at an attribute. What a crash d
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
 from typing import Any
@@ -22,13 +22,15 @@ from typing import Any
 from aura.errors import RequestError, ResourceMissing, RunError
 from aura.generation import Generation
 from aura.graph import Progress
-from aura.liverun import LiveRun, RunClaims
+from aura.lifecycle import RunState
+from aura.liverun import LiveRun, Phase, RunClaims
 from aura.modes import Modes, at_once, is_bounded, slot_of
 from aura.plan import Needs, Plan, Semaphore, Task
 from aura.pool import Pool
 from aura.resources import Claim, Holder, Name, Order, Slot
 from aura.runtime import Runtime
 from aura.stops import time_left
+from aura.wait import WaitKind
 
 
 class Claims:
@@ -65,6 +67,8 @@ class Claims:
         in ``run.found``, or why the run cannot start.
         """
         generation, task = run.generation, run.task
+        if run.state is RunState.WAITING and self._has_kept(run):
+            return True
         if generation is None or task is None:
             try:
                 run.found = generation, task = self._runtime.generations.task(run.plan_name, run.task_name)
@@ -110,6 +114,43 @@ class Claims:
         run.claims.start = None
         run.found = found
         return told()
+
+    def keep(self, run: LiveRun) -> None:
+        """Note what a run that waits, and that an older boot left, had taken: it and its steps have it still."""
+        if run.generation is None or run.task is None:
+            return
+        plan = run.generation.plan
+        if run.task.resources:
+            self._keep(plan, run.task.resources, self._claims_of(run).holder)
+        for key, opened in run.open_waits.items():
+            needs = run.graphs[Phase.MAIN].find(key).step.resources
+            if needs and opened.wait.kind not in (WaitKind.RETRY, WaitKind.ROUND):  # between tries nothing is held
+                claims = self._claims_of(run)
+                holder = Holder(f"step {key} of {claims.holder.label}", claims.holder)
+                claims.steps[key] = Claim(holder, self._keep(plan, needs, holder), self._order(run), lambda: True)
+
+    def _keep(self, plan: Plan, needs: Needs, holder: Holder) -> Mapping[Name, int]:
+        """Note what a holder had taken of what is needed; a rate is spent."""
+        kept = self._needs(plan, self._counted(plan, needs), holder)
+        self.pool.hold(holder, kept)
+        return kept
+
+    def _has_kept(self, run: LiveRun) -> bool:
+        """Whether a run that waits has what it took: a sub-task has not if the run above it was paused meanwhile."""
+        if run.parent is None or run.generation is None or run.task is None or not run.task.resources:
+            return True
+        plan, holder = run.generation.plan, self._claims_of(run).holder
+        needs = self._needs(plan, self._counted(plan, run.task.resources), holder)
+        return all(holder.held.get(name, 0) >= wanted for name, wanted in needs.items())
+
+    def _counted(self, plan: Plan, needs: Needs) -> Needs:
+        """The needs without those of rates."""
+        everyones = self._runtime.settings.resources
+        return {
+            name: wanted
+            for name, wanted in needs.items()
+            if isinstance(plan.resources.get(name) or everyones.get(name), Semaphore)
+        }
 
     def leave(self, run: LiveRun) -> None:
         """Let a run wait no longer for what it needs to start."""

@@ -13,6 +13,11 @@ from typing import Protocol
 class Clock(Protocol):
     """Wall and monotonic time, both in seconds."""
 
+    @property
+    def recheck(self) -> float:
+        """How long who waits for a wall time may wait before looking again, since that may have jumped meanwhile."""
+        ...
+
     def wall(self) -> float:
         """Seconds since the Unix epoch; may jump both ways."""
         ...
@@ -24,6 +29,8 @@ class Clock(Protocol):
 
 class SystemClock:
     """The machine's wall clock and the running event loop's time."""
+
+    recheck = 5.0
 
     def wall(self) -> float:
         return time.time()

@@ -9,21 +9,25 @@ from typing import Any
 
 import msgspec
 
+from aura.approvals import secrets_of_answer
 from aura.attempt import Attempt, EdgeCause
-from aura.errors import EndRun, RunError, StrayCancellation
+from aura.clock import rfc3339
+from aura.errors import EndRun, RunError, StrayCancellation, WaitFor
 from aura.explain import of_condition, of_skip
 from aura.expressions import Condition
 from aura.graph import BAD, Graph, ItemProgress, LoopProgress, Progress, StepProgress
 from aura.lifecycle import RunState, StepState
 from aura.liverun import LiveRun, Phase
 from aura.loops import cancel_items, collect, is_over
-from aura.perform import Produced, checked_output
+from aura.perform import Produced, checked_output, produced
 from aura.reasons import sentence
 from aura.retries import wait_before_next
 from aura.run import Failure, failure_of
 from aura.runtime import Runtime
 from aura.scope import scope_of
 from aura.stops import withheld
+from aura.wait import SHORTEST, Came, OpenWait, Wait, WaitKind
+from aura.waits import Waits, shown_wait, value_of
 
 P = StepState
 
@@ -31,8 +35,9 @@ P = StepState
 class Conclusions:
     """Puts what came of attempts into the graph, and notes it for the next unit."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, waits: Waits) -> None:
         self._runtime = runtime
+        self._waits = waits
 
     def conclude(self, run: LiveRun, graph: Graph, attempt: Attempt) -> None:
         """Draw the conclusion of one attempt that is over."""
@@ -45,6 +50,8 @@ class Conclusions:
             self._produced(run, graph, progress, attempt.edge.value)
         elif isinstance(error, EndRun) and not attempt.edge.seen:
             self._end_run(run, graph, progress, error)
+        elif isinstance(error, WaitFor) and not attempt.edge.seen:
+            self._wait(run, graph, attempt, error.wait)
         elif attempt.edge.seen:
             self._stopped(run, graph, attempt, error)
         else:
@@ -80,6 +87,56 @@ class Conclusions:
             case _:  # cut off by the run's stop: it stays as it is until the seal says whether it comes back
                 run.mark(progress)
 
+    def _wait(self, run: LiveRun, graph: Graph, attempt: Attempt, wait: Wait) -> None:
+        """Let a step wait; if a stop has come meanwhile it is as if that had cut it off: nothing of it has begun."""
+        progress = attempt.step
+        if attempt.cause is EdgeCause.TIMEOUT:
+            self._retry_or_end(run, graph, progress, P.TIMED_OUT, _timed_out(progress))
+        elif not graph.goes_on(progress):
+            self.end(run, graph, progress, P.CANCELLED)
+        elif withheld(run):
+            run.mark(progress)
+        else:
+            progress.move(P.WAITING)
+            left = attempt.timeout_at - asyncio.get_running_loop().time()
+            payload = _told(self._waits.begin(run, progress, wait, max(0.0, left)))
+            run.mark(progress, "step.waiting", payload)
+            if wait.kind is WaitKind.APPROVAL:
+                run.happened.append(("approval.requested", progress.name, payload))
+
+    def wake(self, run: LiveRun, graph: Graph, opened: OpenWait) -> Progress | None:
+        """Conclude a wait that is over; gives what is to be tried now, if that is what it waited for."""
+        assert opened.came is not None
+        self._waits.end(run, opened.key)
+        progress = graph.find(opened.key)
+        match opened.wait.kind:
+            case WaitKind.RETRY:
+                return progress
+            case WaitKind.ROUND:
+                assert isinstance(progress, StepProgress)
+                assert progress.loop is not None
+                progress.loop.rested = progress.loop.unasked = True
+            case WaitKind.TASK if not opened.came.timed_out:
+                progress.attempt -= 1  # it is the same try that goes on: nothing is asked again
+                progress.times_out_at = opened.times_out_at
+                return progress
+            case _:
+                self._give(run, graph, progress, opened, opened.came)
+        return None
+
+    def _give(self, run: LiveRun, graph: Graph, progress: Progress, opened: OpenWait, came: Came) -> None:
+        """Give a step that has waited what came, as if its action had."""
+        if came.timed_out:
+            self._retry_or_end(run, graph, progress, P.TIMED_OUT, _timed_out(progress))
+            return
+        try:
+            secrets = secrets_of_answer(opened.wait.inputs)
+            given = produced(self._runtime, run, progress, value_of(opened, came), secrets)
+        except Exception as error:
+            self._retry_or_end(run, graph, progress, P.FAILED, self._failure(run, progress, error))
+        else:
+            self._produced(run, graph, progress, given)
+
     def _produced(self, run: LiveRun, graph: Graph, progress: Progress, produced: Produced) -> None:
         if isinstance(produced.again, Exception):
             self.fail(run, graph, progress, produced.again)
@@ -103,7 +160,7 @@ class Conclusions:
             self.note_skipped(run, graph, skipped)
         self.drop_retries(run)
         for other in graph:
-            if other.state is P.RETRYING:
+            if other.state in (P.RETRYING, P.WAITING):
                 self.end(run, graph, other, P.CANCELLED)
         for loop in list(graph.looping.values()):
             self._cut_off_loop(run, graph, loop)
@@ -115,11 +172,12 @@ class Conclusions:
         self.end(run, graph, progress, P.FAILED, self._failure(run, progress, error))
 
     def _failure(self, run: LiveRun, progress: Progress, error: BaseException) -> Failure:
-        failure = failure_of(error, progress.name, run.code_prefixes)
+        failure = failure_of(error, progress.name, run.code_prefixes, self._runtime.redactor.text)
         if progress.index is not None:
             failure = msgspec.structs.replace(failure, item=progress.index)
         log = run.logger(progress.name, progress.attempt)
-        fields = {} if isinstance(error, RunError) else {"exception": failure.trace}  # what Aura names explains itself
+        told = isinstance(error, RunError) or not failure.trace  # what Aura names explains itself
+        fields = {} if told else {"exception": failure.trace}
         log.error(f"step {progress.key} failed: {failure.type}: {failure.message}", **fields)
         return failure
 
@@ -144,7 +202,9 @@ class Conclusions:
         progress.error = failure
         payload = {"attempt": progress.attempt, "delay_s": delay, "error": failure.shown() if failure else None}
         run.mark(progress, "step.retrying", payload if progress.index is None else {"item": progress.index, **payload})
-        if not withheld(run):
+        if delay >= SHORTEST and run.phase is Phase.MAIN:
+            self._waits.begin(run, progress, Wait(WaitKind.RETRY, delay))
+        elif not withheld(run):
             loop = asyncio.get_running_loop()
             run.backoffs[progress.key] = loop.call_later(delay, self._retry_due, run, progress)
 
@@ -188,13 +248,13 @@ class Conclusions:
             return
         if graph.ended_early_by is not None:
             self.end(run, graph, step, P.CANCELLED)
-        else:
+        elif step.state is not P.PENDING:  # else it was woken before its step has begun again, which settles it then
             self.settle_loop(run, graph, step)
 
     def _end_waiting(self, run: LiveRun, graph: Graph, loop: LoopProgress) -> None:
         """End the items that do not run: nothing more of this loop begins."""
         for item in loop.items:
-            if item.state is P.RETRYING:
+            if item.state is P.RETRYING or (item.state is P.WAITING and graph.ended_early_by is not None):
                 if timer := run.backoffs.pop(item.key, None):
                     timer.cancel()
                 failed = item.error is not None and graph.ended_early_by is None
@@ -237,12 +297,18 @@ class Conclusions:
         progress.error = failure
         progress.finished_at = self._runtime.clock.wall()
         run.progress.pop(progress.key, None)
+        if run.open_waits:
+            self._waits.end(run, progress.key)
+        if run.checkpoints:
+            run.drop_checkpoint(progress)
         if isinstance(progress, ItemProgress):
             self._end_item(run, graph, progress, state)
             return
         assert isinstance(progress, StepProgress)
         graph.end(progress, state)
         if progress.loop is not None:
+            for item in progress.loop.items if progress.loop.open and run.open_waits else ():
+                self._waits.end(run, item.key)
             cancel_items(run, progress.loop, progress.finished_at)
         self._runtime.note_step(progress)
         payload: dict[str, Any] | None = {"error": failure.shown()} if failure else None
@@ -268,7 +334,8 @@ class Conclusions:
     def explain(self, because: str, run: LiveRun, step: StepProgress, condition: Condition) -> None:
         """Keep how a condition of a step comes out in its run's scope now; ``because`` is the condition's key."""
         scope = scope_of(run, self._runtime.clock)
-        step.explained = of_condition(because, condition, scope, run.accepted.secret_inputs, step.step)
+        hide = self._runtime.redactor.plain
+        step.explained = of_condition(because, condition, scope, run.accepted.secret_inputs, step.step, hide)
 
     def render_result(self, run: LiveRun, main: Graph) -> RunState:
         """Render ``returns`` of a run whose graph succeeded; it fails if that cannot be done."""
@@ -294,3 +361,12 @@ def _timed_out(progress: Progress) -> Failure:
     message = f"the attempt took longer than {limit:g} s" if limit else "there was no time left for this step"
     bases = ("TimeoutError", "OSError", "Exception")
     return Failure("TimeoutError", message, progress.name, progress.index, bases=bases)
+
+
+def _told(opened: OpenWait) -> dict[str, Any]:
+    """What the event of a wait says of it, beside its step and its time."""
+    shown = shown_wait(opened)
+    del shown["step"], shown["since"]
+    until = shown.pop("until")
+    told = {"item": shown.pop("index"), **shown, "until": None if until is None else rfc3339(until)}
+    return {name: value for name, value in told.items() if value is not None}

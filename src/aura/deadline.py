@@ -40,6 +40,15 @@ def deadline_of(run: Timed) -> float:
     return nearest
 
 
+def awaited_deadline_of(run: Timed) -> float:
+    """The same of a run that waits on record, whose own time-out, and those of the runs above it, rest meanwhile."""
+    nearest = float("inf")
+    while run.parent is not None:
+        nearest = min(nearest, run.awaited_until)
+        run = run.parent
+    return nearest
+
+
 def _own_deadline(run: Timed) -> float:
     if run.bounded:
         return run.cleanup_deadline

@@ -119,10 +119,11 @@ class Dispatcher:
             heapq.heapify(self._delayed)
 
     def _arm(self) -> None:
-        """Set the timer for the earliest delayed run; looks at the wall again at least every 5 s, in case it jumps."""
+        """Set the timer for the earliest delayed run; looks at the wall clock again now and then, in case it jumps."""
         if self._timer:
             self._timer.cancel()
-        wait = min(5.0, max(0.0, self._delayed[0][0] - self._runtime.clock.wall()))
+        clock = self._runtime.clock
+        wait = min(clock.recheck, max(0.0, self._delayed[0][0] - clock.wall()))
         self._timer = asyncio.get_running_loop().call_later(wait, self.kick)
 
     def _take_due(self) -> None:
@@ -247,6 +248,11 @@ class Dispatcher:
         self._runtime.runs.start_soon(self.execute, run, name=run.cid)
         return True
 
+    def rest(self, run: LiveRun) -> None:
+        """Give back what a run that waits has kept, all but its slot: it is paused."""
+        self._claims.release(run)
+        self.kick()
+
     def rest_in_place(self, run: LiveRun) -> None:
         """Let a sub-task rest that waits for what it needs."""
         assert run.over is not None
@@ -257,7 +263,8 @@ class Dispatcher:
 
     def release(self, run: LiveRun) -> None:
         """Take a run's place back and let the next one start."""
-        self._claims.release(run)
+        if run.state is not RunState.WAITING:  # that keeps what it took beside its place
+            self._claims.release(run)
         if run.over is not None:  # a sub-task
             self.in_place.discard(run)
             run.over.set()

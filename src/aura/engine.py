@@ -18,7 +18,9 @@ from aura.boot import accepted_of
 from aura.children import Children, adopt, family, is_unattended
 from aura.claims import Claims
 from aura.dispatcher import Dispatcher
+from aura.emitting import Emitting
 from aura.errors import RequestError
+from aura.events import EventReceipt
 from aura.executor import Executor
 from aura.generations import PlanStatus
 from aura.history import History
@@ -27,6 +29,7 @@ from aura.lifecycle import FINAL, RunState, Stop
 from aura.liverun import LiveRun
 from aura.modes import Modes
 from aura.overview import Overview, look
+from aura.ownevents import OwnEvents
 from aura.pausing import Pausing
 from aura.priorities import Priorities, Prioritized
 from aura.records.boots import OpenRun
@@ -38,6 +41,7 @@ from aura.seal import Seal
 from aura.stops import UNCERTAIN, Answer, Stops
 from aura.store import Ticket
 from aura.supervisor import Supervisor
+from aura.waits import Waits
 
 State = Literal["running", "stopping", "stopped"]
 ShownState = State | Literal["degraded"]
@@ -69,19 +73,32 @@ class Engine:
         self.modes = Modes(runtime)
         self.claims = Claims(runtime, self.modes)
         self.dispatcher = Dispatcher(runtime, runtime.settings.lanes, self.claims)
-        self.seal = Seal(runtime, self.dispatcher.release, self._enter_again)
+        self.waits = Waits(runtime, self._enter_again)
+        self.seal = Seal(runtime, self.waits, self.dispatcher.release, self._enter_again)
         self.stops = Stops(runtime, self.seal.seal, self.dispatcher.start_at_once)
-        self.history = History(runtime, self.dispatcher, self.claims, flush_logs)
+        self.history = History(runtime, self.dispatcher, self.claims, self.waits, flush_logs)
         self.admission = Admission(runtime, self.dispatcher, self.stops, self.modes)
         self.keys = Keys(runtime, self.admission)
+        self.emitting = runtime.emits = Emitting(runtime, self.admission)
         self.reruns = Reruns(runtime, self.admission, self.history)
         self.priorities = Priorities(runtime, self.dispatcher, self.history)
-        self.pausing = Pausing(runtime, self.stops, self.dispatcher, self._enter_again)
+        self.pausing = Pausing(runtime, self.stops, self.dispatcher, self.claims, self.waits, self._enter_again)
         self.sub_tasks = Children(runtime, self.admission, self.stops, self.dispatcher, self.pausing)
         runtime.calls = self.sub_tasks
-        executor = Executor(runtime, self.stops, self.seal, self.sub_tasks, self.claims, self.dispatcher.release_stuck)
+        executor = Executor(
+            runtime,
+            self.stops,
+            self.seal,
+            self.sub_tasks,
+            self.claims,
+            self.waits,
+            self.dispatcher.release_stuck,
+        )
         self.modes.cancel = self._request_cancel
+        self.waits.cancel = self.sub_tasks.cancel
         self.dispatcher.execute = executor.execute
+        self.own_events = OwnEvents(runtime.bus, runtime.boot, lambda: self.reasons)
+        runtime.on_fault = supervisor.on_failure = self.own_events.look
         self.children: TaskGroup
         self._state: State = "stopped"
         #: Counts stops: only the last one may say ``stopped``.
@@ -106,7 +123,8 @@ class Engine:
     def reasons(self) -> list[str]:
         """Why it is degraded, or does not take or start work."""
         unavailable = self.runtime.store.unavailable
-        return [*self.runtime.faults, *self.supervisor.reasons, *([str(unavailable)] if unavailable else [])]
+        left = self.runtime.services.reasons
+        return [*self.runtime.faults, *self.supervisor.reasons, *left, *([str(unavailable)] if unavailable else [])]
 
     async def start(self) -> ShownState:
         """Begin to start runs. Harmless if it does already.
@@ -122,6 +140,7 @@ class Engine:
             self._hurry = anyio.Event()
             self._dispatcher_ended = anyio.Event()
             self.dispatcher.allow()
+            self.own_events.tell_engine("started")
             # in the engine's group: ends by ``request_stop`` of the dispatcher, or by ``_hurry`` in a pause
             self.children.start_soon(self._serve_dispatcher, self._hurry, self._dispatcher_ended, name="dispatcher")
         return self.state
@@ -156,6 +175,8 @@ class Engine:
 
     def _begin_stop(self) -> int:
         """Start nothing more from this turn on."""
+        if self._state != "stopping":
+            self.own_events.tell_engine("stopping")
         self._state = "stopping"
         self.dispatcher.request_stop()
         self._hurry.set()  # a stop that is draining does so no longer: this one takes its place
@@ -177,6 +198,7 @@ class Engine:
         await self._dispatcher_ended.wait()  # it has been told; it ends in the next turns
         if number == self._stops_begun:
             self._state = "stopped"
+            self.own_events.tell_engine("stopped", stuck=len(self.dispatcher.stuck()))
         return self.state
 
     def hurry(self, grace: float) -> None:
@@ -217,10 +239,11 @@ class Engine:
             self.runtime.open[run.cid] = run
             if orphan.record.parent_cid is not None:
                 adopt(self.runtime.open[orphan.record.parent_cid], run)
-            if orphan.record.state == RunState.PREEMPTED:
+            if orphan.record.state in (RunState.WAITING, RunState.PREEMPTED):
                 await self.pausing.take_over(run, orphan)
             else:
                 self._enter_again(run)
+        self.waits.look_at_sub_tasks(list(self.runtime.open.values()))
         self.modes.resume([self.runtime.open[orphan.record.cid] for orphan in found])
 
     def _enter_again(self, run: LiveRun) -> None:
@@ -248,6 +271,7 @@ class Engine:
     def close(self) -> None:
         """End what would act after the server's end: timers, and the waiting for runs that it will not see end."""
         self.dispatcher.close()
+        self.waits.close()
         for run in self.runtime.open.values():
             if run.timer:
                 run.timer.cancel()
@@ -255,6 +279,7 @@ class Engine:
 
     async def reload(self) -> list[PlanStatus]:
         """Load the plans folder again. A plan that cannot be served keeps its last good generation; the log says so."""
+        before = self.generations.statuses()
         statuses = await self.generations.reload()
         for plan in statuses:
             said = "is broken" if plan.status == "broken" else "keeps its last good version"
@@ -262,6 +287,8 @@ class Engine:
                 self.runtime.log.error(f"plan {plan.name} {said}: {problem}", plan=plan.name)
             for warning in plan.warnings:
                 self.runtime.log.warning(f"plan {plan.name}: {warning}", plan=plan.name)
+        self.own_events.tell_plans(before, statuses, first=not self.ready)
+        self.runtime.services.reload()
         self.claims.reload()
         self.dispatcher.ask_again()
         return statuses
@@ -324,6 +351,15 @@ class Engine:
             _check_stands_alone(run, "change the priority of")
         return await self.priorities.change(cid, priority)
 
+    async def emit(self, name: str, payload: Any = None) -> EventReceipt:
+        """Emit an event; returns once it is stored, with what it starts or wakes.
+
+        Raises:
+            RequestError: ``reserved_event``, ``invalid``, ``events_full``, or it could not be stored; nothing was.
+        """
+        emitted = await self.emitting.for_client(name, payload)
+        return EventReceipt(str(emitted.entry.id), emitted.started)
+
     # -- cancelling
 
     async def cancel(self, cid: str, reason: str | None = None) -> str:
@@ -366,6 +402,28 @@ class Engine:
         run = await self._open_run(cid)
         _check_stands_alone(run, "resume")
         return await (self._told(run, Answer.ENDED, None) if run.sealed else self.pausing.resume(run))
+
+    async def answer(
+        self, cid: str, step: str, index: int | None, approved: bool, values: Mapping[str, Any], by: str
+    ) -> str:
+        """Answer a step, or an item of one, that waits for it; returns the run's state once that is on record.
+
+        ``by`` is whoever answers, as it is shown; ``values`` count with a yes alone.
+
+        Raises:
+            RequestError: ``unknown_run``; ``ended``, ``not_waiting`` or ``answered`` with the run's state;
+                ``inputs_invalid`` with all values that do not fit.
+        """
+        self.admission.check_open()
+        run = await self._open_run(cid)
+        if run.sealed and run.state in FINAL:
+            return await self._told(run, Answer.ENDED, None)
+        run, ticket = self.waits.answer(cid, step, index, approved, values, by)
+        try:
+            await ticket.wait()
+        except Exception as error:
+            raise refusal(error, "nothing has been answered; ask again") from error
+        return run.state.value
 
     async def _open_run(self, cid: str) -> LiveRun:
         """A run that has not ended on record, as it is in memory.
@@ -459,8 +517,17 @@ class Engine:
             "plans": plans,
             "store": {"writable": store.unavailable is None, "pending": store.pending, "commits": store.commits},
             "services": self.supervisor.status(),
+            "plan_services": self.runtime.services.status(),
+            "events": self.runtime.bus.status(),
             "reasons": self.reasons,
         }
+
+    def is_service_open(self, plan_name: str, name: str) -> bool:
+        """Whether a service is open of the generation of a plan that is served."""
+        try:
+            return self.runtime.services.is_open(self.generations.current(plan_name), name)
+        except RequestError:
+            return False
 
     def queue_overview(self) -> Overview:
         """What is queued and running, and how long runs waited lately, by lane and by plan."""

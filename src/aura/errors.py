@@ -106,6 +106,8 @@ CODES: dict[str, tuple[int, str]] = {
     "method_not_allowed": (405, "This route does not answer to that method"),
     "body_timeout": (408, "The body did not arrive in time"),
     "ended": (409, "The run has already ended"),
+    "not_waiting": (409, "Nothing waits for this answer"),
+    "answered": (409, "It has been answered already"),
     "conflict": (409, "This is not possible in the present state"),
     "refused_by_mode": (409, "The task runs already, and its mode takes no more"),
     "body_too_large": (413, "The body is too large"),
@@ -115,8 +117,10 @@ CODES: dict[str, tuple[int, str]] = {
     "foreign_host": (421, "This server does not answer for that host"),
     "invalid": (422, "The request is not valid"),
     "inputs_invalid": (422, "The inputs are not valid"),
+    "reserved_event": (422, "The name belongs to Aura's own events"),
     "key_reused": (422, "The Idempotency-Key belongs to another request"),
     "queue_full": (429, "The lane's queue is full"),
+    "events_full": (429, "Too many events are on their way to the store"),
     "too_many_requests": (429, "Too many requests"),
     "upgrade_required": (426, "This path is for WebSockets"),
     "headers_too_large": (431, "The headers are too large"),
@@ -179,6 +183,22 @@ class EndRun(RunError):
         self.result = result
 
 
+class WaitFor(RunError):
+    """Raised by an action that waits: its step waits for what ``wait`` says, and no code of it runs meanwhile."""
+
+    type = "WaitFor"
+
+    def __init__(self, wait: Any) -> None:
+        super().__init__("the step waits")
+        self.wait = wait
+
+
+class LoopDetected(RunError):
+    """Events went round in a circle through a step that waits for them: it waits no longer."""
+
+    type = "LoopDetected"
+
+
 class StrayCancellation(RunError):
     """A ``CancelledError`` that nobody of ours sent: the action cancelled itself, or something it awaited was."""
 
@@ -227,6 +247,48 @@ class ContextClosed(RunError):
     type = "context_closed"
 
 
+class SecretUnknown(RunError):
+    """A secret was asked for that the plan does not declare."""
+
+    type = "SecretUnknown"
+
+
+class SecretMissing(RunError):
+    """A secret that the plan declares is in none of the places where secrets are, or cannot be read there."""
+
+    type = "SecretMissing"
+
+
+class StateInvalid(RunError):
+    """A key, a value or a time to live that the state of a plan cannot have."""
+
+    type = "StateInvalid"
+
+
+class StateFull(RunError):
+    """The state of a plan has as many keys, or as many bytes, as it may have."""
+
+    type = "StateFull"
+
+
+class CheckpointInvalid(RunError):
+    """A checkpoint that cannot be kept: it is no JSON, too large, or has a secret in it."""
+
+    type = "CheckpointInvalid"
+
+
+class ServiceFailed(RunError):
+    """A service that cannot be given: it does not yield exactly once, it was closed meanwhile, or the server stops."""
+
+    type = "ServiceFailed"
+
+
+class NoRun(RunError):
+    """A service asked its ``ctx`` for what only a run has."""
+
+    type = "no_run"
+
+
 class ActionFailed(RunError):
     """What the action ``fail`` raises."""
 
@@ -243,6 +305,46 @@ class ShellFailed(RunError):
     """A command of ``shell.run`` that could not be run, or ended with an exit code that is not ok."""
 
     type = "ShellFailed"
+
+
+class ProcessDied(RunError):
+    """A process of its own, of an action or of ``python.run``, that could not start, or ended without an answer."""
+
+    type = "ProcessDied"
+
+
+class RaisedElsewhere(AuraError):
+    """What plan code raised in a process of its own. ``failure`` is its record (``run.Failure``), made over there."""
+
+    def __init__(self, failure: Any) -> None:
+        super().__init__(f"{failure.type}: {failure.message}")
+        self.failure = failure
+
+
+class HttpFailed(RunError):
+    """A server answered ``http.request`` with a status that is not ok, or with what cannot be used.
+
+    ``retry_after`` is how many seconds it asks to be left alone, None if it does not say.
+    """
+
+    type = "HttpFailed"
+
+    def __init__(self, message: str, status: int, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class AddressRefused(RunError):
+    """``http.request`` was to connect where it must not: to Aura itself, or where clouds keep secrets."""
+
+    type = "AddressRefused"
+
+
+class EventRefused(RunError):
+    """An event that a step was to emit: its name or payload is none that it may have, or it could not be stored."""
+
+    type = "EventRefused"
 
 
 class TaskFailed(RunError):
@@ -441,7 +543,7 @@ class Refused(ClientError):
     @property
     def exit_code(self) -> int:  # type: ignore[override]  # of a class it is a constant, of a refusal it depends
         """77 for a bad token, 75 for what may succeed later, 64 for what will not, 70 for the server's own errors."""
-        if self.code == "ended":
+        if self.code in ("ended", "answered"):
             return ExitCode.FAILED
         fallback = ExitCode.INTERNAL if self.status >= 500 else ExitCode.USAGE
         return _EXIT_OF_STATUS.get(self.status, fallback)

@@ -92,8 +92,42 @@ class LogEntry(Entry, eq=False):
         }
 
 
+class Chain(msgspec.Struct, frozen=True):
+    """By what a run does what it does: the event that started it, or woke it last, and those before that one.
+
+    ``cause`` is that event's id, None of a run that no event started; ``root`` the first of the chain, an event's id or
+    a ``cid``; ``depth`` how many events, and runs that started runs, led to it; ``via`` the names of the subscribers
+    that it went through, one for each time.
+    """
+
+    cause: str | None
+    root: str
+    depth: int
+    via: tuple[str, ...] = ()
+
+
+class Emitter(msgspec.Struct, frozen=True):
+    """The step of a run that an event comes from, and the chain that the run stands in."""
+
+    plan_name: str
+    task_name: str
+    cid: str
+    step: str | None
+    chain: Chain
+
+
+class EventReceipt(msgspec.Struct, frozen=True):
+    """What whoever emitted an event is told of it: its id, and the runs that it has started."""
+
+    event_id: str
+    started: list[str] = []
+
+
 class EventEntry(Entry, eq=False):
-    """One event. ``cause`` is the id of the event that led to it, ``root`` the first of that chain."""
+    """One event. ``cause`` is the id of the event that led to it, ``root`` the first of that chain.
+
+    ``chain`` is that of the run that it comes from, if events have led to it: it is kept with it, and not shown.
+    """
 
     kind: ClassVar[str] = "event"
     name: str
@@ -101,6 +135,7 @@ class EventEntry(Entry, eq=False):
     cause: str | None
     root: str | None
     depth: int
+    chain: Chain | None = None
 
     def record(self) -> dict[str, Any]:
         return {
@@ -122,6 +157,25 @@ class EventEntry(Entry, eq=False):
     def ends_run(self) -> bool:
         """Say whether nothing more comes from this run."""
         return self.name in RUN_ENDS
+
+    @property
+    def hops(self) -> int:
+        """How many events, and runs that started runs, have led to it: its depth, or more if its run was woken."""
+        return self.depth if self.chain is None else max(self.depth, self.chain.depth + 1)
+
+    @property
+    def via(self) -> tuple[str, ...]:
+        """The subscribers that its chain went through."""
+        return self.chain.via if self.chain else ()
+
+
+def chain_after(event: EventEntry, subscriber: str) -> Chain:
+    """The chain of a run that an event has started or woken through a subscriber.
+
+    Whoever wakes a run by an event replaces the run's chain by this (``run.chain = chain_after(event, name)``), so that
+    what the run emits from then on counts as led to by that event, and a circle of events comes to an end.
+    """
+    return Chain(str(event.id), event.root or str(event.id), event.hops, (*event.via, subscriber))
 
 
 def encode(record: Any) -> bytes:
@@ -185,7 +239,7 @@ def _text(value: Any) -> str:
     if type(value) is str:
         return clean_text(value)
     try:
-        return clean_text(value if isinstance(value, str) else repr(value), 4096)
+        return clean_text(str(value) if isinstance(value, str) else repr(value), 4096)
     except Exception as broken:
         return f"<{type(value).__name__}, whose repr raised {type(broken).__name__}>"
 

@@ -33,7 +33,7 @@ from aura.generation import Generation
 from aura.graph import Graph, Progress
 from aura.inputs import check_inputs
 from aura.leftovers import end_run_leftovers
-from aura.lifecycle import FINAL, PLACED, STARTABLE, RunState, end_of_stop
+from aura.lifecycle import FINAL, PLACED, STARTABLE, RunState, StepState, end_of_stop
 from aura.liverun import LiveRun, Phase
 from aura.measures import Measures
 from aura.perform import perform
@@ -45,6 +45,7 @@ from aura.seal import Seal, end_cut_off, give_back
 from aura.starting import Starting
 from aura.stops import HANDLER_GRACE, Stops, time_left, where_of, withheld
 from aura.store import Ticket
+from aura.waits import Waits
 
 #: How long the search for what a stopped run has left in the background may take at least, in seconds.
 MIN_SWEEP = 0.1
@@ -64,6 +65,7 @@ class Executor:
         seal: Seal,
         children: Children,
         claims: Claims,
+        waits: Waits,
         give_place_back: Callable[[LiveRun], object],
     ) -> None:
         self._runtime = runtime
@@ -71,9 +73,10 @@ class Executor:
         self._stops = stops
         self._seal = seal
         self._give_place_back = give_place_back
-        self._conclusions = Conclusions(runtime)
+        self._conclusions = Conclusions(runtime, waits)
         self._claims = claims
-        self._starting = Starting(runtime, self._conclusions, claims)
+        self._waits = waits
+        self._starting = Starting(runtime, self._conclusions, claims, waits)
 
     async def execute(self, run: LiveRun) -> None:
         """Take a run to its seal. Never raises."""
@@ -103,6 +106,7 @@ class Executor:
             return
         if run.generation is None and not self._begin(run):
             return
+        run.hold_secrets()
         if isinstance(run.found, RunError):
             await self._end_refused(run, run.found)
             return
@@ -111,7 +115,7 @@ class Executor:
         decisive = await self._work(run, goes_on)
         await _end_background(run)
         run.ending = self._ending(run, decisive)
-        if run.ending not in FINAL and run.begun_starts > starts:
+        if run.ending not in (*FINAL, RunState.WAITING) and run.begun_starts > starts:
             await self._preempt(run)
         if run.children and run.ending in FINAL:
             await self._children.end_all(run)
@@ -140,11 +144,13 @@ class Executor:
 
     async def _work(self, run: LiveRun, goes_on: bool) -> Graph:
         """Drive ``on_resume`` of a run that goes on, then its steps. Gives the graph that says what came of it."""
-        if goes_on and run.stop is None and run.task is not None and run.task.on_resume:
+        was_stopped = goes_on and (run.row is RunState.PREEMPTED or run.taken_over)
+        if was_stopped and run.stop is None and run.task is not None and run.task.on_resume:
             graph = run.enter(Phase.ON_RESUME)
             await self._drive(run, graph)
             if graph.outcome() is not RunState.SUCCEEDED:
                 return graph
+        run.taken_over = False
         run.phase = Phase.MAIN
         main = run.graphs[Phase.MAIN]
         await self._drive(run, main)
@@ -187,8 +193,8 @@ class Executor:
             failed = graph.first_failure()
             run.error = failed.error if failed else None
             return outcome
-        if run.stop is None:
-            return RunState.CRASHED  # the seal says why
+        if run.stop is None:  # if it is not to wait, the seal says why
+            return RunState.WAITING if run.open_waits else RunState.CRASHED
         ending = _end_of_stop(run)
         if ending is RunState.PREEMPTED and graph.ended_early_by and run.phase is Phase.MAIN:
             self._conclusions.end_rest(run, graph)
@@ -236,6 +242,7 @@ class Executor:
             starts = self._starting.take(run, graph)
             # asked before the commit: what waits now may come up while that lasts, and must not wait for this one's end
             alone = len(starts) == 1 and not (run.live or run.backoffs or run.due or run.waits_for_resources)
+            alone = alone and not run.open_waits
             if starts:
                 await self._hand_over(run).wait()
                 if withheld(run) or graph.ended_early_by is not None:
@@ -243,7 +250,7 @@ class Executor:
                     continue
                 if run.resumed and not run.bounded:
                     run.resumed = False  # it goes on
-            elif not (run.live or run.backoffs or run.due or run.waits_for_resources):
+            elif not (run.live or run.backoffs or run.due or run.waits_for_resources or self._stays(run)):
                 if run.row in STARTABLE and graph.ended:  # there was nothing to start, and still it has run
                     self._hand_over(run)
                 return
@@ -262,6 +269,12 @@ class Executor:
                 await run.wait_change()
                 if run.fault is not None:
                     raise run.fault
+
+    def _stays(self, run: LiveRun) -> bool:
+        """Whether a run of which nothing is left but waits keeps its place until one of them is over."""
+        if not run.open_waits or withheld(run) or run.phase is not Phase.MAIN:
+            return False
+        return bool(run.woken) or not run.may_wait
 
     def _hand_over(self, run: LiveRun) -> Ticket:
         """Hand over this hop; the first of a start moves the run to ``running``."""
@@ -288,6 +301,9 @@ class Executor:
         attempt = Attempt(run, progress, grace, partial(self._on_stuck, run))
         run.live[progress.key] = attempt
         seconds = min(time_left(run), progress.step.timeout or float("inf"))
+        if progress.times_out_at is not None:
+            seconds = min(seconds, max(0.0, progress.times_out_at - self._runtime.clock.wall()))
+            progress.times_out_at = None
         if seconds != float("inf"):
             attempt.time_out_after(seconds)
         return attempt
@@ -296,13 +312,14 @@ class Executor:
         """Run one attempt to its end and put what came of it into the graph. Never raises: it may be a child."""
         try:
             if attempt.cause is None:  # else it was stopped before its child began
-                await attempt.edge.attend(perform(self._runtime, run, attempt))
+                await attempt.edge.attend(perform(self._runtime, self._waits, run, attempt))
             if attempt.step.key in run.children:
                 await self._children.end_unawaited(run, attempt)
             attempt.finish()
             del run.live[attempt.step.key]
-            self._claims.end_try(run, attempt.step.key)
             self._conclusions.conclude(run, graph, attempt)
+            if attempt.step.state is not StepState.WAITING:  # else it keeps what it took
+                self._claims.end_try(run, attempt.step.key)
         except BaseException as error:  # ours, since the boundary lets nothing through: the run is broken off
             run.fault = error
             run.live.pop(attempt.step.key, None)
@@ -323,7 +340,8 @@ class Executor:
 
 def _end_of_stop(run: LiveRun) -> RunState:
     assert run.stop is not None
-    ending = end_of_stop(run.stop, run.recovery, stuck=run.stuck, begun=run.begun, kept=run.kept)
+    woken = run.row is RunState.WAITING
+    ending = end_of_stop(run.stop, run.recovery, stuck=run.stuck, begun=run.begun, kept=run.kept, woken=woken)
     if ending is RunState.TIMED_OUT:
         run.error = Failure("TimeoutError", run.reason or "the run took too long")
     return ending

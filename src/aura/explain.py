@@ -9,10 +9,10 @@ The data is a mapping, kept with the step and shown by every door (``step.explai
 - ``ended_early``: ``step`` ended the run.
 
 ``file`` and ``line`` are of the condition, or else of the step. The data is made only when a step is skipped, and is
-bounded in size; what secret inputs hold is not in it.
+bounded in size; what secrets and secret inputs hold is not in it.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from aura.expressions import Condition
@@ -26,17 +26,29 @@ Explained = dict[str, Any]
 #: How many values are kept, and how long the JSON of one may be, in characters.
 MAX_VALUES = 20
 MAX_VALUE = 200
+#: Gives a value without the secrets in it.
+Hide = Callable[[Any], Any]
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def of_condition(
-    because: str, condition: Condition, scope: Mapping[str, Any], secret_inputs: Collection[str], step: Step
+    because: str,
+    condition: Condition,
+    scope: Mapping[str, Any],
+    secret_inputs: Collection[str],
+    step: Step,
+    hide: Hide = _as_it_is,
 ) -> Explained:
     """Explain how a condition of a step came out; ``because`` is its key in the plan file: ``when``, ``while``.
 
-    ``scope`` is what it was asked in; ``secret_inputs`` are pointers as of ``masking``.
+    ``scope`` is what it was asked in; ``secret_inputs`` are pointers as of ``masking``; ``hide`` gives a value without
+    the secrets in it, before it is cut.
     """
     shown = {**scope, "inputs": masked(scope["inputs"], secret_inputs)}
-    values = {path_text(path): _cut(value) for path, value in _values_of(condition, shown)[:MAX_VALUES]}
+    values = {path_text(path): _cut(hide(value)) for path, value in _values_of(condition, shown)[:MAX_VALUES]}
     return {"because": because, "expression": _source(condition), "values": values, **_place(condition.at, step)}
 
 

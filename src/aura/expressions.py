@@ -16,7 +16,7 @@ from jinja2 import TemplateError, nodes
 from jinja2.environment import Template as JinjaTemplate
 from jinja2.parser import Parser
 
-from aura.errors import ExpressionError
+from aura.errors import ExpressionError, SecretMissing, SecretUnknown
 from aura.plaindata import bounded_text, to_plain, to_text
 from aura.sandbox import Sandbox, near
 
@@ -73,10 +73,13 @@ class Expression:
 
         Raises:
             ExpressionError: it has none; the message names the unknown name, the expression and the place.
+            SecretMissing, SecretUnknown: it names a secret that is not there.
         """
         try:
             evaluate = self._evaluate or self._compile()
             return evaluate(scope)
+        except (SecretMissing, SecretUnknown) as error:
+            raise type(error)(f"{error}, in {{{{ {self.source} }}}}: {at}") from None
         except Exception as error:
             raise self.failure(error, at) from None
 

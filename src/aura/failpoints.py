@@ -40,6 +40,8 @@ class Site(StrEnum):
     OUTCOME = "outcome"
     #: A run gives its place back and will start again.
     COME_BACK = "come_back"
+    #: An event that tells of no run and no step.
+    EVENT = "event"
     #: A token is made or revoked.
     TOKEN = "token"  # noqa: S105 - a site's name
     #: A browser's session is opened or ended.

@@ -22,7 +22,9 @@ _IDENTIFIER = re.compile(IDENTIFIER_PATTERN)
 
 
 class Reader:
-    """One document and the problems that were found in it."""
+    """One document and the problems that were found in it. ``is_data``: nothing in it is meant as an expression."""
+
+    is_data = False
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -51,7 +53,7 @@ class Reader:
     def identifiers(self, path: Path, mapping: Mapping[str, Any], what: str) -> Iterator[tuple[Path, str, Any]]:
         """Give the members of a mapping with their paths; a key that expressions cannot say is a problem."""
         for key, value in mapping.items():
-            if not _IDENTIFIER.fullmatch(key):
+            if not is_identifier(key):
                 self.key_problem((*path, key), f"{key!r} cannot name {what}; {IDENTIFIER_RULE}")
             yield (*path, key), key, value
 
@@ -78,6 +80,11 @@ class Reader:
 
 
 IDENTIFIER_RULE = "a name is a small letter or _, then small letters, digits or _, 64 at most"
+
+
+def is_identifier(name: str) -> bool:
+    """Say whether expressions can say a name."""
+    return _IDENTIFIER.fullmatch(name) is not None
 
 
 class Fields:

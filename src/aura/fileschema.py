@@ -6,7 +6,7 @@ Keys, words and bounds come from the tables by which the files are read (``taskf
 matter.
 """
 
-from aura import defaults, inputspec, loopfile, modefile, planfile, retryfile, stepfile, taskfile
+from aura import approvals, defaults, inputspec, loopfile, modefile, planfile, retryfile, stepfile, taskfile, waitfile
 from aura.plan import DEFAULT_MAX_ITERATIONS, MAX_ITEMS, NAME_PATTERN
 from aura.run import PRIORITIES
 from aura.schemaparts import (
@@ -51,6 +51,10 @@ def plan_schema() -> Schema:
             "Other plans, whose actions and tasks it may use",
         ),
         "vars": described({"type": "object", "propertyNames": NAMES}, "Plain data, read as vars.<name>"),
+        "secrets": described(
+            {"type": "array", "items": {"type": "string", **NAMES}, "uniqueItems": True},
+            "The names of the secrets that it may read, as secrets.<name>",
+        ),
         "resources": described(_resources(), "How much there is of what its runs share: a number, or a rate"),
         "defaults": described(_defaults(), "What its tasks and steps have where they do not say it themselves"),
     }
@@ -78,17 +82,35 @@ def _defaults() -> Schema:
 def _defs() -> Schema:
     step = {key: described(shape, _STEP_SAYS[key]) for key, shape in _STEP.items()}
     name = described({"type": "string", **NAMES, "not": {"const": "any"}}, "The step's name")
-    named = mapping(("name", *stepfile.KEYS), {"name": name, **step}, ["name", "action"])
+    named = {**mapping(("name", *stepfile.KEYS), {"name": name, **step}, ["name", "action"]), "allOf": _waits()}
     graph = {
         "type": "object",
         "propertyNames": {**NAMES, "not": {"const": "any"}},
-        "additionalProperties": mapping(stepfile.KEYS, step, ["action"]),
+        "additionalProperties": {**mapping(stepfile.KEYS, step, ["action"]), "allOf": _waits()},
     }
     return {
         "steps": {"anyOf": [graph, {"type": "array", "items": named}]},
         "duration": DURATION,
         "input": {"anyOf": [{"enum": list(inputspec.TYPES)}, _input()]},
     }
+
+
+def _waits() -> list[Schema]:
+    """The parameters of steps that wait: those that the language has rules for (``waitfile``)."""
+    names = described(TEXT, "A pattern of events' names: * is one part, ** any")
+    when = described(_condition(), "Asked of each such event, as `event`; the first for which it holds is taken")
+    message = described({"type": "string", "minLength": 1}, "Who answers reads it")
+    asked = {"type": "object", "propertyNames": NAMES, "maxProperties": approvals.MAX_INPUTS}
+    inputs = described({"anyOf": [asked, WHOLE_EXPRESSION]}, "What is asked for, written as a task's inputs are")
+    return [
+        _params_of(waitfile.EVENT_WAIT, {"name": names, waitfile.WHEN: when}),
+        _params_of(approvals.ACTION, {"message": message, "inputs": inputs}),
+    ]
+
+
+def _params_of(action: str, shapes: Schema) -> Schema:
+    of_action = {"properties": {"action": {"const": action}}, "required": ["action"]}
+    return {"if": of_action, "then": {"properties": {"params": {"properties": shapes}}}}
 
 
 def _input() -> Schema:

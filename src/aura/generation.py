@@ -1,12 +1,13 @@
-"""One loaded version of a plan, a *generation*, and how it is made: import, actions, uses, variables.
+"""One loaded version of a plan, a *generation*, and how it is made: import, services, actions, uses, variables.
 
 Which generation of a plan is served, and what becomes of the others, is for ``generations``. A generation holds no
 other one: an action of another plan is that of the generation served when it is asked for, and whoever calls it holds
 that as long as it runs.
 """
 
+import inspect
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -18,6 +19,7 @@ from aura.importing import Package, call_abandonable, code_of, new_threads
 from aura.loader import CheckedPlan
 from aura.plan import Plan
 from aura.sandbox import near
+from aura.servicedef import Service, circle_message, find_circle, is_service, service_name
 from aura.snapshot import Snapshot
 from aura.usecheck import Known, check_uses
 
@@ -25,16 +27,29 @@ from aura.usecheck import Known, check_uses
 class Generation:
     """One loaded version of a plan, known by its content's hash.
 
-    ``actions`` are the plan's own by bare name; ``files`` is what it was loaded from, by path below the plan's folder.
+    ``actions`` and ``services`` are the plan's own by bare name; ``files`` is what it was loaded from, by path below
+    the plan's folder.
     """
 
-    __slots__ = ("__weakref__", "_package", "_served", "_shipped", "actions", "files", "hash", "name", "plan")
+    __slots__ = (
+        "__weakref__",
+        "_package",
+        "_served",
+        "_shipped",
+        "actions",
+        "files",
+        "hash",
+        "name",
+        "plan",
+        "services",
+    )
 
     def __init__(
         self,
         plan: Plan,
         snapshot: Snapshot,
         actions: Mapping[str, Action],
+        services: Mapping[str, Service],
         shipped: Mapping[str, Action],
         served: "Callable[[str], Generation]",
         package: Package,
@@ -44,6 +59,7 @@ class Generation:
         self.hash = snapshot.hash
         self.files = snapshot.files
         self.actions = MappingProxyType(dict(actions))
+        self.services = MappingProxyType(dict(services))
         self._shipped = shipped
         self._served = served
         self._package = package
@@ -96,7 +112,7 @@ class Generation:
 
 
 class Load:
-    """The load of one plan that has passed its check: import, actions, uses, variables."""
+    """The load of one plan that has passed its check: import, services, actions, uses, variables."""
 
     def __init__(
         self,
@@ -125,13 +141,15 @@ class Load:
         snapshot = self._checked.snapshot
         package = Package(snapshot.name, snapshot.directory, snapshot.hash, snapshot.files)
         plan = self._plan()
-        actions = await self._import(package, timeout) if package.sources else {}
+        modules = await self._import(package, timeout) if package.sources else []
+        services = self._services(package, modules)
+        actions = self._actions(package, modules, services)
         if not self._problems:
             self._check_uses(actions)
         if self._problems:
             package.close()
             return None
-        return Generation(plan, snapshot, actions, self._shipped, self._served, package)
+        return Generation(plan, snapshot, actions, services, self._shipped, self._served, package)
 
     def _plan(self) -> Plan:
         plan = self._checked.plan
@@ -142,33 +160,50 @@ class Load:
                 self._problems.append(Problem(f"{plan.name}/plan.yaml", 1, 1, message))
         return msgspec.structs.replace(plan, vars={**plan.vars, **self._overrides})
 
-    async def _import(self, package: Package, timeout: float) -> dict[str, Action]:
+    async def _import(self, package: Package, timeout: float) -> list[ModuleType]:
         before = threading.enumerate()
         outcome = await call_abandonable(package.import_actions, timeout, f"aura import of {package.plan_name}")
         if outcome.error is not None:
             self._problems.append(package.problem(outcome.error))
-            return {}
+            return []
         for thread in new_threads(before):
             message = f"the import started a thread, {thread.name}, which will outlive this version of the plan"
             self._warnings.append(Problem(f"{package.plan_name}/actions", 1, 1, message))
-        return self._actions(package, outcome.value or [])
+        return outcome.value or []
 
-    def _actions(self, package: Package, modules: list[ModuleType]) -> dict[str, Action]:
-        found: dict[str, Action] = {}
-        functions = {id(value): value for module in modules for value in vars(module).values() if is_action(value)}
-        for function in functions.values():
-            if not str(function.__module__).startswith(package.name):
-                continue  # such as a shipped action, imported to be called
-            code = getattr(function, "__code__", None)
-            file, line = (package.shown_file(code.co_filename), code.co_firstlineno) if code else ("", 1)
+    def _services(self, package: Package, modules: list[ModuleType]) -> dict[str, Service]:
+        functions = list(_marked(package, modules, is_service))
+        known = {service_name(function) for function in functions}
+        found: dict[str, Service] = {}
+        for function in functions:
+            place = _place(package, function)
             try:
-                action = Action.of(function, package.plan_name)
+                service = Service.of(function, package.plan_name, known)
+            except Exception as error:
+                self._problems.append(Problem(*place, str(error)))
+                continue
+            if service.name in found:
+                message = f"there is another service {service.name!r}; its name is unique"
+                self._problems.append(Problem(*place, message))
+            found[service.name] = service
+        if circle := find_circle({name: service.needs for name, service in found.items()}):
+            self._problems.append(Problem(*_place(package, found[circle[0]].function), circle_message(circle)))
+        return found
+
+    def _actions(
+        self, package: Package, modules: list[ModuleType], services: Mapping[str, Service]
+    ) -> dict[str, Action]:
+        found: dict[str, Action] = {}
+        for function in _marked(package, modules, is_action):
+            file, line, _ = _place(package, function)
+            try:
+                action = Action.of(function, package.plan_name, services)
                 bare = action.name.removeprefix(f"{package.plan_name}.")
             except Exception as error:
                 self._problems.append(Problem(file, line, 1, str(error)))
                 continue
-            if bare in found or bare in self._shipped:
-                self._problems.append(Problem(file, line, 1, f"there is another action {bare!r}; its name is unique"))
+            if bare in found or bare in self._shipped or bare in services:
+                self._problems.append(Problem(file, line, 1, f"there is another {bare!r}; an action's name is unique"))
             found[bare] = action
         return found
 
@@ -178,3 +213,16 @@ class Load:
         check_uses(name, self._checked.uses, known, complete=True)
         for reader in {id(use.reader): use.reader for use in self._checked.uses}.values():
             self._problems += reader.problems
+
+
+def _marked(package: Package, modules: list[ModuleType], is_marked: Callable[[object], bool]) -> Iterator[Any]:
+    """The functions of a package that are marked, each once, and not what it imported from elsewhere to call it."""
+    functions = {id(value): value for module in modules for value in vars(module).values() if is_marked(value)}
+    for function in functions.values():
+        if str(function.__module__).startswith(package.name):
+            yield function
+
+
+def _place(package: Package, function: Any) -> tuple[str, int, int]:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return (package.shown_file(code.co_filename), code.co_firstlineno, 1) if code else ("", 1, 1)

@@ -11,7 +11,7 @@ crash in the middle of a reload loses nothing: the folder is the truth.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -51,6 +51,10 @@ class PlanStatus(msgspec.Struct, frozen=True):
     uses: tuple[str, ...] = ()
 
 
+def _see_nothing(_plan: Plan) -> Iterable[str]:
+    return ()
+
+
 class Generations:
     """All plans of a folder, each with the generation that is served."""
 
@@ -62,13 +66,16 @@ class Generations:
         import_timeout: float = 10.0,
         timezone: str = "UTC",
         resources: Mapping[str, Resource] = NO_RESOURCES,
+        look: Callable[[Plan], Iterable[str]] = _see_nothing,
     ) -> None:
         """Serve the plans below ``root``.
 
         ``vars`` are the machine's own variables by plan name, over those of ``plan.yaml``; ``timezone`` is for plans
-        that say none; ``import_timeout`` is in seconds, for each plan; ``resources`` are those of all plans.
+        that say none; ``import_timeout`` is in seconds, for each plan; ``resources`` are those of all plans;
+        ``look`` says, at each load, what this machine lacks that a plan needs, which keeps none from being served.
         """
         self._root = root
+        self._look = look
         self._shipped = MappingProxyType(dict(shipped))
         self._vars = vars
         self._import_timeout = import_timeout
@@ -76,6 +83,8 @@ class Generations:
         self._resources = resources
         self._current: dict[str, Generation] = {}
         self._statuses: dict[str, PlanStatus] = {}
+        #: What the last load of each plan warned of.
+        self._warnings: dict[str, tuple[Problem, ...]] = {}
         #: What the plans that are served use of others.
         self._using: dict[str, Using] = {}
         # one load at a time: two would race for which content is the newer
@@ -129,8 +138,14 @@ class Generations:
             fit_together(loaded)
             self._current = {name: one.generation for name, one in loaded.items() if one.generation}
             self._using = {name: one.using for name, one in loaded.items() if one.generation}
-            self._statuses = {name: _status(name, one) for name, one in loaded.items()}
+            self._warnings = {name: one.warnings for name, one in loaded.items()}
+            self._statuses = {name: self._status(name, one) for name, one in loaded.items()}
         return self.statuses()
+
+    def _status(self, name: str, one: Loaded) -> PlanStatus:
+        lacking = () if one.generation is None else self._look(one.generation.plan)
+        warnings = [Problem(f"{name}/plan.yaml", 1, 1, message) for message in lacking]
+        return _status(name, one, (*one.warnings, *warnings))
 
     def close(self) -> None:
         """Serve nothing more, and take the plans' modules out of ``sys.modules`` now: no run is left."""
@@ -184,7 +199,7 @@ class Generations:
         former, using = self._current.get(name), self._using.get(name, Using(name))
         kept = Loaded(former, using, former, using)
         if checked is None:
-            kept.warnings = self._statuses[name].warnings
+            kept.warnings = self._warnings[name]
         elif checked.plan is None:
             kept.errors = checked.problems
         else:
@@ -196,7 +211,7 @@ class Generations:
         return kept
 
 
-def _status(name: str, one: Loaded) -> PlanStatus:
+def _status(name: str, one: Loaded, warnings: tuple[Problem, ...]) -> PlanStatus:
     served = one.generation
     plan = served.plan if served else Plan(name, "", {})
     return PlanStatus(
@@ -207,6 +222,6 @@ def _status(name: str, one: Loaded) -> PlanStatus:
         generation=served.hash if served else None,
         task_count=len(plan.tasks),
         errors=one.errors,
-        warnings=one.warnings,
+        warnings=warnings,
         uses=plan.uses,
     )

@@ -33,10 +33,12 @@ class Progress:
         "output",
         "output_json",
         "outputs",
+        "since",
         "started_at",
         "starts",
         "state",
         "step",
+        "times_out_at",
     )
 
     #: Of an item its position, counted from 0; None of a step.
@@ -55,6 +57,10 @@ class Progress:
         self.output_json: bytes | None = None
         self.outputs: dict[str, Any] | None = None
         self.error: Failure | None = None
+        #: The id that the next record had when its last start was written down: it misses no event from there on.
+        self.since = 0
+        #: When the present try times out, in Unix seconds, if it has waited for a sub-task and goes on.
+        self.times_out_at: float | None = None
 
     @property
     def ended(self) -> bool:
@@ -181,6 +187,7 @@ class LoopProgress:
 
     def give_back(self, item: ItemProgress) -> None:
         """Take back an item that was to run, or was stopped to come back: it is pending again."""
+        item.times_out_at = None
         if item.state is not P.PENDING:
             item.move(P.PENDING)
         if item not in self.left:
@@ -292,6 +299,7 @@ class Graph:
         if isinstance(progress, ItemProgress):
             self.loop_of(progress).give_back(progress)
             return
+        progress.times_out_at = None
         if progress.state is not P.PENDING:
             progress.move(P.PENDING)
         self.looping.pop(progress.name, None)

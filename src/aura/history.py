@@ -14,14 +14,21 @@ from aura.dispatcher import Dispatcher
 from aura.errors import RequestError
 from aura.events import Entry
 from aura.lifecycle import RunState
+from aura.liverun import LiveRun
+from aura.records.events import EventFilter, EventPage, read_events
 from aura.records.reading import RunFilter, get_run, get_steps, list_children, list_runs, read_logs, read_run_stream
 from aura.run import RunRecord, StepRecord
 from aura.runtime import Runtime
+from aura.wait import WaitKind
+from aura.waits import Waits
 
 #: How many sub-tasks a run is shown with.
 CHILDREN_SHOWN = 100
 #: How many of the runs that hold a place are listed at once, unless more are asked for.
 ACTIVE_LIMIT = 1000
+#: How many of a run's waits are shown: those that somebody can end first, then in this order of their kinds.
+WAITS_SHOWN = 100
+WAITS_IN_ORDER = (WaitKind.APPROVAL, WaitKind.EVENT, WaitKind.TASK, WaitKind.SLEEP, WaitKind.RETRY, WaitKind.ROUND)
 
 
 class RunDetail(msgspec.Struct, frozen=True):
@@ -37,11 +44,17 @@ class History:
     """Reads the record. ``flush_logs`` returns once every log line written so far is stored."""
 
     def __init__(
-        self, runtime: Runtime, dispatcher: Dispatcher, claims: Claims, flush_logs: Callable[[], Awaitable[object]]
+        self,
+        runtime: Runtime,
+        dispatcher: Dispatcher,
+        claims: Claims,
+        waits: Waits,
+        flush_logs: Callable[[], Awaitable[object]],
     ) -> None:
         self._runtime = runtime
         self._dispatcher = dispatcher
         self._claims = claims
+        self._waits = waits
         self._flush_logs = flush_logs
 
     async def list_runs(self, wanted: RunFilter, limit: int, before: int | None = None) -> list[RunRecord]:
@@ -126,6 +139,10 @@ class History:
             )
         )
 
+    async def event_entries(self, wanted: EventFilter, after: int, until: int, limit: int) -> EventPage:
+        """Of the next ``limit`` events with ids above ``after`` and below ``until`` those that are wanted, by id."""
+        return await self._runtime.store.read(lambda x: read_events(x, wanted, after, until, limit))
+
     async def record(self, cid: str) -> RunRecord:
         """One run as it is on record.
 
@@ -140,11 +157,22 @@ class History:
     def as_it_is(self, record: RunRecord) -> RunRecord:
         """A stored record, with what it waits for; a stop that writes no row of its own is shown all the same."""
         live = self._runtime.open.get(record.cid)
-        if live and live.claims is not None:
-            record = msgspec.structs.replace(record, waiting_for=self._claims.waiting_for(live))
+        if live and (live.claims is not None or live.open_waits):
+            record = msgspec.structs.replace(record, waiting_for=self._waiting_for(live))
         if live and live.state is RunState.STOPPING and record.state == RunState.RUNNING:
             return msgspec.structs.replace(record, state=live.state.value, reason=live.reason)
         return record
+
+    def _waiting_for(self, run: LiveRun) -> dict[str, Any] | None:
+        """What a run waits for, or steps of it: a resource or its mode, and what is on record of its waits."""
+        lacks, waits = self._claims.waiting_for(run), self._waits.shown(run)
+        if not waits:
+            return lacks
+        waits.sort(key=lambda wait: WAITS_IN_ORDER.index(wait["kind"]))  # stable: by step and item among equals
+        keys = [wait["step"] if wait["index"] is None else f"{wait['step']}[{wait['index']}]" for wait in waits]
+        shown = lacks or {"kind": waits[0]["kind"], "names": [], "holders": []}
+        steps = [*shown.get("steps", ()), *keys[:WAITS_SHOWN]]
+        return shown | {"steps": steps, "waits": waits[:WAITS_SHOWN], "waits_total": len(waits)}
 
 
 def _unknown(cid: str) -> RequestError:

@@ -31,11 +31,12 @@ def read_inputs(reader: Reader, path: Path, value: Any) -> dict[str, Input]:
     """Read the ``inputs`` of a task file."""
     mapping = reader.mapping(path, value, "inputs")
     return {
-        name: _read_input(reader, at, name, spec) for at, name, spec in reader.identifiers(path, mapping, "an input")
+        name: read_input(reader, at, name, spec) for at, name, spec in reader.identifiers(path, mapping, "an input")
     }
 
 
-def _read_input(reader: Reader, path: Path, name: str, spec: Any) -> Input:
+def read_input(reader: Reader, path: Path, name: str, spec: Any) -> Input:
+    """Read the specification of one input."""
     schema = _read_schema(reader, path, spec)
     secrets = tuple(secrets_of(schema, f"/{name}"))
     return Input(name, schema, "default" in schema, schema.get("default"), secrets)
@@ -111,7 +112,7 @@ def _read_values(fields: Fields, schema: dict[str, Any]) -> dict[str, Any]:
             schema["enum"] = [*schema["enum"], None]
     else:
         default = _report_misfit(fields, ("default",), schema, default)
-    if _has_expression(default):
+    if not fields.reader.is_data and _has_expression(default):
         fields.wrong("default", "a default is plain data; no {{ … }} is evaluated in it")
     schema["default"] = default
     return schema

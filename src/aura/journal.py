@@ -24,12 +24,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aura.clock import Clock
+from aura.eventnames import is_own
 from aura.events import (
     BOOT_SHIFT,
     DROPPED,
     LEVELS,
     SHOWN,
     STAGED,
+    Chain,
     Entry,
     EventEntry,
     LogEntry,
@@ -37,6 +39,7 @@ from aura.events import (
     plain,
     size_of,
 )
+from aura.redaction import Redactor
 
 Match = Callable[[Entry], bool]
 
@@ -76,8 +79,8 @@ class _Ring:
     """
 
     __slots__ = (
-        "_bytes", "_max_bytes", "_size", "_slots", "_waiting", "_woken", "evicted", "first", "next", "readers",
-        "visible",
+        "_bytes", "_max_bytes", "_size", "_slots", "_waiting", "_woken", "evicted", "first", "next", "nudges",
+        "readers", "visible",
     )  # fmt: skip
 
     def __init__(self, size: int, max_bytes: int, first: int = 0) -> None:
@@ -91,6 +94,8 @@ class _Ring:
         self.first = self.visible = self.next = first
         self.evicted = 0
         self.readers = 0
+        #: How often its readers were to look at something that is no record.
+        self.nudges = 0
 
     def append(self, entry: Entry) -> None:
         if self.next - self.first == self._size:
@@ -171,7 +176,7 @@ class _Ring:
 class Reader:
     """One reader's place in a ring. ``start`` is the id from which on it gives everything (see the module's text)."""
 
-    __slots__ = ("_close", "_last", "_match", "_position", "_ring", "_waiter", "closed", "start")
+    __slots__ = ("_close", "_last", "_match", "_nudges", "_position", "_ring", "_waiter", "closed", "start")
 
     def __init__(
         self, ring: _Ring, position: int, start: int, match: Match | None, close: Callable[[], None] | None = None
@@ -181,19 +186,28 @@ class Reader:
         self._last = start - 1
         self._match = match
         self._close = close
+        self._nudges = ring.nudges
         self._waiter: asyncio.Future[None] | None = None
         self.start = start
         self.closed = False
         ring.readers += 1
 
     async def wait(self) -> None:
-        """Return once ``take`` has something to look at, or the reader is closed. **Cancellation**: loses nothing."""
-        while not self.closed and self._position >= self._ring.visible:
+        """Return once ``take`` has something to look at, or ``take_nudge``, or the reader is closed.
+
+        **Cancellation**: loses nothing.
+        """
+        while not self.closed and self._position >= self._ring.visible and self._nudges == self._ring.nudges:
             self._waiter = waiter = self._ring.new_waiter()
             try:
                 await waiter
             finally:
                 self._ring.forget(waiter)
+
+    def take_nudge(self) -> bool:
+        """Say whether there was a ``Journal.nudge`` since the last call. Only readers of one run get any."""
+        before, self._nudges = self._nudges, self._ring.nudges
+        return self._nudges != before
 
     def take(self, limit: int = BATCH) -> Batch:
         """Take what has come, without waiting. The batch may be empty: what came did not match, or was dropped."""
@@ -231,7 +245,15 @@ class Reader:
 class Journal:
     """Takes every log line and event of one boot, in order, and shows them to readers."""
 
-    def __init__(self, boot: int, clock: Clock, ring: int = 10_000, ring_bytes: int = 32 * 1024 * 1024) -> None:
+    def __init__(
+        self,
+        boot: int,
+        clock: Clock,
+        ring: int = 10_000,
+        ring_bytes: int = 32 * 1024 * 1024,
+        redactor: Redactor | None = None,
+    ) -> None:
+        self._redactor = redactor or Redactor()
         self._base = boot << BOOT_SHIFT
         self._clock = clock
         self._ring = _Ring(ring, ring_bytes, first=1)
@@ -271,13 +293,14 @@ class Journal:
         root: str | None = None,
         depth: int = 0,
         cause: str | None = None,
+        chain: Chain | None = None,
     ) -> EventEntry:
         """Give an event its id and place while it is on its way to the store. ``settle`` must follow.
 
         ``payload`` is plain JSON data that nobody changes any more.
         """
         entry = EventEntry(
-            self.head, self._clock.wall(), cid, plan_name, task_name, step, name, payload, cause, root, depth,
+            self.head, self._clock.wall(), cid, plan_name, task_name, step, name, payload, cause, root, depth, chain,
             state=STAGED,
         )  # fmt: skip
         if payload is not None:
@@ -325,9 +348,21 @@ class Journal:
 
     def _admit(self, entry: Entry) -> None:
         """The one place that every record passes before anybody can see it: what has to be hidden is hidden here."""
+        if self._redactor.knows:
+            self._hide(entry)
         self._ring.append(entry)
         if self._runs and entry.cid in self._runs:
             self._runs[entry.cid].append(entry)
+
+    def _hide(self, entry: Entry) -> None:
+        match entry:
+            case LogEntry():
+                entry.message = self._redactor.text(entry.message)
+                entry.fields = self._redactor.plain(entry.fields)
+            case EventEntry():
+                entry.payload = self._redactor.plain(entry.payload)
+                if not is_own(entry.name):
+                    entry.name = self._redactor.text(entry.name)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -342,12 +377,28 @@ class Journal:
             position = max(after + 1 - self._base, self._ring.first)
         return Reader(self._ring, position, self._base + position, _matcher(frozenset(kinds), match))
 
+    def events_since(self, since: int) -> list[EventEntry]:
+        """The events with ids from ``since`` on that are still in the ring, staged ones too, but none that was lost."""
+        first = max(since - self._base, self._ring.first)
+        found = self._ring.slice(min(first, self._ring.next), self._ring.next)
+        return [entry for entry in found if isinstance(entry, EventEntry) and entry.state != DROPPED]
+
     def watch_run(self, cid: str) -> Reader:
         """Open a reader of all records of one run, from now on."""
         boundary = self._ring.visible
         ring = self._runs.get(cid) or self._new_run_ring(cid, boundary)
         start = self._base + boundary
         return Reader(ring, ring.position_of(start), start, None, lambda: self._forget_run(cid, ring))
+
+    def is_watched(self, cid: str) -> bool:
+        """Whether somebody reads this run alone. From any thread."""
+        return cid in self._runs
+
+    def nudge(self, cid: str) -> None:
+        """Have the readers of one run look at what is no record, such as its progress."""
+        if ring := self._runs.get(cid):
+            ring.nudges += 1
+            ring.wake()
 
     def _new_run_ring(self, cid: str, boundary: int) -> _Ring:
         """Begin with what nobody can read from the store yet: the few entries that are still held back."""

@@ -114,7 +114,8 @@ RUN_MOVES: MappingProxyType[RunState, MappingProxyType[RunState, str]] = Mapping
         ),
         S.WAITING: MappingProxyType(
             {
-                S.RUNNING: "what it waits for came",
+                S.RUNNING: "what it waits for came, and the dispatcher gives it a place",
+                S.STOPPING: "cancel while it has clean-up to run",
                 S.PREEMPTED: "pause",
                 S.FAILED: "it cannot go on",
                 S.CANCELLED: "cancel",
@@ -134,6 +135,7 @@ RUN_MOVES: MappingProxyType[RunState, MappingProxyType[RunState, str]] = Mapping
         S.PREEMPTED: MappingProxyType(
             {
                 S.RUNNING: "the dispatcher gives it a place again",
+                S.WAITING: "resumed, and all unfinished steps wait for something stored",
                 S.STOPPING: "cancel or time-out while it has clean-up to run",
                 S.QUEUED: "it is to start over",
                 S.FAILED: "it cannot go on",
@@ -159,7 +161,7 @@ STEP_MOVES: MappingProxyType[StepState, frozenset[StepState]] = MappingProxyType
             {P.PENDING, P.RETRYING, P.WAITING, P.STOPPING, P.SUCCEEDED, P.FAILED, P.CANCELLED, P.TIMED_OUT}
         ),
         P.RETRYING: frozenset({P.PENDING, P.RUNNING, P.WAITING, P.FAILED, P.CANCELLED, P.TIMED_OUT}),
-        P.WAITING: frozenset({P.PENDING, P.RUNNING, P.SUCCEEDED, P.FAILED, P.CANCELLED, P.TIMED_OUT}),
+        P.WAITING: frozenset({P.PENDING, P.RUNNING, P.RETRYING, P.SUCCEEDED, P.FAILED, P.CANCELLED, P.TIMED_OUT}),
         P.STOPPING: frozenset({P.PENDING, P.SUCCEEDED, P.FAILED, P.CANCELLED, P.TIMED_OUT}),
         P.SUCCEEDED: frozenset(),
         P.FAILED: frozenset(),
@@ -174,7 +176,7 @@ STEP_FINAL = frozenset(state for state, moves in STEP_MOVES.items() if not moves
 #: States in which a run holds a place in its lane.
 PLACED = frozenset({S.RUNNING, S.STOPPING})
 #: States from which the dispatcher may start a run.
-STARTABLE = frozenset({S.QUEUED, S.PREEMPTED})
+STARTABLE = frozenset({S.QUEUED, S.WAITING, S.PREEMPTED})
 
 
 def check_move(former: RunState, to: RunState) -> None:
@@ -204,11 +206,14 @@ def outranks(new: Stop, old: Stop | None) -> bool:
     return old is None or new > old
 
 
-def end_of_stop(stop: Stop, recovery: Recovery, *, stuck: bool, begun: bool, kept: bool) -> RunState:
+def end_of_stop(
+    stop: Stop, recovery: Recovery, *, stuck: bool, begun: bool, kept: bool, woken: bool = False
+) -> RunState:
     """Where a run goes that was stopped before its graph had ended.
 
     ``stuck``: its body outlived the grace, so that it may never come back. ``begun``: a step of it has started.
-    ``kept``: it has been paused, or was preempted and had not gone on yet.
+    ``kept``: it has been paused, or was preempted and had not gone on yet. ``woken``: it was waiting, and had not gone
+    on yet.
     """
     match stop:
         case Stop.CANCEL:
@@ -219,6 +224,8 @@ def end_of_stop(stop: Stop, recovery: Recovery, *, stuck: bool, begun: bool, kep
             return S.CANCELLED
         case Stop.INTERRUPT | Stop.SHUTDOWN if kept:
             return S.PREEMPTED
+        case Stop.SHUTDOWN if woken:
+            return S.WAITING
         case Stop.INTERRUPT | Stop.SHUTDOWN if not begun:
             return S.QUEUED
         case Stop.INTERRUPT:

@@ -7,6 +7,7 @@ writing a state.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -18,16 +19,24 @@ import msgspec
 from aura.actions import Log
 from aura.attempt import Attempt
 from aura.errors import AuraError
+from aura.events import Chain, Emitter, clean_text
 from aura.generation import Generation
 from aura.graph import Graph, ItemProgress, Progress, StepProgress
+from aura.hiding import hidden_columns, hidden_item, hidden_step, hidden_wait, secrets_in
 from aura.lifecycle import FINAL, STEP_FINAL, Recovery, RunState, StepState, Stop
+from aura.masking import secret_values
 from aura.plan import DEFAULT_CLEANUP_TIMEOUT, Steps, Task
+from aura.records.checkpoints import Checkpoint, CheckpointUnit
 from aura.records.columns import encoded
 from aura.records.loops import LoopRows, LoopUnit
 from aura.records.runs import Accepted, ItemRow, RunColumns, StepRow
+from aura.records.waits import WaitRow, WaitUnit, wait_unit
+from aura.redaction import Redactor
 from aura.resources import Claim, Holder
 from aura.run import Failure
+from aura.secrets import Secrets
 from aura.store import Ticket
+from aura.wait import OpenWait
 
 
 class Phase(StrEnum):
@@ -41,8 +50,16 @@ class Phase(StrEnum):
     FINALLY = "finally"
 
 
+#: What hides the secrets of a run that nobody has given any.
+_NO_SECRETS = Redactor()
+#: The longest message of a step's progress, in bytes.
+MAX_PROGRESS_TEXT = 1024
 #: (name, step, payload) of an event that the next unit tells of.
 Happening = tuple[str, str | None, Any]
+
+
+def _tell_nobody(_cid: str) -> None:
+    return
 
 
 class RunClaims(msgspec.Struct, eq=False):
@@ -75,6 +92,13 @@ class LiveRun(msgspec.Struct, eq=False):
     boot_tag: str
     workdirs: Path
     logger_for: Callable[..., Log]
+    #: What hides secrets in all that is written down of it, and what reads those of its plan.
+    redactor: Redactor = _NO_SECRETS
+    #: Told of each ``note_progress``.
+    on_progress: Callable[[str], object] = _tell_nobody
+    secrets: Secrets | None = None
+    #: What its plan remembers, as expressions name it.
+    plan_state: Mapping[str, Any] = {}
     # -- of ``accepted``, since they are asked for often or may change
     seq: int = 0
     cid: str = ""
@@ -99,8 +123,16 @@ class LiveRun(msgspec.Struct, eq=False):
     #: By key what waits for its next try, and the loops that rest between two rounds; and what need not wait any more.
     backoffs: dict[str, asyncio.TimerHandle] = {}
     due: list[Progress] = []
+    #: By key what waits for something that is on record (``waits``), and what of it is over and not seen to yet.
+    open_waits: dict[str, OpenWait] = {}
+    woken: list[OpenWait] = []
     progress: dict[str, dict[str, Any]] = {}
+    #: By key what its steps and items have put by; None until one has. What it has of them on record and needs no more.
+    checkpoints: dict[str, Checkpoint] | None = None
+    former_checkpoints: list[Checkpoint] = []
     scope: dict[str, Any] | None = None
+    #: By which events it goes on; None while it is those that led to its acceptance alone.
+    chain: Chain | None = None
     #: The run that it is a part of, if one of that run's steps waits for it.
     parent: "LiveRun | None" = None
     #: The runs that are a part of it and have not ended, by the key of the attempt that waits for them, or will again.
@@ -125,6 +157,8 @@ class LiveRun(msgspec.Struct, eq=False):
     held: str | None = None
     #: Of the row that says whether it is.
     hold_ticket: Ticket | None = None
+    #: An older boot left it in the middle, and it has not gone on yet.
+    taken_over: bool = False
     #: Somebody resumed it, and it has not gone on yet: whenever it is ``preempted`` it stands in its lane.
     resumed: bool = False
     sealed: bool = False
@@ -161,12 +195,17 @@ class LiveRun(msgspec.Struct, eq=False):
     #: The steps whose loop has begun, and those whose items are to be forgotten.
     dirty_loops: dict[str, StepProgress] = {}
     former_loops: set[str] = set()
+    #: The waits that are new, by key; None of those that are over.
+    dirty_waits: dict[str, OpenWait | None] = {}
+    #: A wait of it may be on record.
+    has_waited: bool = False
     happened: list[Happening] = []
     former_rows: list[StepRow] = []
     former_items: list[ItemRow] = []
     #: What an older boot left of its steps, while they are in no graph: its plan's code is not the same any more.
     kept_rows: list[StepRow] = []
     kept_loops: Mapping[str, LoopRows] = {}
+    kept_waits: Sequence[WaitRow] = ()
     #: What a rerun takes over of the run that it repeats: in its graph whenever it begins from its beginning.
     inherited: Sequence[StepRow] = ()
     inherited_loops: Mapping[str, LoopRows] = {}
@@ -175,6 +214,7 @@ class LiveRun(msgspec.Struct, eq=False):
     _change: anyio.Event | None = None
     _ended: bool = False
     _done: anyio.Event | None = None
+    _released: anyio.Event | None = None
 
     def __post_init__(self) -> None:
         accepted = self.accepted
@@ -246,6 +286,20 @@ class LiveRun(msgspec.Struct, eq=False):
         return min((self.parent.live[key].timeout_at for key in keys if key in self.parent.live), default=float("inf"))
 
     @property
+    def may_wait(self) -> bool:
+        """Whether it may give its place back when nothing of it is left but waits: whoever waits for it waits so too.
+
+        That is a ``task.run`` of a run that may. Code of a plan that waits for a sub-task, and a handler, keep theirs.
+        """
+        run = self
+        while run.phase is Phase.MAIN and run.parent is not None and run.accepted.call is not None:
+            attempt = run.parent.live.get(run.accepted.call.split("/")[1])
+            if attempt is None or attempt.step.step.action != "task.run":
+                return False
+            run = run.parent
+        return run.phase is Phase.MAIN
+
+    @property
     def waits_for_resources(self) -> bool:
         """Whether steps of it wait for what others hold."""
         return self.claims is not None and bool(self.claims.waiting)
@@ -291,6 +345,12 @@ class LiveRun(msgspec.Struct, eq=False):
         """Make a logger whose lines say that they are this run's."""
         return self.logger_for(self.cid, self.plan_name, self.task_name, step, attempt)
 
+    def emitter(self, step: str | None = None) -> Emitter:
+        """What an event says of its origin that comes from this run."""
+        accepted = self.accepted
+        chain = self.chain or Chain(accepted.cause.event_id, accepted.root_cid, accepted.depth)
+        return Emitter(self.plan_name, self.task_name, self.cid, step, chain)
+
     # -- what happened, and how it is written down
 
     def mark(self, progress: Progress, event: str | None = None, payload: Any = None) -> None:
@@ -313,6 +373,7 @@ class LiveRun(msgspec.Struct, eq=False):
             if step.loop is not None:
                 self.dirty_loops[step.name] = step
                 self.dirty_items.update({item.key: item for item in step.loop.items})
+        self.dirty_waits.update({key: one for key, one in self.open_waits.items() if one.here is None})
 
     def count_start(self, progress: Progress) -> None:
         """Count a start that is being written down."""
@@ -339,9 +400,13 @@ class LiveRun(msgspec.Struct, eq=False):
         self.dirty_items.clear()
         self.dirty_loops.clear()
         self.generation = self.task = None
+        if self._released:
+            self._released.set()
+            self._released = None
         self.graphs.clear()
         self.begun_starts = 0
         self.progress.clear()
+        self.drop_checkpoints()
         self.phase = Phase.MAIN
         self.scope = self.started_at = self.error = self.cleanup_error = self.result = self.queue_left = None
         self.active_s = 0.0
@@ -369,8 +434,26 @@ class LiveRun(msgspec.Struct, eq=False):
         self.scope = None  # that of ``on_preempt`` says how it was stopped
 
     def note_progress(self, step: str, done: float, total: float | None, message: str) -> None:
-        """Keep the last progress of a step; it lives in memory only."""
-        self.progress[step] = {"done": done, "total": total, "message": message}
+        """Keep the last progress of a step; it lives in memory only. From any thread."""
+        self.progress[step] = {
+            "done": _finite(done) or 0.0,
+            "total": _finite(total),
+            "message": clean_text(self.redactor.text(str(message)), MAX_PROGRESS_TEXT),
+        }
+        self.on_progress(self.cid)
+
+    def drop_checkpoint(self, progress: Progress) -> None:
+        """Forget what a step, or an item of one, has put by: it has ended. Its items' goes with a step."""
+        assert self.checkpoints is not None
+        of_all = isinstance(progress, StepProgress) and progress.loop is not None
+        keys = [key for key, one in self.checkpoints.items() if one.step == progress.name] if of_all else [progress.key]
+        self.former_checkpoints += [self.checkpoints.pop(key) for key in keys if key in self.checkpoints]
+
+    def drop_checkpoints(self) -> None:
+        """Forget all that its steps have put by: it ends, or starts over."""
+        if self.checkpoints:
+            self.former_checkpoints += self.checkpoints.values()
+            self.checkpoints = None
 
     def count_active(self, now: float) -> None:
         """Add the time since the last call to what counts against its time-out. ``now`` is monotonic."""
@@ -378,8 +461,18 @@ class LiveRun(msgspec.Struct, eq=False):
             self.active_s += now - self.active_since
             self.active_since = now
 
+    def hold_secrets(self) -> None:
+        """Have what is secret of its inputs hidden everywhere, from its first start until it has ended."""
+        if self.accepted.secret_inputs and not self.sealed:
+            values = secret_values(self.inputs, self.accepted.secret_inputs)
+            self.redactor.hold(self.cid, secrets_in(values))
+
     def columns(self, boot: int) -> RunColumns:
         """The columns that change, as they are now."""
+        columns = self._columns(boot)
+        return hidden_columns(self.redactor, columns) if self.redactor.knows else columns
+
+    def _columns(self, boot: int) -> RunColumns:
         return RunColumns(
             state=self.row.value,
             stop=self.stop.label if self.stop else None,
@@ -402,6 +495,8 @@ class LiveRun(msgspec.Struct, eq=False):
     def take_step_rows(self) -> list[StepRow]:
         """The rows of the steps that have changed since the last call."""
         rows = [step_row(self.seq, p) for p in self.dirty.values()]
+        if self.redactor.knows:
+            rows = [hidden_step(self.redactor, row) for row in rows]
         self.dirty.clear()
         if self.former_rows:
             rows += self.former_rows
@@ -413,13 +508,40 @@ class LiveRun(msgspec.Struct, eq=False):
         if not (self.dirty_items or self.dirty_loops or self.former_loops or self.former_items):
             return None
         begun = {step.name: step.loop.over_json for step in self.dirty_loops.values() if step.loop is not None}
-        items = [*(item_row(self.seq, item) for item in self.dirty_items.values()), *self.former_items]
+        rows = [item_row(self.seq, item) for item in self.dirty_items.values()]
+        if self.redactor.knows:
+            begun = {name: self.redactor.encoded(over) for name, over in begun.items()}
+            rows = [hidden_item(self.redactor, row) for row in rows]
+        items = [*rows, *self.former_items]
         found = LoopUnit(self.seq, tuple(self.former_loops), begun, items)
         self.dirty_items.clear()
         self.dirty_loops.clear()
         self.former_loops.clear()
         self.former_items.clear()
         return found
+
+    def take_waits(self) -> WaitUnit | None:
+        """What has changed of its waits since the last call; None if nothing has."""
+        if not self.dirty_waits:
+            return None
+        found, self.dirty_waits = self.dirty_waits, {}
+        self.has_waited = True
+        if self.redactor.knows:
+            found = {key: wait and hidden_wait(self.redactor, wait) for key, wait in found.items()}
+        return wait_unit(self.seq, found)
+
+    def take_wait(self, key: str) -> WaitUnit:
+        """One of its waits that has changed since the last call of ``take_waits``."""
+        found, self.dirty_waits = self.dirty_waits, {key: self.dirty_waits[key]}
+        unit = self.take_waits()
+        assert unit is not None
+        self.dirty_waits = {other: wait for other, wait in found.items() if other != key}
+        return unit
+
+    def take_former_checkpoints(self) -> CheckpointUnit:
+        """The checkpoints that are to be forgotten since the last call."""
+        found, self.former_checkpoints = self.former_checkpoints, []
+        return CheckpointUnit(self.seq, found)
 
     # -- waiting for it
 
@@ -440,7 +562,8 @@ class LiveRun(msgspec.Struct, eq=False):
     def end(self) -> None:
         """Tell all who wait that its end is committed."""
         self._ended = True
-        for event in (self._done, self.over):
+        self.redactor.release(self.cid)
+        for event in (self._done, self.over, self._released):
             if event:
                 event.set()
 
@@ -449,6 +572,23 @@ class LiveRun(msgspec.Struct, eq=False):
         if not self._ended:
             self._done = self._done or anyio.Event()
             await self._done.wait()
+
+    @property
+    def holds(self) -> Generation | None:
+        """The generation that it keeps until it has ended, or is to start over."""
+        return None if self._ended else self.generation
+
+    async def wait_release(self) -> None:
+        """Return once it holds no generation, or another one."""
+        if self.holds is not None:
+            self._released = self._released or anyio.Event()
+            await self._released.wait()
+
+
+def _finite(number: float | None) -> float | None:
+    """A number that JSON has: infinities and NaN become None. Raises TypeError, ValueError if it is none."""
+    number = number if number is None or isinstance(number, int | float) else float(number)
+    return number if number is not None and math.isfinite(number) else None
 
 
 def step_row(seq: int, progress: StepProgress) -> StepRow:

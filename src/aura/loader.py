@@ -211,6 +211,7 @@ class _PlanCheck:
             description=head.description,
             timezone=head.timezone or timezone,
             vars=head.vars,
+            secrets=head.secrets,
             uses=head.uses,
             resources=head.resources,
         )

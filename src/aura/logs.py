@@ -350,10 +350,12 @@ class LogWriter:
 class Console:
     """Shows log lines on a text stream such as stderr. A stream that does not take them loses lines, nothing else."""
 
-    def __init__(self, stream: TextIO | None = None, *, limit: int = 1000) -> None:
+    def __init__(self, stream: TextIO | None = None, *, limit: int = 1000, limit_bytes: int = 2 * 1024 * 1024) -> None:
         self._stream = stream or sys.stderr
         self._lines: deque[LogEntry] = deque()
+        self._bytes = 0
         self._limit = limit
+        self._limit_bytes = limit_bytes
         self._dropped = 0
         self._wake = anyio.Event()
         self._limiter = anyio.CapacityLimiter(1)
@@ -361,8 +363,9 @@ class Console:
     def put(self, entry: LogEntry) -> None:
         """Take a line; never waits. To be given to ``Journal.add_sink``."""
         self._lines.append(entry)
-        if len(self._lines) > self._limit:
-            self._lines.popleft()
+        self._bytes += entry.size
+        while len(self._lines) > self._limit or self._bytes > self._limit_bytes:
+            self._bytes -= self._lines.popleft().size
             self._dropped += 1
         self._wake.set()
 
@@ -376,6 +379,7 @@ class Console:
 
     def _take_text(self) -> str:
         taken, self._lines = self._lines, deque()  # first: a line that cannot be shown must not come again and again
+        self._bytes = 0
         dropped, self._dropped = self._dropped, 0
         lines = [render(entry) for entry in taken]
         if dropped:

@@ -35,11 +35,13 @@ from aura.clock import Clock
 from aura.errors import BadOutput, LoopInvalid, LoopLimit
 from aura.graph import ItemProgress, LoopProgress, StepProgress
 from aura.lifecycle import StepState
-from aura.liverun import LiveRun
+from aura.liverun import LiveRun, Phase
 from aura.perform import checked_output
 from aura.plan import MAX_ITEMS, Loop
 from aura.records.columns import encode
 from aura.scope import scope_of, scope_of_loop
+from aura.wait import SHORTEST, Wait, WaitKind
+from aura.waits import Waits
 
 
 def begin_loop(run: LiveRun, progress: StepProgress, clock: Clock) -> None:
@@ -113,7 +115,7 @@ def cancel_items(run: LiveRun, loop: LoopProgress, now: float) -> None:
 # -- which may begin
 
 
-def take_items(run: LiveRun, progress: StepProgress) -> list[ItemProgress]:
+def take_items(run: LiveRun, progress: StepProgress, waits: Waits) -> list[ItemProgress]:
     """Take the items that may begin now: each is given once. A round that has to wait is waited for."""
     loop, rules = progress.loop, _loop(progress)
     assert loop is not None
@@ -121,7 +123,7 @@ def take_items(run: LiveRun, progress: StepProgress) -> list[ItemProgress]:
         return []
     taken, loop.left = loop.left, []
     if loop.over is None:
-        if not loop.open and not _rests(run, progress, loop, rules):
+        if not loop.open and not _rests(run, progress, loop, rules, waits):
             taken.append(loop.add(progress.step))
         return taken
     while loop.open < rules.parallelism and len(loop.items) < len(loop.over):
@@ -129,12 +131,16 @@ def take_items(run: LiveRun, progress: StepProgress) -> list[ItemProgress]:
     return taken
 
 
-def _rests(run: LiveRun, progress: StepProgress, loop: LoopProgress, rules: Loop) -> bool:
+def _rests(run: LiveRun, progress: StepProgress, loop: LoopProgress, rules: Loop, waits: Waits) -> bool:
     """Whether a loop has to wait before its next round; it begins to, if it has not."""
     rested, loop.rested = loop.rested, False
     if rested or not loop.items or not rules.delay:
         return False
-    if progress.key not in run.backoffs:
+    if progress.key in run.open_waits:
+        return True
+    if rules.delay >= SHORTEST and run.phase is Phase.MAIN:
+        waits.begin(run, progress, Wait(WaitKind.ROUND, rules.delay))
+    elif progress.key not in run.backoffs:
         timer = asyncio.get_running_loop().call_later(rules.delay, _rest_over, run, progress)
         run.backoffs[progress.key] = timer
     return True

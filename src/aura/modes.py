@@ -20,6 +20,7 @@ carried out at the boot (``resume``), unless the plan is another version by then
 replaces nobody.
 """
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Any
@@ -82,6 +83,9 @@ class Modes:
         key = None
         if task.mode.key is not None:
             key = _rendered(task, generation, inputs, labels, self._runtime.clock)
+            # a key is kept on record, and all that counts is whether two are the same
+            if task.has_secrets or self._runtime.redactor.text(key) is not key:
+                key = f"sha256:{hashlib.sha256(key.encode()).hexdigest()}"
         return Slot(task.plan_name, task.name, key)
 
     def check(self, generation: Generation, task: Task, slot: Slot, beside: int = 0) -> None:

@@ -2,20 +2,19 @@
 
 from collections.abc import Collection, Iterator, Mapping
 
+from aura import eventnames
 from aura.expressions import Condition, Keys, Template
 from aura.fields import Path, Reader, members
 from aura.plan import Step
 from aura.sandbox import near
 
-#: Names of the language that nothing provides yet.
-_LATER = frozenset({"secrets", "state"})
 _ELSEWHERE = {
     "loop": "is there only in a step that loops: in its params, outputs, retry.when, while and until",
     "result": "is there only in a step's outputs and retry.when",
     "error": "is there only in a step's retry.when, in on_failure and in finally",
     "due": "is there only in a schedule; in a task it is run.due",
 }
-_EVERYWHERE = frozenset({"inputs", "vars", "plan", "run", "steps", "event", "now"})
+_EVERYWHERE = frozenset({"inputs", "vars", "secrets", "state", "plan", "run", "steps", "event", "now"})
 #: What is known when a run is asked for, and so is there in the key of a mode.
 _AT_REQUEST = frozenset({"inputs", "vars", "plan", "run", "now"})
 _KEYS_OF_RUN_AT_REQUEST = ("labels",)
@@ -30,13 +29,14 @@ _KEYS_OF_ERROR = ("type", "message", "step", "item", "file", "line", "cause")
 
 
 class Names:
-    """The names that expressions of one task may use: of its inputs, of its plan's vars, of its steps."""
+    """The names that expressions of one task may use: of its inputs, of its plan's vars and secrets, of its steps."""
 
     def __init__(
         self,
         reader: Reader,
         inputs: Collection[str],
         variables: Collection[str],
+        secrets: Collection[str],
         steps: Mapping[str, Step],
     ) -> None:
         self._reader = reader
@@ -44,11 +44,13 @@ class Names:
         self._members: Mapping[str, tuple[Collection[str], str]] = {
             "inputs": (inputs, "the task has no input"),
             "vars": (variables, "plan.yaml has no variable"),
+            "secrets": (secrets, "plan.yaml does not declare the secret"),
             "steps": (steps, "the task has no step"),
             "plan": (_KEYS_OF_PLAN, "plan has no"),
             "run": (_KEYS_OF_RUN, "run has no"),
             "loop": (_KEYS_OF_LOOP, "loop has no"),
             "error": (_KEYS_OF_ERROR, "error has no"),
+            "event": (eventnames.KEYS, "an event has no"),
         }
 
     def check(
@@ -84,9 +86,7 @@ class Names:
         self, used: Template | Condition, extra: Collection[str], after: Collection[str] | None
     ) -> Iterator[str]:
         for name in sorted(used.names):
-            if name in _LATER:
-                yield f"`{name}` is not supported yet"
-            elif name in _ELSEWHERE and name not in extra:
+            if name in _ELSEWHERE and name not in extra:
                 yield f"`{name}` {_ELSEWHERE[name]}"
             elif name not in _EVERYWHERE and name not in extra:
                 yield f"unknown name {name!r}{self._meant(name) or near(name, (*_EVERYWHERE, *extra))}"
@@ -96,7 +96,7 @@ class Names:
 
     def _meant(self, name: str) -> str:
         """A hint for a name that stands alone where it has to be asked of something; else nothing."""
-        roots = [root for root in ("steps", "inputs", "vars") if name in self._members[root][0]]
+        roots = [root for root in ("steps", "inputs", "vars", "secrets") if name in self._members[root][0]]
         return f"; did you mean '{roots[0]}.{name}'?" if roots else ""
 
     def _of_keys(self, keys: Keys, after: Collection[str] | None) -> Iterator[str]:

@@ -5,7 +5,7 @@ such as ``(a+)+$`` and one unlucky text would hold up everything. RE2 has no loo
 pattern with one is refused, as is one that would take too much memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -39,6 +39,15 @@ class Pattern:
             ValueError: the text is too long.
         """
         return str(self._compiled.sub(replacement, _bounded(text)))
+
+    def find_all(self, text: str) -> Iterator[Any]:
+        """Find all matches that do not overlap, one after the other.
+
+        Raises:
+            ValueError: the text is too long.
+        """
+        found: Iterator[Any] = self._compiled.finditer(_bounded(text))
+        return found
 
 
 def _bounded(text: str) -> str:

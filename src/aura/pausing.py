@@ -27,18 +27,21 @@ from collections.abc import Callable
 
 from aura.admission import refusal
 from aura.boot import failure_on_record
+from aura.claims import Claims
 from aura.dispatcher import Dispatcher
 from aura.errors import RequestError
 from aura.keptcode import KeptCode, keeping_code
 from aura.lifecycle import FINAL, PLACED, RunState, Stop
 from aura.liverun import LiveRun
 from aura.records.boots import OpenRun
+from aura.records.checkpoints import open_checkpoints
 from aura.records.columns import encoded
-from aura.restoring import restore, restore_handlers
+from aura.restoring import restore, restore_handlers, restore_waits
 from aura.run import clean
 from aura.runtime import Runtime
 from aura.stops import UNCERTAIN, Stops
 from aura.store import Ticket
+from aura.waits import Waits
 
 #: The reason of a pause that was given none.
 PAUSED = "paused"
@@ -50,11 +53,19 @@ class Pausing:
     """Pauses and resumes runs. ``enter`` puts one that may start into its lane."""
 
     def __init__(
-        self, runtime: Runtime, stops: Stops, dispatcher: Dispatcher, enter: Callable[[LiveRun], object]
+        self,
+        runtime: Runtime,
+        stops: Stops,
+        dispatcher: Dispatcher,
+        claims: Claims,
+        waits: Waits,
+        enter: Callable[[LiveRun], object],
     ) -> None:
         self._runtime = runtime
         self._stops = stops
         self._dispatcher = dispatcher
+        self._claims = claims
+        self._waits = waits
         self._enter = enter
         self._code = KeptCode(runtime)
 
@@ -108,6 +119,8 @@ class Pausing:
             self._stops.request_stop(run, Stop.INTERRUPT, reason)
         else:
             self._dispatcher.leave(run)
+            if run.state is RunState.WAITING:
+                self._dispatcher.rest(run)
             self._stops.rest_queue_timeout(run)
             run.state, run.reason = RunState.PREEMPTED, reason
         also = None
@@ -126,6 +139,8 @@ class Pausing:
             raise _conflict(run, "is being stopped with the engine; resume it when that has stopped")
         self._check_code(run)
         run.held, run.resumed = None, True
+        if run.taken_over:  # its code may have come back just now
+            self._waits.look_at_sub_tasks([run])
         if run.state is RunState.PREEMPTED:
             run.reason = None
             self._enter(run)
@@ -151,27 +166,36 @@ class Pausing:
     # -- after a restart
 
     async def take_over(self, run: LiveRun, found: OpenRun) -> None:
-        """Make a run as an older boot left it, ``preempted``; it enters its lane unless it is held."""
+        """Make a run as an older boot left it, ``preempted`` or ``waiting``; it enters its lane if it may go on."""
         record = found.record
-        run.state = run.row = RunState.PREEMPTED
+        run.state = run.row = RunState(record.state)
         run.held = (record.reason or PAUSED) if found.held else None
-        run.resumed = run.held is None
+        run.resumed = run.held is None and run.state is RunState.PREEMPTED
         run.reason = run.held
+        run.taken_over = True
         if record.started_at is not None:
             run.started_at, run.active_s = record.started_at, record.active_s
             run.result = encoded(record.result)
             run.cleanup_error = failure_on_record(record.cleanup_error)
             run.begun_starts = max(1, sum(run.starts.values()))
-            run.kept_rows, run.kept_loops = found.steps, found.loops
+            run.kept_rows, run.kept_loops, run.kept_waits = found.steps, found.loops, found.waits
+            if found.checkpoints:
+                run.checkpoints = open_checkpoints(found.checkpoints)
             loaded = await self._code.load(run)  # held until the run holds it
             if not self._revive(run) and run.held is None:
                 self._hold_changed(run)
             del loaded
-        if run.held is None:
+        if run.resumed:
             self._enter(run)
+        elif run.state is RunState.WAITING:
+            self._claims.keep(run)
+            if run.woken:
+                self._waits.rouse(run)
 
     def _hold_changed(self, run: LiveRun) -> None:
         run.held = run.reason = CHANGED
+        run.resumed = False
+        run.state = RunState.PREEMPTED
         run.hold_ticket = self._runtime.hand_over(run, RunState.PREEMPTED)
         self._runtime.log.warning(f"run {run.cid} cannot go on: its plan {run.plan_name} has changed since it began")
 
@@ -185,7 +209,9 @@ class Pausing:
         run.attempt, run.begun_starts = attempt, begun_starts
         restore(run, run.kept_rows, run.kept_loops)
         restore_handlers(run, run.kept_rows, run.kept_loops)
-        run.kept_rows, run.kept_loops = [], {}
+        restore_waits(run, run.kept_waits)
+        self._waits.take_over(run, run.kept_waits)
+        run.kept_rows, run.kept_loops, run.kept_waits = [], {}, ()
         return True
 
 

@@ -22,6 +22,12 @@ class TooLarge(ValueError):
     """An expression asked for more than it may have."""
 
 
+class OpenMapping(dict[str, Any]):
+    """A mapping whose keys nobody can know when a plan is written: of one that is not there the value is null."""
+
+    __slots__ = ()
+
+
 def bounded_text(length: float) -> None:
     """Refuse a text of that many characters before it is made.
 

@@ -135,6 +135,8 @@ class Step(msgspec.Struct, frozen=True):
     idempotent: bool = False
     loop: Loop | None = None
     resources: Needs = {}
+    #: Of ``event.wait``: its ``when``, which is not rendered but asked of each event that comes.
+    event_when: Condition | None = None
 
 
 class Input(msgspec.Struct, frozen=True):
@@ -148,6 +150,17 @@ class Input(msgspec.Struct, frozen=True):
     has_default: bool = False
     default: Any = None
     secrets: tuple[str, ...] = ()
+
+
+def inputs_schema(inputs: Mapping[str, Input]) -> dict[str, Any]:
+    """Inputs as one JSON Schema (2020-12) of an object that knows all its members."""
+    properties = {}
+    for given in inputs.values():
+        properties[given.name] = dict(given.schema)
+        if given.has_default:
+            properties[given.name]["default"] = given.default
+    required = [one.name for one in inputs.values() if not one.has_default]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 Steps = Mapping[str, Step]
@@ -190,20 +203,15 @@ class Task(msgspec.Struct, frozen=True):
         return [step for block in (self.steps, *handlers) for step in block.values()]
 
     def inputs_schema(self) -> dict[str, Any]:
-        """The inputs as one JSON Schema (2020-12) of an object that knows all its members."""
-        properties = {}
-        for given in self.inputs.values():
-            properties[given.name] = dict(given.schema)
-            if given.has_default:
-                properties[given.name]["default"] = given.default
-        required = [i.name for i in self.inputs.values() if not i.has_default]
-        return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+        """Its inputs as one schema (``inputs_schema``)."""
+        return inputs_schema(self.inputs)
 
 
 class Plan(msgspec.Struct, frozen=True):
     """A folder of tasks, as checked. ``directory`` is the absolute path of its folder.
 
-    ``uses`` are the plans whose actions and tasks it may use; ``resources`` are its own.
+    ``uses`` are the plans whose actions and tasks it may use; ``resources`` are its own; ``secrets`` the names of those
+    that it may read.
     """
 
     name: str
@@ -215,3 +223,4 @@ class Plan(msgspec.Struct, frozen=True):
     vars: Mapping[str, Any] = {}
     uses: tuple[str, ...] = ()
     resources: Mapping[str, Resource] = {}
+    secrets: tuple[str, ...] = ()

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 
 from aura.defaults import STEP_KEYS, TASK_KEYS, StepDefaults, TaskDefaults, read_for_step, read_for_task
-from aura.fields import Fields, Path, Reader, kind_of
+from aura.fields import IDENTIFIER_RULE, Fields, Path, Reader, is_identifier, kind_of
 from aura.plan import NAME_PATTERN, Rate, Resource, Semaphore
 
 #: The keys of plan.yaml, and those that are part of the language but come later.
-KEYS = ("title", "description", "timezone", "uses", "vars", "resources", "defaults")
-LATER = ("reload", "secrets")
+KEYS = ("title", "description", "timezone", "uses", "vars", "secrets", "resources", "defaults")
+LATER = ("reload",)
 RATE_KEYS = ("rate", "per")
 #: The most of one resource that there can be, and the most that a rate can give in its time.
 MAX_RESOURCE = 1_000_000
@@ -25,7 +25,7 @@ _NAME = re.compile(NAME_PATTERN)
 class PlanHead(msgspec.Struct, frozen=True):
     """What ``plan.yaml`` says; all of it has a default. ``timezone`` is None where the file does not say one.
 
-    ``uses`` are names of other plans, which need not be there.
+    ``uses`` are names of other plans, which need not be there; ``secrets`` those of the secrets that it may read.
     """
 
     title: str = ""
@@ -33,6 +33,7 @@ class PlanHead(msgspec.Struct, frozen=True):
     timezone: str | None = None
     uses: tuple[str, ...] = ()
     vars: dict[str, Any] = {}
+    secrets: tuple[str, ...] = ()
     resources: Mapping[str, Resource] = {}
     task_defaults: TaskDefaults = TaskDefaults()
     step_defaults: StepDefaults = StepDefaults()
@@ -47,6 +48,7 @@ def read_plan_head(reader: Reader, plan_name: str) -> PlanHead:
         timezone=_read_timezone(fields),
         uses=_read_uses(fields, plan_name),
         vars=_read_vars(fields),
+        secrets=_read_secrets(fields),
         resources=_read_resources(fields),
         task_defaults=read_for_task(_defaults_of(fields, "task", TASK_KEYS), TaskDefaults()),
         step_defaults=read_for_step(_defaults_of(fields, "step", STEP_KEYS), StepDefaults()),
@@ -106,6 +108,31 @@ def _read_vars(fields: Fields) -> dict[str, Any]:
         if isinstance(value, str) and "{{" in value:
             fields.reader.problem(at, f"{name}: a variable is plain data; no {{{{ … }}}} is evaluated in it")
     return given
+
+
+def _read_secrets(fields: Fields) -> tuple[str, ...]:
+    """Read the names of secrets; whether they are there is looked at when they are used."""
+    value = fields.value.get("secrets", [])
+    if not isinstance(value, list):
+        fields.wrong("secrets", f"a list of names of secrets is needed, not {kind_of(value)}")
+        return ()
+    found: list[str] = []
+    for index, name in enumerate(value):
+        wrong = _wrong_secret(name, found)
+        if wrong is None:
+            found.append(name)
+        else:
+            fields.reader.problem((*fields.at("secrets"), index), wrong)
+    return tuple(found)
+
+
+def _wrong_secret(name: Any, before: Sequence[str]) -> str | None:
+    """What is wrong with a name; what it is, is not said: it may be the secret itself."""
+    if not isinstance(name, str):
+        return f"the name of a secret is needed, not {kind_of(name)}"
+    if not is_identifier(name):
+        return f"this cannot name a secret, and must not be one; {IDENTIFIER_RULE}"
+    return f"{name} is named twice" if name in before else None
 
 
 def _defaults_of(fields: Fields, kind: str, known: Sequence[str]) -> Fields:

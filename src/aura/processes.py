@@ -5,7 +5,8 @@
 
 Theory of operation
     Start. Always on the event loop's thread, in a new session and so a new group, with an environment made from an
-    allow-list: nothing of the server's own (its settings, its token, its secrets) is inherited.
+    allow-list: nothing of the server's own (its settings, its token, its secrets) is inherited. When memory runs out
+    the kernel is to take it before the server.
 
     End by itself. The process is not reaped while its owner may still signal it: as a zombie it holds its number, so
     that ``killpg`` cannot hit a stranger's group. If plan code has reaped it, only its mark counts. Whoever keeps its
@@ -49,6 +50,8 @@ MAX_PATIENCE = 5.0
 LOOK_EVERY = 0.05
 #: How many child processes there are at most at a time; a start waits for its turn.
 MAX_PROCESSES = 200
+#: How ready the kernel is to kill a child, rather than this server, when there is no memory left (``proc(5)``).
+OOM_SCORE = 500
 #: How long to wait before the next try when the system has no process to give, in seconds.
 FORK_PAUSES = (0.05, 0.2, 0.8)
 
@@ -173,11 +176,13 @@ async def open_process(
     on_stderr: Sink,
     stdin: bytes | None = None,
     grace_left: Callable[[], float] = lambda: math.inf,
+    handles: Sequence[int] = (),
 ) -> AsyncIterator[ChildProcess]:
     """Start a process and have it for the length of the block.
 
     Both sinks are called on the event loop with what arrives, 64 KiB at most. Without ``stdin`` it reads nothing.
-    ``grace_left`` gives the seconds that a stop leaves for clean-up. The process has umask 077.
+    ``grace_left`` gives the seconds that a stop leaves for clean-up. The process has umask 077, and of our open files
+    its output and ``handles`` alone.
 
     A block that ends while the process runs, or by an error or a cancellation, ends the process and all that it
     started. After a block that has seen its end, what it left running goes on; ``leftovers.end_run_leftovers`` ends it.
@@ -188,7 +193,7 @@ async def open_process(
         ProcessNotEnded: it was to be stopped and is still there after KILL.
     """
     async with _place():
-        child = await _start(argv, environment, cwd, stdin, (on_stdout, on_stderr))
+        child = await _start(argv, environment, cwd, stdin, (on_stdout, on_stderr), handles)
         ended_by_itself = False
         try:
             yield child
@@ -228,17 +233,22 @@ async def _place() -> AsyncIterator[None]:
 
 
 async def _start(
-    argv: Sequence[str], environment: Mapping[str, str], cwd: Path, stdin: bytes | None, sinks: Sequence[Sink]
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    cwd: Path,
+    stdin: bytes | None,
+    sinks: Sequence[Sink],
+    handles: Sequence[int],
 ) -> ChildProcess:
     _hanging[:] = [popen for popen in _hanging if popen.poll() is None]
     mark = secrets.token_hex(8)
     marked = dict(environment) | {leftovers.PROCESS: mark}
     for pause in FORK_PAUSES:
         try:
-            return _start_now(argv, marked, cwd, stdin, sinks, mark)
+            return _start_now(argv, marked, cwd, stdin, sinks, handles, mark)
         except BlockingIOError:  # EAGAIN: the system has no process to give at the moment
             await anyio.sleep(pause)
-    return _start_now(argv, marked, cwd, stdin, sinks, mark)
+    return _start_now(argv, marked, cwd, stdin, sinks, handles, mark)
 
 
 def _start_now(
@@ -247,6 +257,7 @@ def _start_now(
     cwd: Path,
     stdin: bytes | None,
     sinks: Sequence[Sink],
+    handles: Sequence[int],
     mark: str,
 ) -> ChildProcess:
     with ExitStack() as undo, _stdin_file(stdin) as source:
@@ -263,11 +274,22 @@ def _start_now(
             env=environment,
             start_new_session=True,
             umask=0o077,
+            pass_fds=handles,
         )
         undo.pop_all()
+    _offer_to_oom_killer(popen.pid)
     for pipe in pipes:
         pipe.start()
     return ChildProcess(popen, pipes, mark)
+
+
+def _offer_to_oom_killer(pid: int) -> None:
+    """Have a child die before the server when memory runs out, and all that it has started already or will start."""
+    with suppress(OSError):  # no such file on this system, it has ended already, or it runs as somebody else
+        ours = int(Path("/proc/self/oom_score_adj").read_bytes())
+        Path(f"/proc/{pid}/oom_score_adj").write_bytes(b"%d" % max(OOM_SCORE, ours))
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_bytes().split():
+            _offer_to_oom_killer(int(child))
 
 
 @contextmanager

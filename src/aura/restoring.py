@@ -7,7 +7,7 @@ calls it. Rows are as ``liverun.step_row`` writes them.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aura.graph import BAD, LoopProgress
+from aura.graph import BAD, ItemProgress, LoopProgress
 from aura.lifecycle import STEP_FINAL, StepState
 from aura.liverun import LiveRun, Phase
 from aura.loops import thawed
@@ -16,7 +16,9 @@ from aura.records.boots import OpenRun
 from aura.records.columns import decode
 from aura.records.loops import LoopRows
 from aura.records.runs import ItemRow, StepRow
+from aura.records.waits import WaitRow, open_wait
 from aura.run import Failure, RunRecord
+from aura.wait import WaitKind
 
 
 def restore(run: LiveRun, rows: Iterable[StepRow], loops: Mapping[str, LoopRows], phase: Phase = Phase.MAIN) -> None:
@@ -32,6 +34,7 @@ def restore(run: LiveRun, rows: Iterable[StepRow], loops: Mapping[str, LoopRows]
         if progress is None or progress.ended:
             continue
         progress.attempt, progress.started_at = attempt, started_at
+        progress.error = _error_of(state, error)
         if name in loops and progress.step.loop is not None:
             progress.loop = _loop_of(progress.step, loops[name], state in STEP_FINAL)
         if state in STEP_FINAL:
@@ -39,7 +42,6 @@ def restore(run: LiveRun, rows: Iterable[StepRow], loops: Mapping[str, LoopRows]
             progress.output, progress.output_json = _decoded(output), output
             progress.outputs = _decoded(outputs)
             progress.explained = _decoded(explained)
-            progress.error = Failure(**decode(error)) if error else None
             graph.put_ended(progress, StepState(state))
 
 
@@ -63,11 +65,33 @@ def _restore_item(loop: LoopProgress, row: ItemRow) -> None:
     _, _, index, state, attempt, starts, started_at, finished_at, output, outputs, error = row
     item = loop.items[index]
     item.attempt, item.starts, item.started_at = attempt, starts, started_at
+    item.error = _error_of(state, error)
     if state in STEP_FINAL:
         item.state, item.finished_at = StepState(state), finished_at
         item.output, item.output_json = _decoded(output), output
         item.outputs = _decoded(outputs)
-        item.error = Failure(**decode(error)) if error else None
+
+
+def _error_of(state: str, error: bytes | None) -> Failure | None:
+    """The error with which a step, or an item, has ended, or is tried again."""
+    counts = state in STEP_FINAL or state == StepState.RETRYING
+    return Failure(**decode(error)) if error and counts else None
+
+
+def restore_waits(run: LiveRun, rows: Iterable[WaitRow]) -> None:
+    """Put what waits where it is on record: it is not ready, and no item of a loop that begins again.
+
+    The rest of a loop before its next round is none of this: the step begins to loop again, and finds it.
+    """
+    graph = run.graphs[Phase.MAIN]
+    for row in rows:
+        opened = open_wait(row)
+        if opened.wait.kind is WaitKind.ROUND:
+            continue
+        progress = graph.find(opened.key)
+        progress.state = StepState.RETRYING if opened.wait.kind is WaitKind.RETRY else StepState.WAITING
+        if isinstance(progress, ItemProgress):
+            graph.loop_of(progress).left.remove(progress)
 
 
 def restore_handlers(run: LiveRun, rows: Iterable[StepRow], loops: Mapping[str, LoopRows]) -> None:

@@ -14,13 +14,17 @@ import random
 from typing import Any
 
 from aura.clock import Clock
-from aura.deadline import deadline_of
+from aura.deadline import awaited_deadline_of, deadline_of
 from aura.graph import Progress
 from aura.liverun import LiveRun
 from aura.plan import Retry
 from aura.run import MAX_DELAY, Failure
 from aura.scope import scope_for
 from aura.stops import withheld
+from aura.wait import SHORTEST
+
+#: How long a server may ask to be left alone (``Retry-After``) where no ``max_delay`` is given, in seconds.
+MAX_RETRY_AFTER = 3600.0
 
 
 def wait_before_next(
@@ -37,7 +41,10 @@ def wait_before_next(
     if not _is_wanted(run, progress, clock, result, failure):
         return None
     delay = delay_before(retry, progress.attempt + 1)
-    left = deadline_of(run) - asyncio.get_running_loop().time()
+    if failure is not None and failure.retry_after is not None:
+        delay = max(delay, min(failure.retry_after, MAX_RETRY_AFTER if retry.max_delay is None else retry.max_delay))
+    waits = delay >= SHORTEST and run.may_wait
+    left = (awaited_deadline_of(run) if waits else deadline_of(run)) - asyncio.get_running_loop().time()
     if delay < left or withheld(run):
         return delay
     time = f"the next try would begin in {delay:g} s, and there are {max(0.0, left):.3g} s left"

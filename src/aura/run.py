@@ -4,13 +4,14 @@ The live, changing side of a run is ``graph.RunGraph`` (how far its steps are) a
 """
 
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 import uuid_utils
 
-from aura.errors import RequestError, RunError, TaskFailed
+from aura.errors import HttpFailed, RaisedElsewhere, RequestError, RunError, TaskFailed
+from aura.events import clean_text
 
 CauseKind = Literal["api", "cli", "schedule", "event", "webhook", "file", "poll", "task", "interrupt", "rerun"]
 
@@ -94,6 +95,8 @@ class Failure(msgspec.Struct, frozen=True):
     cause: Mapping[str, Any] | None = None
     bases: tuple[str, ...] = ()
     trace: str = ""
+    #: How many seconds the other side asks to be left alone, if it does; not shown.
+    retry_after: float | None = None
 
     def shown(self) -> dict[str, Any]:
         """The public form: ``{type, message, step, item, file, line, cause}``."""
@@ -108,25 +111,35 @@ class Failure(msgspec.Struct, frozen=True):
         }
 
 
+#: The longest message, in bytes; a longer one is cut, with a marker.
 MAX_MESSAGE = 4096
+#: Hides what must not be shown of a text.
+Hide = Callable[[str], str]
 
 
-def failure_of(error: BaseException, step: str | None = None, plan_files: tuple[str, ...] = ()) -> Failure:
+def failure_of(
+    error: BaseException, step: str | None = None, plan_files: tuple[str, ...] = (), hide: Hide = str
+) -> Failure:
     """Make a record of an exception; of a group, of its first leaf, with the others counted.
 
     ``plan_files`` is what the file names of plan code begin with. An exception whose ``__str__`` raises is
-    recorded all the same.
+    recorded all the same. ``hide`` is asked of each text before it is cut; one that is cut says so, so that who hides
+    secrets later, as of what was raised in another process, finds the rest of one there.
     """
     leaves = list(leaves_of(error))
     first = leaves[0]
-    message = clean(_message_of(first))
+    if isinstance(first, RaisedElsewhere):
+        made_there: Failure = first.failure
+        return msgspec.structs.replace(made_there, step=step)
+    message = clean(_message_of(first, hide))
     if len(leaves) > 1:
         message += f" (and {len(leaves) - 1} more errors)"
     file, line = _innermost(first, plan_files)
     kind = first.type if isinstance(first, RunError) else type(first).__name__
     bases = tuple(base.__name__ for leaf in leaves for base in type(leaf).__mro__ if base is not object)
     cause = first.cause if isinstance(first, TaskFailed) else None
-    return Failure(kind, message, step, None, file, line, cause, bases, clean(_trace_of(error)))
+    after = first.retry_after if isinstance(first, HttpFailed) else None
+    return Failure(kind, message, step, None, file, line, cause, bases, clean(_trace_of(error, hide)), after)
 
 
 def clean(text: str) -> str:
@@ -145,16 +158,18 @@ def leaves_of(error: BaseException) -> Iterable[BaseException]:
             yield first
 
 
-def _message_of(error: BaseException) -> str:
+def _message_of(error: BaseException, hide: Hide) -> str:
     try:
-        return str(error)[:MAX_MESSAGE]
+        return clean_text(hide("; ".join([str(error), *getattr(error, "__notes__", ())])), MAX_MESSAGE)
     except BaseException as broken:  # a text is not worth more than the run
         return f"<{type(error).__name__}, whose text cannot be had: {type(broken).__name__}>"
 
 
-def _trace_of(error: BaseException) -> str:
+def _trace_of(error: BaseException, hide: Hide) -> str:
     try:
-        return "".join(traceback.format_exception(error))[-16 * MAX_MESSAGE :]
+        text = hide("".join(traceback.format_exception(error)))
+        dropped = len(text) - 16 * MAX_MESSAGE
+        return text if dropped <= 0 else f"\n… {dropped} bytes dropped …\n{text[dropped:]}"
     except BaseException:  # a text is not worth more than the run
         return "".join(traceback.format_tb(error.__traceback__))
 

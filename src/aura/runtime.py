@@ -14,7 +14,9 @@ from typing import Any
 from anyio import CapacityLimiter
 from anyio.abc import TaskGroup
 
-from aura.attempt import Calls
+from aura.attempt import Calls, Emits
+from aura.bus import Bus, Offered, joined
+from aura.checkpoints import Checkpoints
 from aura.clock import Clock
 from aura.config import Settings
 from aura.events import EventEntry
@@ -26,10 +28,18 @@ from aura.lifecycle import FINAL, RunState, check_move
 from aura.liverun import LiveRun
 from aura.logs import Logs
 from aura.measures import Measures
+from aura.planstate import Ground
+from aura.planstates import PlanStates
+from aura.progress import ProgressBell
+from aura.records.checkpoints import CheckpointUnit
 from aura.records.columns import encoded
 from aura.records.loops import LoopUnit
 from aura.records.runs import Accepted, HistoryRow, change_run, together
+from aura.records.waits import WaitUnit
+from aura.redaction import Redactor
 from aura.run import CidSource
+from aura.secrets import Secrets
+from aura.services import Services
 from aura.store import Store, Ticket, Unit
 
 #: How many ``def`` actions may be in worker threads at once; further ones wait for a thread.
@@ -58,6 +68,8 @@ class Runtime:
         journal: Journal,
         logs: Logs,
         generations: Generations,
+        redactor: Redactor,
+        secrets: Secrets,
         boot: int,
         store_id: str,
         last_seq: int = 0,
@@ -69,7 +81,10 @@ class Runtime:
         self.journal = journal
         self.logs = logs
         self.log = logs.logger_for()
+        self.bus = Bus(store, journal, self.log)
         self.generations = generations
+        self.redactor = redactor
+        self.secrets = secrets
         self.boot = boot
         self.boot_tag = f"{store_id}.{boot}"
         self.workdirs: Path = settings.data / "work"
@@ -81,6 +96,14 @@ class Runtime:
         self.runs: TaskGroup
         #: What stands behind ``ctx.run``; set by the engine.
         self.calls: Calls
+        #: Called after each fault; set by the engine.
+        self.on_fault: Callable[[], object] = bool
+        #: What stands behind ``ctx.emit``; set by the engine.
+        self.emits: Emits
+        self.plan_states = PlanStates(Ground(store, self.bus, clock, redactor, self.fault))
+        self.checkpoints = Checkpoints(store, redactor)
+        self.services = Services(logs, generations, secrets, self.open, self.boot_tag)
+        self.progress_bell = ProgressBell(journal)
         self.threads = CapacityLimiter(ACTION_THREADS)
         self.faults: deque[str] = deque(maxlen=FAULTS_SHOWN)
         loop = asyncio.get_running_loop()  # whose time the clock gives as well
@@ -88,8 +111,9 @@ class Runtime:
 
     def fault(self, what: str, error: BaseException) -> None:
         """Record a broken rule or a lost write of Aura's own; it shows as ``degraded`` until the next start."""
-        self.faults.append(f"{what}: {error!r:.200}")
+        self.faults.append(f"{what}: {self.redactor.text(repr(error)):.200}")
         self.log.error(f"engine fault: {what}", exc_info=error)
+        self.on_fault()
 
     def hand_over(
         self,
@@ -111,16 +135,19 @@ class Runtime:
             columns = run.columns(self.boot) if to is not None else None
             steps = run.take_step_rows()
             loops = run.take_loops()
+            waits = run.take_waits()
+            checkpoints = run.take_former_checkpoints() if run.former_checkpoints else None
             entries, history = self._stage(run)  # last: what is staged must be handed over
         except BaseException:
             run.row = former  # nothing was handed over
             raise
+        deliveries = self.bus.deliver(entries)
         unit = change_run(run.seq, steps, history, former.value, columns)
-        others = [other for other in (loops, also) if other is not None]
+        others = [other for other in (loops, waits, checkpoints, also, *joined(deliveries)) if other is not None]
         return self.store.put(
             together([unit, *others]) if others else unit,
-            partial(self._committed, entries, after),
-            partial(self._lost, run, entries, loops, former, run.row),
+            partial(self._committed, entries, deliveries, after),
+            partial(self._lost, run, entries, deliveries, loops, waits, checkpoints, former, run.row),
             site=Site.STUCK if run.stuck and to is former else _SITES[None if to is former else to],
             owner=run,
         )
@@ -147,6 +174,8 @@ class Runtime:
             payload=payload,
             root=run.accepted.root_cid,
             depth=run.accepted.depth,
+            cause=run.accepted.cause.event_id,
+            chain=run.chain,
         )
 
     def live_run(self, accepted: Accepted, inputs: Mapping[str, Any]) -> LiveRun:
@@ -157,10 +186,18 @@ class Runtime:
             boot_tag=self.boot_tag,
             workdirs=self.workdirs,
             logger_for=self.logs.logger_for,
+            redactor=self.redactor,
+            on_progress=self.progress_bell.ring,
+            secrets=self.secrets,
+            plan_state=self.plan_states.of(accepted.plan_name).scope,
         )
 
-    def _committed(self, entries: Sequence[EventEntry], after: Callable[[], object] | None) -> None:
+    def _committed(
+        self, entries: Sequence[EventEntry], deliveries: Sequence[Offered], after: Callable[[], object] | None
+    ) -> None:
         self.journal.settle(entries, True)
+        if deliveries:
+            self.bus.settle(deliveries, True)
         if after:
             after()
 
@@ -168,13 +205,17 @@ class Runtime:
         self,
         run: LiveRun,
         entries: Sequence[EventEntry],
+        deliveries: Sequence[Offered],
         loops: LoopUnit | None,
+        waits: WaitUnit | None,
+        checkpoints: CheckpointUnit | None,
         former: RunState,
         to: RunState,
         error: Exception,
     ) -> None:
         """A unit was rolled back alone: the next one has to write what it should have written, from where it stood."""
         self.journal.settle(entries, False)
+        self.bus.settle(deliveries, False)
         if run.refused:  # the start of a run whose acceptance failed loses its compare-and-set: no fault
             return
         self.fault(f"a change of run {run.cid} was not stored", error)
@@ -189,6 +230,10 @@ class Runtime:
         run.mark_all()
         if loops is not None:
             run.former_loops.update(loops.former)
+        if waits is not None:
+            run.dirty_waits = dict.fromkeys(waits.keys_over) | run.dirty_waits
+        if checkpoints is not None:
+            run.former_checkpoints += [one for one in checkpoints.former if one.key not in (run.checkpoints or {})]
         if run.sealed:  # the record is what counts now; whoever waits reads it there
             run.lost = True
             self.forget(run)

@@ -16,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from aura.duration import Duration
 from aura.filters import FILTERS, GLOBALS, TESTS
-from aura.plaindata import MAX_INT_BITS, TooLarge, bounded_items, bounded_text, to_text
+from aura.plaindata import MAX_INT_BITS, OpenMapping, TooLarge, bounded_items, bounded_text, to_text
 from aura.timefilters import shift, to_moment
 
 
@@ -85,7 +85,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if obj is None:
             return None
         if isinstance(obj, dict):
-            return obj[argument] if argument in obj else self.undefined(obj=obj, name=argument)
+            if argument in obj:
+                return obj[argument]
+            return None if isinstance(obj, OpenMapping) else self.undefined(obj=obj, name=argument)
         if isinstance(obj, list | tuple | str) and isinstance(argument, int | slice):
             return self._element(obj, argument)
         if isinstance(obj, Undefined):

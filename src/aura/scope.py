@@ -40,6 +40,8 @@ def _build(run: LiveRun, clock: Clock) -> dict[str, Any]:
     return {
         "inputs": run.inputs,
         "vars": plan.vars,
+        "secrets": run.secrets.scope_of(plan) if run.secrets else {},
+        "state": run.plan_state,
         "plan": {"name": plan.name, "dir": plan.directory},
         "run": _run(run),
         "steps": _steps(run),

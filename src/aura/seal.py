@@ -18,13 +18,15 @@ from contextlib import suppress
 from functools import partial
 
 from aura.errors import InternalError
-from aura.graph import StepProgress
+from aura.graph import Progress, StepProgress
 from aura.keptcode import keeping_code
 from aura.lifecycle import FINAL, RunState, StepState, Stop, end_of_stop
 from aura.liverun import LiveRun, step_row
 from aura.loops import cancel_items
+from aura.records.waits import forget_waits
 from aura.run import failure_of
 from aura.runtime import Runtime
+from aura.waits import Waits
 
 P = StepState
 _CUT_OFF = frozenset({P.PENDING, P.RUNNING, P.RETRYING, P.WAITING, P.STOPPING})
@@ -34,9 +36,14 @@ class Seal:
     """Ends runs. ``release`` gives a run's place back, ``enter`` puts one that is to run again into its lane."""
 
     def __init__(
-        self, runtime: Runtime, release: Callable[[LiveRun], object], enter: Callable[[LiveRun], object]
+        self,
+        runtime: Runtime,
+        waits: Waits,
+        release: Callable[[LiveRun], object],
+        enter: Callable[[LiveRun], object],
     ) -> None:
         self._runtime = runtime
+        self._waits = waits
         self._release = release
         self._enter = enter
 
@@ -55,10 +62,16 @@ class Seal:
         self._release(run)
         if outcome is RunState.QUEUED or (outcome is RunState.PREEMPTED and run.resumed):
             self._enter(run)
+        elif outcome is RunState.WAITING and run.woken:
+            self._waits.rouse(run)
+        elif run.sealed and run.parent is not None:  # it may wait for this one on record
+            self._waits.rouse_above(run, run.parent)
 
     def _write(self, run: LiveRun, outcome: RunState) -> None:
         if outcome in FINAL:
             self._end(run, outcome)
+        elif outcome is RunState.WAITING:
+            self._rest(run)
         else:
             self._come_back(run, outcome)
 
@@ -71,6 +84,7 @@ class Seal:
         run.reason, run.error, run.cleanup_error, run.result = "fault", failure_of(error), None, None
         run.finished_at = self._runtime.clock.wall()
         run.happened = [("run.crashed", None, None)]
+        run.drop_checkpoints()
         with suppress(BaseException):
             self._stop_timers(run)
         with suppress(BaseException):
@@ -101,11 +115,25 @@ class Seal:
             run.result = None
         if outcome is RunState.CRASHED and run.fault is None:
             self._runtime.fault(f"run {run.cid} was not sealed", InternalError("it ended without an outcome"))
+        self._waits.end_all(run)
+        run.drop_checkpoints()
         end_cut_off(self._runtime, run, now)
         if run.attempt > 1 or not run.graphs:
             run.end_former_steps(now)
         run.happened.append((f"run.{outcome.value}", None, _payload(run, outcome)))
-        self._runtime.hand_over(run, outcome, partial(self._runtime.forget, run))
+        also = partial(forget_waits, seq=run.seq) if run.has_waited else None  # those whose end was lost as well
+        self._runtime.hand_over(run, outcome, partial(self._runtime.forget, run), also=also)
+
+    def _rest(self, run: LiveRun) -> None:
+        """Let a run wait of which nothing is left but waits. It keeps all that it took but its place."""
+        run.resumed = False
+        run.come_back()
+        if run.row is RunState.WAITING:  # what it waited for came, and made it wait for more
+            if run.dirty or run.dirty_items or run.dirty_waits:
+                self._runtime.hand_over(run)
+            return
+        run.happened.append(("run.waiting", None, {"steps": sorted(run.open_waits)}))
+        self._runtime.hand_over(run, RunState.WAITING, also=keeping_code(run))
 
     def _come_back(self, run: LiveRun, outcome: RunState) -> None:
         """Make ready for the next start: what had begun and not ended is pending again."""
@@ -113,6 +141,7 @@ class Seal:
             run.crashes = 0  # the server ended in good order: crashes count in a row only
         reason = run.held or run.reason
         if outcome is RunState.QUEUED or not run.begun:
+            self._waits.end_all(run)
             _start_over(run)
         else:
             give_back(run)
@@ -130,6 +159,8 @@ def decide(run: LiveRun) -> RunState:
     if run.fault is not None:
         run.reason, run.error = "fault", failure_of(run.fault)
         return RunState.CRASHED
+    if run.ending is RunState.WAITING and run.stop is None:
+        return RunState.WAITING
     if run.ending in (RunState.SUCCEEDED, RunState.FAILED):  # its graph ended; a stop that came later changes nothing
         return run.ending
     if run.stop is not None:
@@ -138,7 +169,8 @@ def decide(run: LiveRun) -> RunState:
         if run.ending is RunState.TIMED_OUT and run.stop is Stop.CANCEL:  # it was cancelled in its clean-up
             run.error = None
         begun = run.begun and run.row is not RunState.QUEUED
-        return end_of_stop(run.stop, run.recovery, stuck=run.stuck, begun=begun, kept=run.kept)
+        woken = run.row is RunState.WAITING
+        return end_of_stop(run.stop, run.recovery, stuck=run.stuck, begun=begun, kept=run.kept, woken=woken)
     run.reason = "fault"
     run.error = failure_of(InternalError("the run ended without an outcome"))
     return RunState.CRASHED
@@ -182,7 +214,7 @@ def give_back(run: LiveRun) -> None:
     run.progress.clear()  # of what runs, and nothing does
     for graph in run.graphs.values():
         for progress in graph:
-            if progress.state in _CUT_OFF:
+            if progress.state in _CUT_OFF and not _waits_on(run, progress):
                 if progress.state is P.RUNNING:
                     progress.attempt -= 1
                 graph.give_back(progress)
@@ -190,11 +222,16 @@ def give_back(run: LiveRun) -> None:
                 run.mark(progress)
 
 
+def _waits_on(run: LiveRun, progress: Progress) -> bool:
+    """Whether a step, or an item, that does not run goes on waiting while its run rests."""
+    return progress.state in (P.WAITING, P.RETRYING) and progress.key in run.open_waits
+
+
 def _give_back_items(run: LiveRun, progress: StepProgress) -> None:
     if progress.loop is None:
         return
     for item in progress.loop.items if progress.loop.open else ():
-        if not item.ended:
+        if not (item.ended or _waits_on(run, item)):
             if item.state is P.RUNNING:
                 item.attempt -= 1
             progress.loop.give_back(item)

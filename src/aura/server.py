@@ -3,18 +3,20 @@
 Theory of operation. The root group's body hears a host's cancel and turns it into a stop; everything below it stands in
 one shield and ends by the sequence alone, so that nothing is cancelled out of order:
 
-    store ─ runs ─ services (log writer, console, reaper) ─ engine ─ http, signals
+    store ─ plan services ─ runs ─ services (log writer, console, reaper) ─ engine ─ http, signals
 
-1. admission answers 503   2. the engine stops: runs get their stop, and the grace   3. logs are written
-4. streams and connections end   5. runs that hang get their record   6. the store's intake is closed and its end
-awaited, before the group ``runs`` is left (that group would wait for a hanging body for ever)   7. the lock goes back.
+1. admission answers 503   2. the engine stops: runs get their stop, and the grace   3. what plans have opened and
+share (``services``) is closed   4. logs are written   5. streams and connections end   6. runs that hang get their
+record   7. the store's intake is closed and its end awaited, before the groups of runs and of what plans share are
+left (they would wait for a hanging body for ever)   8. the lock goes back.
 
 All of it has one deadline, of which every wait inside is a part; a watchdog thread ends the process if the loop itself
-hangs. If runs still hang at the end, the process leaves hard, with an exit code that says so (70). So it does if the
-storage cannot be written and what is left could not be written before the deadline (74): the next start settles it.
+hangs. If runs or services still hang at the end, the process leaves hard, with an exit code that says so (70). So it
+does if the storage cannot be written and what is left could not be written before the deadline (74): the next start
+settles it.
 
 A *guest* is a server inside another program (``embed``): it neither ends the process nor changes anything of it. What
-hangs stays behind in the group ``runs`` when the store has ended and the lock is given back (``gone``); a lost storage
+hangs stays behind in its group when the store has ended and the lock is given back (``gone``); a lost storage
 fails all that waits for it and begins the stop (``lost``); there is no watchdog.
 """
 
@@ -39,20 +41,25 @@ from aura.boot import in_one_transaction, settle_orphans
 from aura.builtin import shipped
 from aura.clock import Clock, SystemClock
 from aura.config import Settings
+from aura.covering import covered_streams
 from aura.engine import Engine
 from aura.errors import AuraError, ExitCode, StoreError
 from aura.eventloop import StayingLoop
 from aura.events import LogEntry
 from aura.failpoints import Site
 from aura.generations import Generations
+from aura.isolation.warm import Warm
 from aura.journal import Journal
 from aura.leftovers import adopting, end_boot_leftovers, end_leftovers, reap_adopted
 from aura.logs import Console, Logs, LogWriter
 from aura.measures import serve_loop_lag
 from aura.records.boots import begin_boot, end_boot, last_accepted
 from aura.records.logs import insert_logs, log_row
+from aura.records.state import read_states
+from aura.redaction import Redactor
 from aura.run import leaves_of
 from aura.runtime import Runtime
+from aura.secrets import Provider, Secrets, default_providers, secret_warnings
 from aura.snapshot import check_folder_safe
 from aura.store import Store, StoreBackend
 from aura.stores.failpoints import with_failpoints
@@ -64,6 +71,8 @@ from aura.supervisor import Supervisor
 STOP_SLACK = 1.8
 #: The part of it in which what is left is still tried to be written, if the storage cannot be written for now.
 WRITE_SLACK = 1.0
+#: How long the services of plans may take to close at least, though runs have used up the grace, in seconds.
+LEAST_CLOSE = 0.2
 #: How long open connections may take to end, in seconds.
 CONNECTION_GRACE = 0.3
 #: How long the last log lines may take to be stored, in seconds.
@@ -97,8 +106,11 @@ class Server:
         generations: Generations | None = None,
         supervisor: Supervisor | None = None,
         guest: Callable[[], object] | None = None,
+        providers: Sequence[Provider] | None = None,
     ) -> None:
         """``backend`` given: nothing is locked and the data folder holds workdirs alone.
+
+        ``providers``: where secrets of plans are looked for, instead of the places of this machine.
 
         ``guest`` makes it one, and is called once it has begun to stop, whoever asked for that.
         """
@@ -106,16 +118,21 @@ class Server:
         self._guest = guest
         self._http = http
         self._backend = backend
+        self.providers = default_providers(os.environ) if providers is None else providers
         self._generations = generations or Generations(
             settings.plans,
             shipped(),
             settings.vars,
             timezone=settings.server.timezone,
             resources=settings.resources,
+            look=lambda plan: secret_warnings(self.providers, plan),
         )
         self._clock = clock or SystemClock()
         #: What every service child is run by, so that it heals.
         self.supervisor = supervisor or Supervisor(self._clock)
+        #: Knows every secret that was read for a plan, and hides it wherever text leaves the server.
+        self.redactor = Redactor()
+        self.supervisor.hide = self.redactor.text
         self._leave = leave or (_stay if guest else leave_hard)
         self._console = console
         self._opened = Event()
@@ -130,10 +147,12 @@ class Server:
         #: What the process should end with: 0, or 70 if work had to be left behind.
         self.exit_code = ExitCode.OK
         self._folder: DataFolder | None = None
-        #: What became of a guest: set when the stop is over, what its storage was lost by, the runs that hang.
+        #: What became of a guest: set when the stop is over, what its storage was lost by, the runs and services that
+        #: hang.
         self.gone = Event()
         self.lost: StoreError | None = None
         self.left: list[str] = []
+        self.left_services: list[str] = []
 
     def request_stop(self) -> None:
         """Begin the stop sequence; a second call leaves less grace. Does not wait."""
@@ -141,6 +160,7 @@ class Server:
             self.engine.hurry(HURRIED_GRACE)
             self._write_until(HURRIED_GRACE)
             self.engine.runtime.store.hurry(self._deadline)
+            self.engine.runtime.services.hurry(anyio.current_time() + HURRIED_GRACE)
         self._stop_asked.set()
 
     def _write_until(self, grace: float) -> None:
@@ -208,7 +228,8 @@ class Server:
         """Count this start and make what everything else shares."""
         clock = self._clock
         store_id, boot = _count_boot(backend, clock)
-        journal = Journal(boot, clock, self.settings.logs.ring)
+        redactor = self.redactor
+        journal = Journal(boot, clock, self.settings.logs.ring, redactor=redactor)
         logs = Logs(journal, clock, self.settings.logs.level)
         last_seq, last_cid = last_accepted(backend.execute)
         store = Store(
@@ -223,6 +244,8 @@ class Server:
             journal=journal,
             logs=logs,
             generations=self._generations,
+            redactor=redactor,
+            secrets=Secrets(self.providers, redactor, logs.log.warning),
             boot=boot,
             store_id=store_id,
             last_seq=last_seq,
@@ -246,9 +269,11 @@ class Server:
         self._leave(error.exit_code)
 
     async def _with_runs(self, runtime: Runtime, backend: StoreBackend) -> None:
+        # shared: what plans have opened, each in a child, and what waits to close it; ended by ``Services.close`` in
+        # the stop sequence. It is left when none of it hangs.
         # runs: every run and every attempt beside it; each ends by its seal. The group is left last, when none hangs.
-        async with create_task_group() as runs:
-            runtime.runs = runs
+        async with create_task_group() as shared, create_task_group() as runs:
+            runtime.services.group, runtime.runs = shared, runs
             writer = LogWriter(runtime.journal, lambda lines: _store_lines(runtime, lines))
             runtime.journal.add_sink(writer.put)
             engine = self.engine = Engine(runtime, writer.flush, self.supervisor)
@@ -284,6 +309,8 @@ class Server:
             wanted["console"] = console.serve
         if reaping and (self._backend is None or self._guest):  # in a world, nobody reaps
             wanted["reaper"] = _reap
+        if self._backend is None or self._guest:  # in a world, a process that waits would hold the time
+            wanted["warm processes"] = Warm(engine.runtime.boot_tag).serve
         if self._http:  # whose door alone shows it; in a world, time would never stand still
             wanted["loop lag"] = partial(serve_loop_lag, engine.measures, self._clock)
         for name, serve in wanted.items():
@@ -296,6 +323,7 @@ class Server:
         for pid in await end_leftovers(runtime.boot_tag.rpartition(".")[0], runtime.boot):
             runtime.log.warning(f"process {pid} of an older start was still there and has been ended")
         queued = settle_orphans(backend.execute, runtime, self._clock)
+        runtime.plan_states.take_over(read_states(backend.execute))
         await engine.reload()
         await engine.take_over(queued)
 
@@ -325,7 +353,9 @@ class Server:
             self._start_watchdog()
         self._write_until(self.settings.server.grace)
         engine.admission.closed = True
+        grace_over = anyio.current_time() + self.settings.server.grace
         await engine.stop("cancel", self.settings.server.grace)
+        await engine.runtime.services.close(max(grace_over, anyio.current_time() + LEAST_CLOSE))
         if self._guest:  # what is left running no next start may ever find
             await end_boot_leftovers(engine.runtime.boot_tag)
         writer.close()
@@ -338,7 +368,8 @@ class Server:
             with anyio.move_on_after(self._deadline - anyio.current_time()):
                 await engine.dispatcher.wait_idle()
         self.left = sorted(run.cid for run in engine.left())
-        return ExitCode.INTERNAL if engine.record_left() else ExitCode.OK
+        self.left_services = [str(one.service) for one in engine.runtime.services.stuck]
+        return ExitCode.INTERNAL if engine.record_left() or self.left_services else ExitCode.OK
 
     async def _open_http(self, doors: TaskGroup, engine: Engine, closing: Event) -> str:
         # imported here: only a server with doors pays for them
@@ -425,7 +456,9 @@ async def serve_until_signal(server: Server) -> int:
 
 async def _run(settings: Settings) -> int:
     """Serve, and leave: of Aura nothing is left then; a thread that still reads, or what plan code has left, is cut."""
-    leave_hard(await serve_until_signal(Server(settings, console=True)))
+    server = Server(settings, console=True)
+    with covered_streams(server.redactor):
+        leave_hard(await serve_until_signal(server))
     raise AssertionError("the process has ended")
 
 

@@ -11,13 +11,15 @@ from aura.conclude import Conclusions
 from aura.errors import RunError
 from aura.graph import Graph, Progress, StepProgress
 from aura.lifecycle import StepState
-from aura.liverun import LiveRun
+from aura.liverun import LiveRun, Phase
 from aura.loops import begin_loop, take_items
 from aura.reasons import WHEN_IS_FALSE
 from aura.run import Failure, failure_of
 from aura.runtime import Runtime
 from aura.scope import scope_of
 from aura.stops import time_left, withheld
+from aura.wait import WaitKind
+from aura.waits import Waits
 
 P = StepState
 
@@ -25,10 +27,11 @@ P = StepState
 class Starting:
     """Takes what may start."""
 
-    def __init__(self, runtime: Runtime, conclusions: Conclusions, claims: Claims) -> None:
+    def __init__(self, runtime: Runtime, conclusions: Conclusions, claims: Claims, waits: Waits) -> None:
         self._runtime = runtime
         self._conclusions = conclusions
         self._claims = claims
+        self._waits = waits
 
     def take(self, run: LiveRun, graph: Graph) -> list[Progress]:
         """Take what may start now, marked as running; nothing while a stop withholds it."""
@@ -40,6 +43,8 @@ class Starting:
         if run.backoffs:
             self._conclusions.end_hopeless(run, graph)
         found: list[Progress] = []
+        if run.woken and run.phase is Phase.MAIN:
+            self._take_woken(run, graph)
         if run.due:
             due, run.due = run.due, []
             found = [progress for progress in due if not progress.ended and self._has_time(run, graph, progress)]
@@ -56,6 +61,17 @@ class Starting:
             if not (ready or skipped or found or len(graph.looping) != loops):
                 return starts  # else something may have ended, and made others ready
             found = []
+
+    def _take_woken(self, run: LiveRun, graph: Graph) -> None:
+        """Let what has waited go on, or end."""
+        woken, run.woken = run.woken, []
+        for opened in woken:
+            if run.open_waits.get(opened.key) is opened:  # else its step has ended meanwhile
+                if opened.wait.kind is not WaitKind.TASK:  # that try goes on, and keeps what it took
+                    self._claims.end_try(run, opened.key)
+                due = self._conclusions.wake(run, graph, opened)
+                if due is not None:
+                    run.due.append(due)
 
     def _find(self, run: LiveRun, graph: Graph, ready: Sequence[StepProgress]) -> list[Progress]:
         """Take what is to be tried of the steps that are ready, and of the loops that are under way."""
@@ -129,7 +145,7 @@ class Starting:
                 return
             run.dirty_loops[step.name] = step
         else:  # its rest is over
-            step.loop.rested, step.loop.unasked = not step.loop.open, True
+            step.loop.rested, step.loop.unasked = not step.loop.open and step.key not in run.open_waits, True
         graph.begin_loop(step)
         self._mark_started(run, step)
 
@@ -139,7 +155,7 @@ class Starting:
             self._conclusions.settle_loop(run, graph, step)
         if step.ended or (time_left(run) <= 0 and self._has_begun(run, step)):
             return []
-        return take_items(run, step) if self._has_time(run, graph, step) else []
+        return take_items(run, step, self._waits) if self._has_time(run, graph, step) else []
 
     def _has_begun(self, run: LiveRun, step: StepProgress) -> bool:
         """Whether an item of a step that loops runs now."""
@@ -163,6 +179,7 @@ class Starting:
 
     def _mark_started(self, run: LiveRun, progress: Progress) -> None:
         progress.move(P.RUNNING)
+        progress.since = self._runtime.journal.head
         run.count_start(progress)
         goes_on = isinstance(progress, StepProgress) and progress.loop is not None and progress.loop.items
         if progress.started_at is None or (progress.attempt == 1 and not goes_on):

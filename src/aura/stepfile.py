@@ -18,6 +18,7 @@ from aura.names import Names, after_each
 from aura.plan import Dependency, Loop, Step
 from aura.reach import unreachable
 from aura.sandbox import near
+from aura.waitfile import EVENT_WAIT, WHEN, check_params, read_event_when
 
 #: The keys of a step, and those that are part of the language but come later.
 KEYS = (
@@ -101,28 +102,43 @@ def _read_step(reader: Reader, path: Path, name: str, value: Any, before: str | 
     if "action" not in fields and isinstance(value, dict):
         reader.key_problem(path, f"step {name} says no action")
     depends_on, any_of = _read_dependencies(fields, before)
+    action = around.qualify(fields.text("action"))
+    params, event_when = _read_params(fields, action)
     return Step(
         name=name,
-        action=around.qualify(fields.text("action")),
+        action=action,
         source=reader.source(path),
-        params=_read_templates(fields, "params"),
+        params=params,
         depends_on=depends_on,
         any_of=any_of,
         when=fields.condition("when"),
         outputs=_read_templates(fields, "outputs"),
         loop=read_loop(fields),
+        event_when=event_when,
         **msgspec.structs.asdict(read_for_step(fields, around.defaults)),
     )
 
 
-def _read_templates(fields: Fields, key: str) -> dict[str, Template]:
+def _read_params(fields: Fields, action: str) -> tuple[dict[str, Template], Condition | None]:
+    """Read the parameters of an action; of ``event.wait`` what is asked of events stands apart."""
+    reader, path = fields.reader, fields.at("params")
+    if action != EVENT_WAIT:
+        params, event_when = _read_templates(fields, "params"), None
+    else:
+        event_when = read_event_when(reader, path, fields.get("params"))
+        params = _read_templates(fields, "params", without=WHEN)
+    check_params(reader, path, action, params)
+    return params, event_when
+
+
+def _read_templates(fields: Fields, key: str, without: str | None = None) -> dict[str, Template]:
     if key not in fields:
         return {}
     reader, path = fields.reader, fields.at(key)
     mapping = reader.mapping(path, fields.get(key), key)
     if key == "outputs":
         list(reader.identifiers(path, mapping, "an output"))
-    return {name: reader.template((*path, name), value) for name, value in mapping.items()}
+    return {name: reader.template((*path, name), value) for name, value in mapping.items() if name != without}
 
 
 # -- what comes before what -------------------------------------------------------------------------------------------
@@ -243,6 +259,8 @@ def _expressions(step: Step) -> Iterator[tuple[Path, Template | Condition, tuple
     looping = () if step.loop is None else ("loop",)
     for key, value in step.params.items():
         yield ("params", key), value, looping
+    if step.event_when is not None:
+        yield ("params", WHEN), step.event_when, looping
     for key, value in step.outputs.items():
         yield ("outputs", key), value, (*looping, "result")
     if step.when is not None:

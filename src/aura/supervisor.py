@@ -28,7 +28,7 @@ import msgspec
 
 from aura.clock import Clock
 from aura.errors import InternalError
-from aura.run import failure_of
+from aura.run import Hide, failure_of
 
 #: Pauses before a child that failed is served again, in seconds: the first, and the longest.
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
@@ -53,9 +53,9 @@ class Child(msgspec.Struct):
     pause: float = 0.0
     retry_at: float | None = None
 
-    def fail(self, error: BaseException) -> None:
-        """Note a failure."""
-        failure = failure_of(error)
+    def fail(self, error: BaseException, hide: Hide = str) -> None:
+        """Note a failure; ``hide`` is asked of its text."""
+        failure = failure_of(error, hide=hide)
         self.state = "failed"
         self.failures += 1
         self.last_error = f"{failure.type}: {failure.message}"[:MAX_SHOWN]
@@ -69,6 +69,10 @@ class Supervisor:
         self._first = first
         self._longest = longest
         self.children: dict[str, Child] = {}
+        #: Called after each failure.
+        self.on_failure: Callable[[], object] | None = None
+        #: Asked of what is shown of failures.
+        self.hide: Hide = str
 
     async def serve(
         self, name: str, serve: Serve, told: anyio.Event | None = None, *, longest: float = math.inf
@@ -104,11 +108,13 @@ class Supervisor:
 
     def _note(self, child: Child, error: BaseException, pause: float, last: bool) -> None:
         """Put a failure on record; the ``last`` one is not followed by a pause."""
-        child.fail(error)
+        child.fail(error, self.hide)
         child.pause = 0.0 if last else pause
         child.retry_at = None if last else self._clock.monotonic() + pause
         with suppress(Exception):  # whoever cannot be told of a failure must not make it worse
             log.error("%s failed and %s", child.name, self._says_when(child), exc_info=error)
+            if self.on_failure is not None:
+                self.on_failure()
 
     async def wait_pause(self, child: Child, told: anyio.Event) -> None:
         """Let ``child.pause`` seconds pass, or return as soon as the child is told to end."""

@@ -59,7 +59,8 @@ def read_task(
     inputs = read_inputs(reader, fields.at("inputs"), fields.get("inputs")) if "inputs" in fields else {}
     common = read_for_task(fields, head.task_defaults)
     blocks = _read_blocks(fields, Surroundings(qualify, head.step_defaults))
-    names = Names(reader, inputs, head.vars, {n: step for block in blocks.values() for n, step in block.steps.items()})
+    steps = {n: step for block in blocks.values() for n, step in block.steps.items()}
+    names = Names(reader, inputs, head.vars, head.secrets, steps)
     _check_blocks(reader, blocks, names)
     if common.mode.key is not None:
         names.check_mode_key((*fields.at("mode"), "key"), common.mode.key)

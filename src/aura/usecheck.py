@@ -17,12 +17,10 @@ from aura.pyscan import Scan, Shape
 from aura.sandbox import near
 from aura.stepfile import ActionUse
 
-#: Shipped actions that are part of the language and come later.
-_LATER = frozenset(
-    {"python.run", "http.request", "event.emit", "event.wait", "approval.wait", "json.parse"}
-    | {"state.get", "state.set", "state.delete", "state.compare_and_set", "json.query", "text.search", "text.replace"}
-    | {"text.split"}
-)
+#: The parameters that become a command line, which every user of the machine can read.
+COMMAND_LINES: Mapping[str, tuple[str, ...]] = {"shell.run": ("argv", "shell")}
+#: What is said of a secret in one of them.
+ON_COMMAND_LINE = "a secret on a command line can be read by all users of the machine; hand it over in `env` or `stdin`"
 
 #: An action, or as much of it as is known without running its plan's code.
 Known = Action | Shape
@@ -41,16 +39,21 @@ def check_uses(plan_name: str, uses: Iterable[ActionUse], known: Mapping[str, Kn
             if name not in shapes:
                 shapes[name] = shape_of(action)
             check_parameters(use, action, shapes[name])
+            _check_command_line(use)
         elif name:  # without one it was reported when the step was read
             _report_unknown(plan_name, use, known, complete=complete)
+
+
+def _check_command_line(use: ActionUse) -> None:
+    for key in COMMAND_LINES.get(use.step.action, ()):
+        if key in use.step.params and "secrets" in use.step.params[key].names:
+            use.reader.problem((*use.path, "params", key), ON_COMMAND_LINE)
 
 
 def _report_unknown(plan_name: str, use: ActionUse, known: Mapping[str, Known], *, complete: bool) -> None:
     path = (*use.path, "action")
     family, _, bare = use.step.action.rpartition(".")
-    if use.step.action in _LATER:
-        use.reader.problem(path, f"the action {use.step.action} is not supported yet")
-    elif family == plan_name:
+    if family == plan_name:
         if complete:
             names = [name.removeprefix(f"{plan_name}.") for name in known]
             use.reader.problem(path, f"there is no action {bare!r} in this plan{near(bare, names)}")

@@ -349,7 +349,7 @@ async def test_odd_path_is_not_found(web: Web, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "cid", ["x", "..", "%2e%2e", "0" * 36, UNKNOWN_CID.upper(), UNKNOWN_CID + "0", "١" * 8, "a b", "'; DROP TABLE run"]
+    "cid", ["x", "%2e%2e", "0" * 36, UNKNOWN_CID.upper(), UNKNOWN_CID + "0", "١" * 8, "a b", "'; DROP TABLE run"]
 )
 @pytest.mark.parametrize("route", ["/api/runs/{}", "/api/runs/{}/logs", "/api/runs/{}/events"])
 async def test_id_of_a_wrong_form_is_not_looked_up(web: Web, route: str, cid: str) -> None:

@@ -20,7 +20,7 @@ PLANS = {
     "lab/tasks/count.yaml": """
 steps:
   one: {action: log, params: {message: "one"}}
-  nap: {action: sleep, params: {duration: 60s}, depends_on: one}
+  nap: {action: shell.run, params: {argv: [sleep, "60"]}, depends_on: one}
 """,
 }
 

@@ -37,6 +37,12 @@ class Lab(NamedTuple):
     ended: RunRecord
 
 
+#: What a step of a run asks for, as the engine says it.
+ASKED = {"type": "object", "properties": {"version": {"type": "string"}}, "required": ["version"]}
+WAIT = {"step": "deploy", "index": None, "kind": "approval", "message": "Go?", "inputs": ASKED, "since": 1, "until": 2}
+WAITING_FOR = {"kind": "approval", "names": [], "holders": [], "steps": ["deploy"], "waits": [WAIT], "waits_total": 1}
+
+
 @pytest.fixture
 async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
     async with open_web(tmp_path) as web, AsyncClient(Target(web.base, TOKEN)) as client:
@@ -44,6 +50,7 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
         queued, running, ended = engine.add_run(), engine.add_run("running"), engine.add_run("running")
         engine.journal.log("info", "hello", cid=ended.cid, step="ping")
         engine.end(ended)
+        engine.change(running, waiting_for=WAITING_FOR)
         engine.workdirs = tmp_path / "work"
         (engine.workdirs / ended.cid).mkdir(parents=True)
         (engine.workdirs / ended.cid / "a.txt").write_text("text")
@@ -80,6 +87,22 @@ async def _followed(lab: Lab) -> list[Any]:
         return [first]
 
 
+async def _heard(lab: Lab) -> list[Any]:
+    """The first event that comes once the stream is open."""
+    async with lab.client.events("a.*") as records:
+        async with anyio.create_task_group() as group:  # one that emits until it was heard
+
+            async def emit() -> None:
+                while True:
+                    await lab.client.emit("a.b", {"n": 1})
+                    await anyio.sleep(0.01)
+
+            group.start_soon(emit)
+            first = await anext(records)
+            group.cancel_scope.cancel()
+        return [first]
+
+
 #: method → (how it is called, the type of what it answers, or of each of its items).
 CALLS: dict[str, tuple[Callable[[Lab], Any], Any]] = {
     "status": (lambda lab: lab.client.status(), api.ServerStatus),
@@ -99,6 +122,7 @@ CALLS: dict[str, tuple[Callable[[Lab], Any], Any]] = {
     "cancel_where": (lambda lab: lab.client.cancel_where(state="queued"), str),
     "pause": (lambda lab: lab.client.pause(lab.running.cid, "why"), api.RunAnswer),
     "resume": (_resumed, api.RunAnswer),
+    "answer": (lambda lab: lab.client.answer(lab.running.cid, "deploy", values={"version": "v1"}), api.RunAnswer),
     "set_priority": (lambda lab: lab.client.set_priority(lab.queued.cid, -5), api.Prioritized),
     "rerun": (lambda lab: lab.client.rerun(lab.ended.cid, "ping"), api.Accepted),
     "get_run": (lambda lab: lab.client.get_run(lab.ended.cid), api.Run),
@@ -116,6 +140,8 @@ CALLS: dict[str, tuple[Callable[[Lab], Any], Any]] = {
     "login_code": (lambda lab: lab.client.login_code(), api.LoginCode),
     "follow_run": (lambda lab: lab.client.follow_run(lab.ended.cid), api.LogRecord | api.EventRecord),
     "follow_logs": (_followed, api.LogRecord),
+    "emit": (lambda lab: lab.client.emit("a.b", {"n": 1}), api.EmittedEvent),
+    "events": (_heard, api.EventRecord),
 }
 
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import anyio
@@ -14,6 +15,7 @@ import anyio.lowlevel
 import httpx2
 import pytest
 from tests.fakes.host import SOON, Gate, gate, nothing_left, own_tmp, write_lab
+from tests.fakes.served import write_plans
 
 from aura import leftovers
 from aura.embed import EmbeddedServer, open_server
@@ -118,6 +120,15 @@ async def test_refusal_has_its_code(lab: Path, call: Any, code: str) -> None:
         with pytest.raises(RequestError) as refused:
             await call(server)
         assert refused.value.code == code
+
+
+async def test_event_is_emitted_and_on_record(lab: Path) -> None:
+    async with open_server(lab) as server:
+        emitted = await server.emit("host.ready", {"n": 1})
+        assert (emitted.event_id.isdecimal(), emitted.started) == (True, [])
+        with pytest.raises(RequestError) as refused:
+            await server.emit("run.started")
+    assert refused.value.code == "reserved_event"
 
 
 async def test_inputs_are_the_servers_own(lab: Path) -> None:
@@ -351,6 +362,40 @@ async def test_work_that_hangs_is_left_and_named(lab: Path, tmp_path: Path, gate
     guests = [child for child in asyncio.all_tasks() if child.get_name() == "aura server"]
     assert len(guests) == 1
     await asyncio.wait_for(guests[0], SOON)  # and what was left goes
+
+
+async def test_service_that_hangs_in_its_close_is_left_and_named(lab: Path, tmp_path: Path) -> None:
+    code = """
+        import asyncio
+        from pathlib import Path
+        from aura import action, service
+
+        @service
+        async def port():
+            yield "port"
+            while not Path(__file__).with_name("go").exists():
+                try:
+                    await asyncio.sleep(0.01)
+                except asyncio.CancelledError:
+                    pass
+
+        @action
+        async def use(port) -> str:
+            return port
+    """
+    files = {"shop/actions.py": dedent(code), "shop/tasks/use.yaml": "steps: {a: {action: use}}"}
+    write_plans(lab.parent, files)
+
+    async def host() -> None:
+        async with open_server(lab, data=tmp_path / "data", settings=QUICK) as server:
+            await server.wait((await server.submit("shop", "use")).cid, timeout=SOON)
+
+    with pytest.raises(WorkLeft, match="plan code of service port of plan shop did not end") as left:
+        await host()
+    assert left.value.cids == ()
+    (lab / "shop/go").touch()
+    (guest,) = [child for child in asyncio.all_tasks() if child.get_name() == "aura server"]
+    await asyncio.wait_for(guest, SOON)
 
 
 async def test_cancelled_host_is_told_of_what_hangs(lab: Path, gate: Gate) -> None:

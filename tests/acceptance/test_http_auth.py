@@ -30,6 +30,7 @@ TABLE = {
     ("POST", "/api/tasks/run"): "run",
     ("POST", "/api/tasks/batch"): "run",
     ("POST", "/api/tasks/cancel"): "run",
+    ("POST", "/api/tasks/{cid}/answer"): "run",
     ("POST", "/api/tasks/{cid}/cancel"): "run",
     ("POST", "/api/tasks/{cid}/pause"): "run",
     ("POST", "/api/tasks/{cid}/resume"): "run",
@@ -47,6 +48,8 @@ TABLE = {
     ("GET", "/metrics"): "read",
     ("GET", "/api/logs/stream"): "logs",
     ("GET", "/ws/logs"): "logs",
+    ("POST", "/api/events"): "run",
+    ("GET", "/api/events/stream"): "logs",
     ("GET", "/api/tokens"): "admin",
     ("POST", "/api/tokens"): "admin",
     ("DELETE", "/api/tokens/{id}"): "admin",
@@ -81,7 +84,7 @@ def concrete(path: str) -> str:
 
 
 def is_stream(path: str) -> bool:
-    return path.endswith(("/stream", "/events"))
+    return path.endswith(("/stream", "}/events"))
 
 
 async def secret_of(web: Web, caller: str) -> str:

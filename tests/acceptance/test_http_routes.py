@@ -207,6 +207,14 @@ async def test_actions_have_schemas(web: Web) -> None:
     assert (found["result"], found["plan_name"], found["cancellable"]) == ({"type": "string"}, "lab", True)
 
 
+async def test_services_are_among_the_actions(web: Web) -> None:
+    found = {item["name"]: item for item in (await get(web, "/api/actions"))["items"]}
+    ping, port = found["lab.ping"], found["lab.port"]
+    assert (ping["kind"], ping["services"], ping["open"]) == ("action", [], None)
+    assert (port["kind"], port["services"], port["open"], port["params"]) == ("service", [], True, {})
+    assert port["description"] == "The serial port."
+
+
 async def test_system_routes(web: Web) -> None:
     assert (await get(web, "/api/system/status"))["started_at"] == "1970-01-01T00:00:00Z"
     stopped = await web.http.post("/api/system/stop", json={"mode": "cancel", "grace_s": 2})
@@ -240,6 +248,76 @@ async def test_pause_takes_a_reason_and_resume_takes_it_back(web: Web) -> None:
     web.engine.end(run)
     for way in ("pause", "resume"):
         assert (await web.http.post(f"/api/tasks/{run.cid}/{way}")).status_code == 409
+
+
+ASKED = {"type": "object", "properties": {"version": {"type": "string"}}, "required": ["version"]}
+WAIT = {"step": "deploy", "index": 1, "kind": "approval", "message": "Go?", "inputs": ASKED}
+WAIT |= {"since": 0.5, "until": None}
+WAITING = {"kind": "approval", "names": [], "holders": [], "steps": ["deploy[1]"], "waits": [WAIT], "waits_total": 1}
+
+
+async def test_answer_is_given_in_the_name_of_the_token(web: Web) -> None:
+    run = web.engine.add_run("waiting", waiting_for=WAITING)
+    made = (await web.http.post("/api/tokens", json={"scopes": ["run"], "name": "anna"})).json()
+    body = {"step": "deploy", "index": 1, "approved": True, "values": {"version": "v1"}}
+    headers = {"Authorization": f"Bearer {made['token']}"}
+    told = await web.stranger.post(f"/api/tasks/{run.cid}/answer", json=body, headers=headers)
+    assert (told.status_code, told.json()) == (202, {"cid": run.cid, "state": "waiting"})
+    assert web.engine.calls[-1] == ("answer", run.cid, "deploy", 1, True, {"version": "v1"}, "anna")
+    again = await web.http.post(f"/api/tasks/{run.cid}/answer", json=body)
+    assert (again.status_code, again.json()["code"], again.json()["state"]) == (409, "answered", "waiting")
+
+
+async def test_no_needs_no_values_and_a_token_without_a_name_is_its_id(web: Web) -> None:
+    run = web.engine.add_run("waiting", waiting_for=WAITING)
+    told = await web.http.post(f"/api/tasks/{run.cid}/answer", json={"step": "deploy", "index": 1, "approved": False})
+    assert told.status_code == 202
+    assert web.engine.calls[-1] == ("answer", run.cid, "deploy", 1, False, {}, "local")
+
+
+GOOD_ANSWER = {"step": "deploy", "index": 1, "approved": True}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "path"),
+    [
+        pytest.param(GOOD_ANSWER, 422, "inputs_invalid", "/values/version", id="missing-value"),
+        pytest.param(GOOD_ANSWER | {"values": {"version": 1}}, 422, "inputs_invalid", "/values/version", id="value"),
+        pytest.param(GOOD_ANSWER | {"values": []}, 422, "invalid", "/values", id="values-are-a-list"),
+        pytest.param({"step": "deploy", "index": 1}, 422, "invalid", "/approved", id="neither-yes-nor-no"),
+        pytest.param(GOOD_ANSWER | {"approved": "yes"}, 422, "invalid", "/approved", id="yes-is-no-boolean"),
+        pytest.param({"approved": True}, 422, "invalid", "/step", id="no-step"),
+        pytest.param(GOOD_ANSWER | {"index": -1}, 422, "invalid", "/index", id="index"),
+        pytest.param(GOOD_ANSWER | {"by": "root"}, 422, "invalid", "/by", id="in-the-name-of-another"),
+        pytest.param(GOOD_ANSWER | {"step": "other"}, 409, "not_waiting", None, id="other-step"),
+        pytest.param(GOOD_ANSWER | {"index": None}, 409, "not_waiting", None, id="no-item"),
+        pytest.param([], 422, "invalid", "", id="list"),
+    ],
+)
+async def test_answer_that_does_not_fit(web: Web, body: Any, status: int, code: str, path: str | None) -> None:
+    run = web.engine.add_run("waiting", waiting_for=WAITING)
+    told = await web.http.post(f"/api/tasks/{run.cid}/answer", json=body)
+    assert (told.status_code, told.json()["code"]) == (status, code)
+    assert [error["path"] for error in told.json().get("errors", [])] == ([] if path is None else [path])
+    assert not [call for call in web.engine.calls if call[0] == "answer"]
+
+
+async def test_answer_of_an_ended_or_unknown_run_is_refused(web: Web) -> None:
+    run = web.engine.add_run("waiting", waiting_for=WAITING)
+    web.engine.end(run)
+    ended = await web.http.post(f"/api/tasks/{run.cid}/answer", json=GOOD_ANSWER)
+    assert (ended.status_code, ended.json()["code"]) == (409, "ended")
+    other = run.cid[:-1] + ("0" if run.cid[-1] != "0" else "1")
+    assert (await web.http.post(f"/api/tasks/{other}/answer", json=GOOD_ANSWER)).status_code == 404
+
+
+async def test_run_shows_what_it_waits_for_with_times(web: Web) -> None:
+    run = web.engine.add_run("waiting", waiting_for=WAITING)
+    shown = [(await get(web, f"/api/runs/{run.cid}")), (await get(web, "/api/runs", state="waiting"))["items"][0]]
+    for one in shown:
+        (wait,) = one["waiting_for"].pop("waits")
+        assert wait == WAIT | {"since": "1970-01-01T00:00:00.500000Z", "until": None, "pattern": None, "cid": None}
+        assert one["waiting_for"] == {key: value for key, value in WAITING.items() if key != "waits"}
 
 
 async def test_cancel_where_takes_conditions(web: Web) -> None:

@@ -15,6 +15,8 @@ YEAR = 365 * 86400.0
 class Wall:
     """A clock whose wall time a test sets; every look at it goes on by ``pace`` seconds."""
 
+    recheck = 5.0
+
     def __init__(self, now: float, pace: float = 0.0) -> None:
         self.now = now
         self.pace = pace

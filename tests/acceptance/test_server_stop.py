@@ -31,7 +31,7 @@ steps:
     "lab/tasks/quick.yaml": "steps:\n  a: {action: log, params: {message: hello}}\n",
     "lab/tasks/tidy.yaml": """
 steps:
-  wait: {action: sleep, params: {duration: 1h}}
+  wait: {action: shell.run, params: {argv: [sleep, "3600"]}}
 finally:
   tidy: {action: file.write, params: {path: "{{ inputs.mark }}", content: "{{ run.state }} {{ run.reason }}"}}
 inputs: {mark: string}

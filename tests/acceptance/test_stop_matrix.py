@@ -41,6 +41,7 @@ PLANS = {
     "lab/tasks/hang.yaml": "steps:\n  a: {action: hang}\n",
     "lab/tasks/litter.yaml": "steps:\n  a: {action: litter}\n",
     "lab/tasks/chatter.yaml": f"steps:\n  a: {{action: chatter, params: {{lines: {CHATTER}, length: {LINE}}}}}\n",
+    "lab/tasks/shared.yaml": "steps:\n  a: {action: share}\n",
     "lab/tasks/deaf.yaml": """
 steps:
   - {name: a, action: shell.run, params: {shell: "trap '' TERM; touch $BEGUN/$$; while :; do sleep 1; done",
@@ -62,7 +63,7 @@ import time
 from pathlib import Path
 from uuid import uuid4
 import anyio
-from aura import Context, action
+from aura import Context, action, service
 
 def begun() -> None:
     Path("begun", uuid4().hex).touch()
@@ -95,6 +96,15 @@ async def litter() -> None:
     begun()
 
 children = []
+
+@service
+async def port():
+    yield "port"
+    await deaf_child()
+
+@action
+async def share(port) -> str:
+    return port
 
 @action
 async def chatter(ctx: Context, lines: int, length: int) -> None:
@@ -202,6 +212,14 @@ def reading(cell: Cell) -> Iterator[LetGo]:
 
 
 @contextmanager
+def reading_events(cell: Cell) -> Iterator[LetGo]:
+    with closing(cell.door.read("/api/events/stream")) as reader:
+        cell.door.run("quick")
+        reader.wait_for("run.succeeded")
+        yield nothing
+
+
+@contextmanager
 def not_reading(cell: Cell) -> Iterator[LetGo]:
     """A reader that takes nothing more, behind a socket that is full."""
     with closing(cell.door.read("/api/logs/stream", receive_buffer=2048)) as reader:
@@ -240,6 +258,14 @@ def running(cell: Cell, task: str, marks: int = 1) -> Iterator[LetGo]:
 def littered(cell: Cell) -> Iterator[LetGo]:
     """A run that has ended and left behind a child that swallows its end, and threads that hang."""
     cid = cell.door.run("litter")
+    wait_until(lambda: cell.door.get(f"/api/runs/{cid}")["state"] == "succeeded")
+    yield nothing
+
+
+@contextmanager
+def shared(cell: Cell) -> Iterator[LetGo]:
+    """A service that is open, and hangs when it is closed."""
+    cid = cell.door.run("shared")
     wait_until(lambda: cell.door.get(f"/api/runs/{cid}")["state"] == "succeeded")
     yield nothing
 
@@ -291,12 +317,14 @@ UNLOCKED: Record = {
 ROWS = {
     "idle": Row(idle, {}),
     "a reader": Row(reading, {("quick", "succeeded", None): 1}),
+    "a reader of events": Row(reading_events, {("quick", "succeeded", None): 1}),
     "a reader that does not read": Row(not_reading, {("chatter", "succeeded", None): 1}),
     "a WebSocket": Row(on_a_socket, {("quick", "succeeded", None): 1}),
     "a WebSocket that is not read": Row(not_reading_a_socket, {("chatter", "succeeded", None): 1}),
     "a thread that hangs": Row(partial(running, task="hang"), {("hang", "cancelled", "stuck"): 1}, code=70, stuck=1),
     "a child deaf to TERM": Row(partial(running, task="deaf"), {("deaf", "cancelled", "shutdown"): 1}),
     "one left behind": Row(partial(running, task="behind", marks=2), {("behind", "cancelled", "shutdown"): 1}),
+    "a service that hangs in its close": Row(shared, {("shared", "succeeded", None): 1}, code=70),
     "100 runs": Row(crowded, {("long", "cancelled", "shutdown"): CROWD}),
     "litter of plan code": Row(littered, {("litter", "succeeded", None): 1}),
     "a locked database": Row(locked, LOCKED, code=74, later=UNLOCKED),
@@ -343,7 +371,7 @@ def test_stop_of_the_engine_ends_the_runs_and_leaves_the_server_up(tmp_path: Pat
         cell.publish_line()
         reader.wait_for("plan torn is broken")
         check_that_it_goes_on(cell)
-        assert cell.signal(signal.SIGTERM) == (70 if row.stuck else 0)
+        assert cell.signal(signal.SIGTERM) == (70 if row.code == 70 else 0)
         cell.check_nothing_left()
         later = row.record if row.later is None else row.later
         assert cell.states() == Counter(later) + Counter({("quick", "succeeded", None): 1})

@@ -1,7 +1,7 @@
 """Opens a world for tests of the kernel: plans made in Python, lanes and graces as wanted, any store."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ from aura.lifecycle import StepState, Stop
 from aura.liverun import LiveRun
 from aura.plan import Dependency, Loop, Plan, Resource, Retry, Source, Step, Task
 from aura.run import Cause, Request, RunRecord, StepRecord
+from aura.servicedef import Service
 from aura.store import StoreBackend
 from aura.testing.virtual_time import LIMIT, VirtualLoop
 from aura.testing.world import World, open_world
@@ -68,13 +69,20 @@ def task(name: str, *steps: tuple[Step, Any], **keys: Any) -> tuple[Task, dict[s
 class PythonGeneration:
     """A generation of tasks made in Python; has what the work layer asks of ``generations.Generation``."""
 
-    def __init__(self, tasks: Mapping[str, tuple[Task, dict[str, Any]]], hash: str = "g1") -> None:
+    def __init__(
+        self,
+        tasks: Mapping[str, tuple[Task, dict[str, Any]]],
+        hash: str = "g1",
+        services: Sequence[Callable[..., Any]] = (),
+    ) -> None:
         self.hash = hash
         self.files = {"plan.yaml": hash.encode()}
         self.plan = Plan(name="p", directory="/nowhere", tasks={name: made for name, (made, _) in tasks.items()})
         self.code_prefixes = (__file__.rsplit("/", 1)[0],)
+        known = [function.__name__ for function in services]
+        self.services = {name: Service.of(made, "p", known) for name, made in zip(known, services, strict=True)}
         self._actions = {
-            f"p.{name}": Action.of(action(function), "p")
+            f"p.{name}": Action.of(action(function), "p", self.services)
             for _, functions in tasks.values()
             for name, function in functions.items()
         }
@@ -89,8 +97,9 @@ class PythonGeneration:
 class PythonGenerations:
     """Serves one such generation; a test may replace it."""
 
-    def __init__(self, *tasks: tuple[Task, dict[str, Any]]) -> None:
-        self.now: PythonGeneration | None = PythonGeneration({made.name: (made, f) for made, f in tasks})
+    def __init__(self, *tasks: tuple[Task, dict[str, Any]], services: Sequence[Callable[..., Any]] = ()) -> None:
+        made = {task.name: (task, functions) for task, functions in tasks}
+        self.now: PythonGeneration | None = PythonGeneration(made, services=services)
 
     def current(self, plan_name: str) -> PythonGeneration:
         if self.now is None or plan_name != "p":
@@ -201,5 +210,6 @@ async def opened(
         kind=Opened,
     ) as kit:
         kit.left = left
+        await quiet()  # that it has started is an event of its own, and on record then
         yield kit
     assert len(kit.engine.runtime.faults) == faults, list(kit.engine.runtime.faults)

@@ -28,8 +28,8 @@ def flaky(tries: list[int]) -> Any:
 
 
 async def test_run_timeout_comes_beside_a_step_whose_next_try_would_not_fit(tmp_path: Path) -> None:
-    steps = [step("a", fails, retry={"attempts": 5, "delay": 2}), step("b", forever)]
-    async with opened(tmp_path, task("t", *steps, timeout=3)) as kit:
+    steps = [step("a", fails, retry={"attempts": 5, "delay": 0.75}), step("b", forever)]
+    async with opened(tmp_path, task("t", *steps, timeout=2)) as kit:
         run = await kit.begin("t")
         assert (await kit.ended(run)).state == "timed_out"
         assert (await kit.steps(run))["a"].state == "failed"  # its third try would not have fitted
@@ -37,7 +37,7 @@ async def test_run_timeout_comes_beside_a_step_whose_next_try_would_not_fit(tmp_
 
 async def test_interrupt_in_a_back_off_keeps_the_tries_that_were_made(tmp_path: Path) -> None:
     tries: list[int] = []
-    async with opened(tmp_path, task("t", step("a", flaky(tries), retry={"attempts": 2, "delay": 3600}))) as kit:
+    async with opened(tmp_path, task("t", step("a", flaky(tries), retry={"attempts": 2, "delay": 0.9}))) as kit:
         run = await kit.begin("t")
         await until(lambda: run.backoffs)
         kit.stop(run, Stop.INTERRUPT)
@@ -49,7 +49,7 @@ async def test_interrupt_in_a_back_off_keeps_the_tries_that_were_made(tmp_path: 
 
 async def test_shutdown_in_a_back_off_starts_over(tmp_path: Path) -> None:
     tries: list[int] = []
-    made = task("t", step("a", flaky(tries), retry={"attempts": 2, "delay": 3600}), recovery=Recovery.RESTART)
+    made = task("t", step("a", flaky(tries), retry={"attempts": 2, "delay": 0.9}), recovery=Recovery.RESTART)
     async with opened(tmp_path, made) as kit:
         run = await kit.begin("t")
         await until(lambda: run.backoffs)
@@ -112,7 +112,7 @@ async def test_stop_action_ends_a_back_off_beside_it(tmp_path: Path) -> None:
         await until(lambda: kit.engine.runtime.open[cid].backoffs)
         raise EndRun(None)
 
-    made = task("t", step("a", ends_in_the_back_off), step("b", flaky(tries), retry={"attempts": 9, "delay": 3600}))
+    made = task("t", step("a", ends_in_the_back_off), step("b", flaky(tries), retry={"attempts": 9, "delay": 0.9}))
     async with opened(tmp_path, made) as kit:
         await kit.engine.stop("cancel", 0.1)
         cid = (await kit.begin("t")).cid

@@ -46,6 +46,7 @@ async def batch(kit: Opened, runs: int, name: str = "t") -> None:
 async def test_commits_of_a_run(tmp_path: Path, made: Any, commits: int) -> None:
     """One with acceptance and first starts, one for each hop, the outcome with the last finish."""
     async with opened(tmp_path, made) as kit:
+        await kit.engine.runtime.store.written()  # that the engine has started
         before = kit.engine.runtime.store.commits
         await kit.run("t")
         assert kit.engine.runtime.store.commits - before == commits
@@ -94,6 +95,7 @@ async def test_statements_of_a_run(tmp_path: Path, steps: int) -> None:
     """Its row is written three times, each step's twice, and each of these moves is one event."""
     backend = Counting()
     async with opened(tmp_path, chain(steps), backend=backend) as kit:
+        await kit.engine.runtime.store.written()  # that the engine has started
         backend.counted.clear()
         await kit.run("t")
         assert {sql: n for sql, n in backend.counted.items() if len(sql.split()) == 3} == {

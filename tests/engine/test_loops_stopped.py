@@ -62,8 +62,8 @@ SHAPES: dict[str, Shape] = {
     "one after the other": lambda b: [looping(b)],
     "side by side": lambda b: [looping(b, loop={"for_each": ITEMS, "parallelism": 2})],
     "rounds": lambda b: [looping(b, loop={"until": "{{ loop.last == 2 }}"})],
-    "rounds with rests": lambda b: [looping(b, loop={"while_": "{{ loop.index < 3 }}", "delay": 5.0})],
-    "tries": lambda b: [looping(b, fails_first=True, retry={"attempts": 2, "delay": 2.0})],
+    "rounds with rests": lambda b: [looping(b, loop={"while_": "{{ loop.index < 3 }}", "delay": 0.9})],
+    "tries": lambda b: [looping(b, fails_first=True, retry={"attempts": 2, "delay": 0.9})],
     "behind and before steps": lambda b: [step("b", works), looping(b, needs=("b",)), step("c", works, ("a",))],
 }
 
@@ -228,7 +228,7 @@ async def test_paused_loop_goes_on_over_what_was_frozen(tmp_path: Path, restart:
 
 async def test_pause_in_the_rest_between_rounds_ends_the_rest(tmp_path: Path) -> None:
     bodies = Bodies()
-    loop = {"until": "{{ loop.last == 1 }}", "delay": 3600.0}
+    loop = {"until": "{{ loop.last == 1 }}", "delay": 0.9}
     async with opened(tmp_path, task("t", looping(bodies, loop=loop))) as kit:
         run = await kit.begin("t")
         await until(lambda: run.backoffs)
@@ -238,7 +238,7 @@ async def test_pause_in_the_rest_between_rounds_ends_the_rest(tmp_path: Path) ->
         began = anyio.current_time()
         await kit.engine.resume(run.cid)
         assert (await kit.ended(run)).state == "succeeded"
-        assert anyio.current_time() - began < 1
+        assert anyio.current_time() - began < 0.5
         assert dict(bodies.began) == {0: 1, 1: 1}
 
 

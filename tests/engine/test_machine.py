@@ -477,7 +477,8 @@ class EngineMachine(RuleBasedStateMachine):
                 assert (run.placed, run.waits) == (False, False)
                 continue
             assert run.sealed or run.placed is (run.state in PLACED)
-            assert run.sealed or run.waits is (run.state in STARTABLE and run.held is None)
+            may_start = run.state in STARTABLE and (run.state is not RunState.WAITING or bool(run.woken))
+            assert run.sealed or run.waits is (may_start and run.held is None)
         assert (self.world.before_their_turn, list(runtime.faults)) == ([], [])
         assert not self.world.kit.engine.supervisor.reasons
 

@@ -55,8 +55,9 @@ def check_rests(kit: Opened, run: LiveRun) -> None:
     assert (record.state, record.reason) == ("preempted", "for a while")
     assert execute("SELECT held FROM run WHERE seq=?", (run.seq,)).fetchone() == (1,)
     assert (run.placed, run.waits, run.entry, run.timer, run.live, run.backoffs) == (False, False, None, None, {}, {})
-    states = {state for (state,) in execute("SELECT state FROM step WHERE seq=?", (run.seq,))}
-    assert not states & {"running", "retrying", "stopping"}
+    steps = execute("SELECT name, state FROM step WHERE seq=?", (run.seq,)).fetchall()
+    states = {state for name, state in steps if name not in run.open_waits}
+    assert not states & {"running", "retrying", "waiting", "stopping"}
     check_history(execute, run.seq, "preempted")
 
 

@@ -76,7 +76,7 @@ async def test_paused_run_outlives_the_server_and_goes_on_behind_its_last_step(
 
 async def test_tries_that_were_made_are_kept(tmp_path: Path) -> None:
     backend = MemoryBackend()
-    made = task("t", step("a", fails, retry={"attempts": 2, "delay": 60.0}))
+    made = task("t", step("a", fails, retry={"attempts": 2, "delay": 0.9}))
     async with opened(tmp_path, made, backend=backend) as kit:
         run = await kit.begin("t")
         await until(lambda: run.backoffs)

@@ -119,7 +119,7 @@ async def test_back_off_rests_with_its_tries(tmp_path: Path) -> None:
         tries.append(1)
         raise OSError("no")
 
-    async with opened(tmp_path, task("t", step("a", act, retry={"attempts": 2, "delay": 60.0}))) as kit:
+    async with opened(tmp_path, task("t", step("a", act, retry={"attempts": 2, "delay": 0.9}))) as kit:
         run = await kit.begin("t")
         await until(lambda: run.backoffs)
         await paused(kit, run)

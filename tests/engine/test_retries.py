@@ -179,13 +179,13 @@ async def no_time(kit: Opened, cid: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("timeout", "state", "takes"),
-    [(10.0, "failed", 8), (8.0, "failed", 4), (4.0, "failed", 0), (None, "succeeded", 12)],
+    [(2.0, "failed", 1.5), (1.5, "failed", 0.75), (0.75, "failed", 0), (None, "succeeded", 2.25)],
     ids=["two fit", "one fits, the next would begin as it ends", "none", "no time-out"],
 )
 async def test_try_that_cannot_fit_is_not_begun(tmp_path: Path, timeout: float, state: str, takes: float) -> None:
     tries = Tries(*[OSError("last")] * 3)
     async with opened(
-        tmp_path, task("t", step("a", tries.act(), retry={"attempts": 9, "delay": 4.0}), timeout=timeout)
+        tmp_path, task("t", step("a", tries.act(), retry={"attempts": 9, "delay": 0.75}), timeout=timeout)
     ) as kit:
         began = anyio.current_time()
         run = await kit.begin("t")
@@ -194,13 +194,13 @@ async def test_try_that_cannot_fit_is_not_begun(tmp_path: Path, timeout: float, 
         assert anyio.current_time() - began == pytest.approx(takes)
         said = await no_time(kit, run.cid)
         assert len(said) == (state == "failed")
-        assert all("the next try would begin in 4 s" in line for line in said)
+        assert all("the next try would begin in 0.75 s" in line for line in said)
 
 
 async def test_result_counts_if_there_is_no_time_for_another_try(tmp_path: Path) -> None:
-    retry = {"attempts": 9, "delay": 4.0, "when": "{{ result < 5 }}"}
+    retry = {"attempts": 9, "delay": 0.8, "when": "{{ result < 5 }}"}
     made = step("a", Tries().act(), retry=retry, outputs={"o": "{{ result }}"})
-    async with opened(tmp_path, task("t", made, timeout=10.0, returns="{{ steps.a.outputs.o }}")) as kit:
+    async with opened(tmp_path, task("t", made, timeout=2.0, returns="{{ steps.a.outputs.o }}")) as kit:
         assert (await kit.record("t")).result == 3
 
 
@@ -236,7 +236,7 @@ async def test_failure_behind_the_time_out_of_the_run_does_not_make_it_fail(tmp_
 @pytest.mark.parametrize("kind", [Stop.INTERRUPT, Stop.CANCEL], ids=lambda kind: kind.label)
 async def test_stop_in_the_wait_for_a_try_of_a_result(tmp_path: Path, kind: Stop) -> None:
     tries = Tries()
-    made = step("a", tries.act(), retry={"attempts": 3, "delay": 3600.0, "when": "{{ result < 2 }}"})
+    made = step("a", tries.act(), retry={"attempts": 3, "delay": 0.9, "when": "{{ result < 2 }}"})
     async with opened(tmp_path, task("t", made, returns="{{ steps.a.output }}")) as kit:
         run = await kit.begin("t")
         await until(lambda: run.backoffs)

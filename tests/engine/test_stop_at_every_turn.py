@@ -19,11 +19,12 @@ from tests.engine.kit import Opened, opened, quiet, step, task, turns, until, vi
 from tests.fakes.invariants import check_forgotten, check_history, check_idle, check_steps, record_of
 from tests.fakes.kernel import FaultyBackend, begun, noting
 
-from aura.errors import EndRun
+from aura.errors import EndRun, WaitFor
 from aura.lifecycle import FINAL, Recovery, RunState, Stop
 from aura.liverun import LiveRun
 from aura.plan import Step
 from aura.run import Cause, Request, RunRecord
+from aura.wait import Wait, WaitKind
 
 ENDS = frozenset(f"run.{state}" for state in FINAL)
 #: More turns than any of these runs takes.
@@ -85,6 +86,11 @@ async def ends(_: int) -> None:
     raise EndRun(None)
 
 
+async def waits(_: int) -> None:
+    await turns(1)
+    raise WaitFor(Wait(WaitKind.SLEEP, 1.5))
+
+
 async def sleeps(_: int) -> None:
     try:
         await anyio.sleep(1)
@@ -99,8 +105,11 @@ SHAPES: dict[str, Shape] = {
     "one step": lambda b: ([b.step("a", works)], {}),
     "chain": lambda b: ([b.step("a", works), b.step("b", works, "a"), b.step("c", works, "b")], {}),
     "parallel": lambda b: ([b.step("a", works), b.step("b", sleeps), b.step("c", works, "a", "b")], {}),
-    "retry": lambda b: ([b.step("a", fails_once, retry={"attempts": 2, "delay": 5.0})], {}),
+    "retry": lambda b: ([b.step("a", fails_once, retry={"attempts": 2, "delay": 0.9})], {}),
     "retry beside another": lambda b: ([b.step("a", fails_once, retry={"attempts": 2}), b.step("b", works)], {}),
+    "wait": lambda b: ([b.step("a", waits), b.step("b", works, "a")], {"finally_": [b.step("z", works)]}),
+    "wait beside another": lambda b: ([b.step("a", waits), b.step("b", sleeps)], {}),
+    "retry after a wait": lambda b: ([b.step("a", fails_once, retry={"attempts": 2, "delay": 1.5})], {}),
     "failure": lambda b: ([b.step("a", fails), b.step("b", works, "a")], {"on_failure": [b.step("f", works)]}),
     "finally": lambda b: ([b.step("a", works)], {"finally_": [b.step("y", works), b.step("z", works, "y")]}),
     "on_cancel": lambda b: (

@@ -24,6 +24,7 @@ from tests.fakes.web import Events, make_settings
 
 from aura.clock import SystemClock
 from aura.generations import Generations
+from aura.isolation import warm
 from aura.lifecycle import FINAL
 from aura.run import Cause, Request
 from aura.server import Server, serve_until_signal
@@ -225,6 +226,13 @@ async def loop_lag(live: Live) -> Callable[[], Awaitable[None]]:
     return check
 
 
+async def warm_processes(live: Live) -> Callable[[], Awaitable[None]]:
+    async def check() -> None:  # who asks for one finds it again; none is started before somebody does
+        await until(lambda: live.server.engine.runtime.boot_tag in warm._served())
+
+    return check
+
+
 ROWS = {
     "console": console,
     "dispatcher": dispatcher,
@@ -233,6 +241,7 @@ ROWS = {
     "loop lag": loop_lag,
     "reaper": reaper,
     "signals": signals,
+    "warm processes": warm_processes,
 }
 #: Children of the server's tree that are no services: each ends the server, or is ended by it, and serves no purpose
 #: without it.

@@ -107,7 +107,7 @@ async def never_was(kit: Opened, *runs: LiveRun) -> None:
     assert all((record.seq, record.cid) > (run.seq, run.cid) for run in runs)
     shown = reader.take().entries  # what the undone ones had staged blocks nothing and is never shown
     reader.close()
-    assert {entry.cid for entry in shown} == {record.cid}
+    assert {entry.cid for entry in shown} - {None} == {record.cid}  # the engine's own are of no run
 
 
 @asynccontextmanager
@@ -143,7 +143,7 @@ async def test_acceptance_that_fails_before_its_start_is_written_is_undone(tmp_p
         await quiet()  # the acceptance stands at the gate
         await door.kit.engine.start()
         await quiet()
-        assert (run.row, door.kit.engine.runtime.store.pending) == ("running", 1)
+        assert (run.row, door.kit.engine.runtime.store.pending) == ("running", 2)  # and that the engine has started
         if how != "alone":
             door.backend.failing, door.backend.error = 1, StoreReadOnly("full")
         door.backend.gate.set()

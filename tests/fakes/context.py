@@ -1,6 +1,7 @@
 """A ``Context`` whose host remembers what an action did, for tests of actions without an engine."""
 
 import math
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from aura.actions import Action, Context
 from aura.builtin import shipped
 from aura.generations import Generations
+from aura.redaction import Redactor, Stream
 
 #: The plans that come with Aura.
 PLANS = Path(__file__).parents[2] / "plans"
@@ -38,25 +40,59 @@ class FakeLog:
         return [text for kind, text in self.lines if kind == level]
 
 
+class FakeState:
+    """What a plan remembers, as long as the test lasts: a dictionary."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    async def get(self, key: str, default: Any) -> Any:
+        return self.values.get(key, default)
+
+    async def set(self, key: str, value: Any, ttl: float | str | None) -> None:
+        self.values[key] = value
+
+    async def delete(self, key: str) -> bool:
+        return self.values.pop(key, self) is not self
+
+    async def compare_and_set(self, key: str, expected: Any, value: Any, ttl: float | str | None) -> bool:
+        if self.values.get(key) != expected:
+            return False
+        self.values[key] = value
+        return True
+
+    async def keys(self, prefix: str) -> list[str]:
+        return sorted(key for key in self.values if key.startswith(prefix))
+
+
 class FakeHost:
     """Stands where the attempt stands; ``grace`` is what ``ctx.grace_left()`` gives, ``on_progress`` hears it all."""
 
     def __init__(self, workdir: Path) -> None:
         self.live = True
+        self.plan_name = "p"
         self.log = FakeLog()
         self.stopping_because: str | None = None
         self.workdir = workdir
         self.process_environment: Mapping[str, str] = {
             "AURA_BOOT": "teststore.1",
-            "AURA_CID": f"cid-{workdir.name}",
+            "AURA_CID": str(uuid.uuid4()),
             "AURA_STEP": "step",
             "AURA_ATTEMPT": "1",
         }
         self.grace = math.inf
+        self.redactor = Redactor()
         self.progressed: list[tuple[float, float | None, str]] = []
         self.on_progress: Callable[[float], None] = lambda done: None
         #: ("run" or "start", plan, task, inputs) of each task that was asked for.
         self.asked: list[tuple[str, str | None, str, dict[str, Any]]] = []
+        #: (name, payload) of each event that was emitted.
+        self.emitted: list[tuple[str, Any]] = []
+        self.state = FakeState()
+        self.checkpointed: Any = None
+
+    async def checkpoint(self, value: Any) -> None:
+        self.checkpointed = value
 
     def grace_left(self) -> float:
         return self.grace
@@ -68,6 +104,9 @@ class FakeHost:
         self.progressed.append((done, total, message))
         self.on_progress(done)
 
+    def hiding(self) -> Stream:
+        return self.redactor.stream()
+
     async def run_task(self, task: str, inputs: Mapping[str, Any], plan: str | None) -> Any:
         self.asked.append(("run", plan, task, dict(inputs)))
         return {"ran": task}
@@ -75,6 +114,10 @@ class FakeHost:
     async def start_task(self, task: str, inputs: Mapping[str, Any], plan: str | None) -> str:
         self.asked.append(("start", plan, task, dict(inputs)))
         return "cid-2"
+
+    async def emit(self, event: str, payload: Any) -> str:
+        self.emitted.append((event, payload))
+        return str(len(self.emitted))
 
 
 class Bench:

@@ -4,7 +4,7 @@ It keeps what it is told, so that a test can put a run, an event or a log line w
 real engine does.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +13,11 @@ import msgspec
 
 from aura.actions import Action, action
 from aura.api import EngineState, PlanState
+from aura.approvals import check_values
+from aura.bus import check_event
 from aura.clock import SystemClock
 from aura.errors import FieldError, Problem, RequestError
-from aura.events import Entry, EventEntry, LogEntry
+from aura.events import Entry, EventEntry, EventReceipt, LogEntry
 from aura.histogram import SHORT, SIZES, Histogram
 from aura.journal import Journal
 from aura.keys import Key
@@ -24,8 +26,10 @@ from aura.measures import Measures
 from aura.overview import LaneFlow, Overview, PlanFlow
 from aura.plan import Dependency, Input, Mode, ModeKind, Source, Step, Task
 from aura.priorities import Prioritized
+from aura.records.events import EventFilter, EventPage
 from aura.records.reading import RunFilter
 from aura.run import PRIORITIES, Cause, CidSource, Outcomes, Receipt, Request, RunRecord, StepRecord
+from aura.servicedef import Service, service
 
 BOOT = 7
 
@@ -34,6 +38,12 @@ BOOT = 7
 async def ping(host: str, count: int = 1) -> str:
     """Ask a host whether it is there."""
     return host * count
+
+
+@service
+async def port() -> AsyncIterator[None]:
+    """The serial port."""
+    yield
 
 
 class Unwritten:
@@ -59,6 +69,7 @@ class Plan(msgspec.Struct):
 class Generation(msgspec.Struct):
     plan: Plan
     actions: dict[str, Action]
+    services: dict[str, Service]
 
 
 class Status(msgspec.Struct):
@@ -88,7 +99,8 @@ class Generations:
     """Plan ``lab`` with two tasks, and ``torn``, which cannot be served."""
 
     def __init__(self) -> None:
-        self._lab = Generation(Plan(lab_tasks()), {"ping": Action.of(ping, "lab")})
+        services = {"port": Service.of(port, "lab", ())}
+        self._lab = Generation(Plan(lab_tasks()), {"ping": Action.of(ping, "lab")}, services)
 
     def statuses(self) -> list[Status]:
         torn = Problem("torn/tasks/x.yaml", 2, 5, "no such key")
@@ -252,6 +264,18 @@ class FakeEngine:
             await self.ends.setdefault(cid, anyio.Event()).wait()
         return self.records[cid]
 
+    async def emit(self, name: str, payload: Any) -> EventReceipt:
+        self._check()
+        plain, _ = check_event(name, payload)
+        entry = self.journal.stage(name, payload=plain)
+        self.stored.append(entry)
+        self.journal.settle([entry], committed=True)
+        return EventReceipt(str(entry.id))
+
+    async def event_entries(self, wanted: EventFilter, after: int, until: int, limit: int) -> EventPage:
+        events = [entry for entry in self.stored if entry.kind == "event" and after < entry.id < until][:limit]
+        return EventPage([e for e in events if wanted.fits(e)], events[-1].id if len(events) == limit else None)
+
     async def cancel(self, cid: str, reason: str | None) -> str:
         run = (await self.get_run(cid)).record
         if run.state in FINAL:
@@ -274,9 +298,28 @@ class FakeEngine:
         self.change(run, reason=None)
         return "preempted"
 
+    async def answer(
+        self, cid: str, step: str, index: int | None, approved: bool, values: Mapping[str, Any], by: str
+    ) -> str:
+        run = (await self.get_run(cid)).record
+        if run.state in FINAL:
+            raise RequestError("ended", f"run {cid} has already ended", extra={"state": run.state})
+        waits = (run.waiting_for or {}).get("waits", ())
+        found = next((wait for wait in waits if (wait["step"], wait["index"]) == (step, index)), None)
+        if found is None:
+            raise RequestError("not_waiting", f"step {step} waits for no answer", extra={"state": run.state})
+        if ("answer", cid, step, index) in [call[:4] for call in self.calls]:
+            raise RequestError("answered", f"step {step} has been answered", extra={"state": run.state})
+        checked = check_values(found["inputs"], values) if approved else {}
+        self.calls.append(("answer", cid, step, index, approved, checked, by))
+        return run.state
+
     async def cancel_where(self, **conditions: Any) -> list[str]:
         self.calls.append(("cancel_where", conditions))
         return [cid for cid, run in self.records.items() if conditions["state"] in (None, run.state)]
+
+    def is_service_open(self, plan_name: str, name: str) -> bool:
+        return (plan_name, name) == ("lab", "port")
 
     async def start(self) -> EngineState:
         self.state = "running"
@@ -302,6 +345,8 @@ class FakeEngine:
             "plans": {"ready": 1, "stale": 0, "broken": 1},
             "store": {"writable": True, "pending": 0, "commits": 0},
             "services": {"http": {"state": "running", "failures": 0, "last_error": None}},
+            "plan_services": {"open": 1, "stuck": 0},
+            "events": {"subscribers": 0, "on_the_way": 0, "failures": 0, "suspended": []},
             "reasons": self.reasons,
         }
 

@@ -4,6 +4,8 @@
 class Hands:
     """Wall and monotonic time, both ``now``."""
 
+    recheck = 5.0
+
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
 

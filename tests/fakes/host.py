@@ -82,6 +82,10 @@ async def interrupts_in_a_child() -> None:
     await asyncio.create_task(child())
 
 @action
+async def naps() -> None:
+    await asyncio.sleep(600)
+
+@action
 async def logs(message: str) -> None:
     logging.getLogger("plan").warning(message)
 """
@@ -97,7 +101,7 @@ FILES = {
         "steps:\n  - {name: say, action: log, params: {message: 'hello {{ inputs.day }}'}}\n"
         "returns: {day: '{{ inputs.day }}'}\n"
     ),
-    "lab/tasks/nap.yaml": _task("sleep", duration="10m"),
+    "lab/tasks/nap.yaml": _task("naps"),
     "lab/tasks/cleans.yaml": f"cleanup_timeout: 60s\n{_task('cleans', seconds=60)}",
     "lab/tasks/logs.yaml": _task("logs", message="from a library"),
     "lab/tasks/spawns.yaml": _task("shell.run", shell="sleep 1000 >/dev/null 2>&1 & echo started"),

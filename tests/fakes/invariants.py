@@ -19,6 +19,7 @@ _SAYS = {
     "run.started": RunState.RUNNING,
     "run.resumed": RunState.RUNNING,
     "run.requeued": RunState.QUEUED,
+    "run.waiting": RunState.WAITING,
     "run.preempted": RunState.PREEMPTED,
     **{f"run.{state.value}": state for state in FINAL},
 }
@@ -49,7 +50,7 @@ def check_history(execute: Any, seq: int, state: str) -> None:
     for former, to in itertools.pairwise(states):
         assert to in RUN_MOVES[former] or to in RUN_MOVES[RunState.STOPPING], f"{former} → {to} in {states}"
         assert former not in FINAL, states
-    told = {RunState.RUNNING, RunState.PREEMPTED} if state == RunState.STOPPING else {state}
+    told = {RunState.RUNNING, RunState.WAITING, RunState.PREEMPTED} if state == RunState.STOPPING else {state}
     assert states[-1] in told, f"the row says {state}, the history {states}"
 
 

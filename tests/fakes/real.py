@@ -28,7 +28,7 @@ returns: {day: "{{ inputs.day }}"}
 """
 LONG = """\
 steps:
-  nap: {action: sleep, params: {duration: 10m}}
+  nap: {action: shell.run, params: {argv: [sleep, "600"]}}
 """
 
 

@@ -7,7 +7,7 @@ A case is a mapping in one of the ``*.yaml`` files beside this one:
     plan       plan.yaml; ``python`` is more code beside ``actions.py``; ``plans`` are others by name
     inputs     what the run is asked for with; further ``wishes`` of the request, such as ``labels``
     do         instead of one run of ``t``: what is done one after the other, see below
-    resources  those of the settings
+    resources  those of the settings; ``secrets``: by name, null is one that is nowhere, what is not said is random
     values     instead of a task: pairs of an expression and its value; ``wrong``: of one and a part of its error
 
 and what has to come of it, all of it exact and nothing needed:
@@ -29,8 +29,9 @@ and what has to come of it, all of it exact and nothing needed:
 
 ``do`` is a list of: ``start`` a task, with the request's wishes, named by ``as``; ``together``, a list of starts;
 ``find`` the last run of a task and name it; ``wait`` so many seconds; wait ``until`` a run, or a ``step`` of it, is in
-a ``state``; ``cancel pause resume`` a run, set its ``priority``, ``rerun`` it; ``crash`` or ``restart`` the server.
-``pause`` waits until it rests, unless ``rests`` is false. With ``refused`` it has to be refused with this code.
+a ``state``; ``cancel pause resume`` a run, set its ``priority``, ``rerun`` it; ``emit`` an event with a ``payload``;
+``answer`` a ``step`` of a run, with its ``index``, ``values`` and ``approved: false``; ``crash`` or ``restart`` the
+server. ``pause`` waits until it rests, unless ``rests`` is false. With ``refused`` it has to be refused with this code.
 """
 
 from collections.abc import Iterator, Mapping
@@ -44,7 +45,7 @@ from aura.yamlfile import load
 FOLDER = Path(__file__).parent
 ACTIONS = (FOLDER / "actions.py").read_text()
 KEYS = frozenset(
-    {"case", "task", "tasks", "plan", "python", "plans", "inputs", "wishes", "do", "resources"}
+    {"case", "task", "tasks", "plan", "python", "plans", "inputs", "wishes", "do", "resources", "secrets"}
     | {"state", "reason", "result", "error", "cleanup", "steps", "outputs", "errors", "said", "takes", "runs"}
     | {"because", "record", "logged", "all", "refused", "check", "values", "wrong"}
 )

@@ -143,7 +143,8 @@ class Doing:
             assert [run.state for run in self.world.runs(task)] == states, self._explained()
 
     async def _open(self, backend: StoreBackend) -> None:
-        world = open_world(self._plan, settings=self._settings, backend=backend)
+        secrets = self.data.get("secrets", {})
+        world = open_world(self._plan, settings=self._settings, backend=backend, secrets=secrets)
         self.world = await self._stack.enter_async_context(world)
         self.runs = {name: Run(self.world, run.cid) for name, run in self.runs.items()}
 
@@ -169,6 +170,8 @@ class Doing:
                 self.runs[name] = self.world.runs(task)[-1]
             case {"wait": seconds}:
                 await self.world.advance(seconds)
+            case {"emit": event, **keys}:
+                await self.world.engine.runtime.bus.emit(event, keys.get("payload")).ticket.wait()
             case {"until": name, **what}:
                 await self.world.until(self.runs[name], **what)
             case {"crash": True}:
@@ -193,6 +196,9 @@ class Doing:
                     await self.world.loop.wait_until(lambda: self.runs[name].state == "preempted")
             case {"resume": name}:
                 await engine.resume(self.runs[name].cid)
+            case {"answer": name, "step": step, **keys}:
+                index, approved, values = keys.get("index"), keys.get("approved", True), keys.get("values", {})
+                await engine.answer(self.runs[name].cid, step, index, approved, values, "somebody")
             case {"priority": name, "to": number}:
                 await engine.set_priority(self.runs[name].cid, number)
             case {"rerun": name, "as": other, **keys}:

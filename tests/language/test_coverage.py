@@ -163,7 +163,7 @@ SCOPE = {
     **{f"plan.{key}": ("plan", key) for key in names._KEYS_OF_PLAN},
     **{f"loop.{key}": ("loop", key) for key in names._KEYS_OF_LOOP},
     **{f"error.{key}": ("error", key) for key in names._KEYS_OF_ERROR},
-    **{name: (name,) for name in ("inputs", "vars", "event", "result", "error", "now")},
+    **{name: (name,) for name in ("inputs", "vars", "state", "event", "result", "error", "now")},
 }
 
 

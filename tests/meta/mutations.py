@@ -295,9 +295,9 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         "a run replaces others only when it is on record",
         "admission.py",
-        "        unit = accept_run(accepted, ",
+        "        unit = accept_run(shown, ",
         "        if task.mode.kind is ModeKind.RESTART:\n            self._modes.replace(run)\n"
-        "        unit = accept_run(accepted, ",
+        "        unit = accept_run(shown, ",
         "tests/engine/test_modes.py",
     ),
 )

@@ -18,7 +18,11 @@ from aura.yamlfile import load
 DOCS = Path(__file__).parents[2] / "docs/reference/actions.md"
 ACTIONS = shipped()
 #: Defaults that a reader knows by another name.
-SAID = {("file.glob", "root"): "the workdir", ("shell.run", "cwd"): "the workdir"}
+SAID = {
+    ("file.glob", "root"): "the workdir",
+    ("shell.run", "cwd"): "the workdir",
+    ("http.request", "timeout"): "30s",
+}
 #: Types of the inputs that examples name, where they are not text.
 KINDS = {"copies": "integer"}
 

@@ -16,22 +16,23 @@ SOURCE = Path(__file__).parents[2] / "src" / "aura"
 #: From nouns to doors. A package stands for all that is in it unless one of its modules is named on its own.
 LAYERS: Mapping[str, str] = {
     "nouns": """
-        errors failpoints clock histogram eventloop duration lifecycle patterns masking plaindata timefilters filters
-        sandbox expressions valuepaths
-        plan resources run graph reasons explain events actions settings config cron eventnames schedule interrupt
+        errors failpoints clock histogram eventloop duration lifecycle patterns masking secret secretforms needles
+        redaction plaindata timefilters filters sandbox expressions valuepaths plan resources run graph reasons
+        explain events actions servicedef settings config cron eventnames schedule interrupt wait
     """,
     "text to plan": """
-        yamlfile fields names inputs inputspec snapshot retryfile loopfile modefile defaults needs reach planfile
-        stepfile taskfile schemaparts fileschema pyscan usecheck recursion crosscheck triggerfile schedulefile
-        interruptfile triggerschema loader importing generation fitting generations
+        yamlfile fields names inputs inputspec approvals snapshot retryfile loopfile modefile defaults needs reach
+        planfile waitfile stepfile taskfile schemaparts fileschema pyscan usecheck recursion crosscheck triggerfile
+        schedulefile interruptfile triggerschema loader importing generation fitting generations
     """,
     "records": "records store stores",
-    "streams": "journal logs",
+    "streams": "secrets covering journal logs progress room bus",
     "work": """
-        supervisor leftovers pipes processes measures scope stops liverun restoring runtime keptcode edge attempt
+        supervisor openservice services leftovers pipes floods loglines processes isolation measures hiding
+        keepable planstate planstates checkpoints scope stops liverun restoring runtime keptcode edge attempt
         modes circles pool claims retries perform loops conclude starting seal executor lanes admission keys
-        priorities reruns dispatcher boot pausing children history
-        deadline overview engine workfiles
+        priorities reruns dispatcher boot pausing children emitting ownevents history deadline overview engine
+        workfiles waits
     """,
     "shipped actions": "builtin",
     "doors": "api web server embed client cli",

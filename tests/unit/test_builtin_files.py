@@ -145,7 +145,7 @@ async def test_absolute_path_is_taken_as_it_is(bench: Bench, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("path", ["a\0b", "~", "%2e%2e/x", "-rf"], ids=["NUL", "tilde", "percent", "an option"])
 async def test_odd_names_are_only_names(bench: Bench, path: str) -> None:
-    with pytest.raises((FileNotFoundError, ValueError), match=r"No such file|null"):
+    with pytest.raises((FileNotFoundError, ValueError), match=r"No such file|NUL"):
         await bench.call("file.read", path=path)
 
 

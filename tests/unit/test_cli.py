@@ -101,6 +101,8 @@ STATUS: dict[str, Any] = {
     "plans": {"ready": 2, "stale": 1, "broken": 0},
     "store": {"writable": True, "pending": 0, "commits": 1},
     "services": {},
+    "plan_services": {"open": 0, "stuck": 0},
+    "events": {"subscribers": 0, "on_the_way": 0, "failures": 0, "suspended": []},
     "reasons": [],
 }
 FAILURE = {
@@ -112,6 +114,8 @@ FAILURE = {
     "line": 3,
     "cause": None,
 }
+#: What ``aura ps`` asks beside the runs that run.
+WAITING = "GET /api/runs?state=waiting&limit=101"
 FAILED = RUN | {"state": "failed", "error": FAILURE, "result": None}
 ACCEPTED = {"cid": CID, "state": "queued", "plan_name": "lab", "task_name": "report"}
 
@@ -409,15 +413,15 @@ def test_inputs_file_that_is_no_object_is_refused(run: Aura, tmp_path: Path, tex
     assert (outcome.code, "in.json:" in outcome.err) == (64, True)
 
 
-def test_run_shows_progress_by_tenths_without_a_terminal(
-    run: Aura, fake: FakeServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("aura.cli.follow.PROGRESS_EVERY", 0.0)
-    monkeypatch.setattr("aura.cli.follow.PROGRESS_SHARE", 0.0)
-    serve_run(fake, RUN, step("ping", "started"), log("a"), log("b"))
-    how_far = [{"done": done, "total": 40, "message": said} for done, said in ((1, ""), (20, "half"), (21, ""))]
-    running = [RUN | {"state": "running", "progress": {"ping": one}} for one in how_far]
-    fake.answers[f"GET /api/runs/{CID}"] = [*running, RUN]
+def progress(done: float, total: float, message: str = "") -> tuple[str, str, Any]:
+    return ("progress", "", {"step": "ping", "done": done, "total": total, "message": message})
+
+
+def test_run_shows_progress_by_tenths_without_a_terminal(run: Aura, fake: FakeServer) -> None:
+    serve_run(fake, RUN)
+    how_far = (progress(1, 40), progress(20, 40, "half"), progress(21, 40))
+    told = sse(("", "1", step("ping", "started")), *how_far, end("succeeded"))
+    fake.answers[f"GET /api/runs/{CID}/events"] = stream(told)
     lines = [line.split(" ", 1)[1] for line in run("run", "lab/report").err.splitlines()]
     assert [line for line in lines if line.startswith("ping ")] == ["ping 20/40 (50%) half"]
 
@@ -476,27 +480,26 @@ def test_second_ctrl_c_leaves_at_once(fake: FakeServer) -> None:
     with following(fake) as process:
         process.send_signal(signal.SIGINT)
         fake.wait_asked(f"/api/tasks/{CID}/cancel")
-        fake.asked.clear()
-        fake.wait_asked(f"/api/runs/{CID}")  # it goes on following
+        assert process.stderr
+        wait_line(process.stderr, "cancel")  # it goes on following
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert process.returncode == 130
-    assert f"/api/runs/{CID}/events" not in [asked.path for asked in fake.asked], "it waited for the stream"
+    asked = [asked.path for asked in fake.asked]
+    assert asked.count(f"/api/runs/{CID}/events") == 1, "it waited for the stream"
 
 
 def test_progress_is_a_bar_on_a_terminal(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     serve_run(fake, RUN)
-    held = stream(sse(("", "1", step("ping", "started")), ("", "2", log("\x1b]0;x\x07hi"))), hold=True)
+    told = (("", "1", step("ping", "started")), ("", "2", log("\x1b]0;x\x07hi")), progress(1, 4, "copying"))
+    held = stream(sse(*told), hold=True)
     fake.answers[f"GET /api/runs/{CID}/events"] = [held, stream(sse(end("succeeded")))]
-    progress = {"ping": {"done": 1, "total": 4, "message": "copying"}}
-    fake.answers[f"GET /api/runs/{CID}"] = RUN | {"state": "running", "progress": progress}
     ours, theirs = pty.openpty()
     with subprocess.Popen(COMMAND, stdout=PIPE, stderr=theirs, text=True) as process, open(ours, "rb", 0) as terminal:
         os.close(theirs)
         seen = read_until(terminal, b"copying")
-        fake.answers[f"GET /api/runs/{CID}"] = RUN
         fake.over.set()
         seen += read_until(terminal, b"")
         assert (process.wait(30), json.load(process.stdout or sys.stdin)) == (0, RUN["result"])
@@ -550,7 +553,7 @@ def test_runs_are_as_many_as_wanted(run: Aura, fake: FakeServer, argv: list[str]
     ],
 )
 def test_json_is_what_the_server_said(run: Aura, fake: FakeServer, argv: list[str], path: str, answer: Any) -> None:
-    fake.answers[f"GET {path}"] = answer
+    fake.answers |= {WAITING: page(), f"GET {path}": answer}
     outcome = run(*argv, "--json")
     said = {key: value for key, value in answer.items() if key != "next_cursor"}
     assert (outcome.code, outcome.json) == (0, said)
@@ -620,7 +623,7 @@ def test_show_tells_how_far_a_loop_is_and_what_failed(
 def test_ps_lists_sub_tasks_below_their_parents(run: Aura, fake: FakeServer) -> None:
     found = [("d", "c"), ("other", None), ("c", CID), (CID, None)]
     runs = [SHORT | {"cid": cid, "parent_cid": parent, "task_name": cid[-3:]} for cid, parent in found]
-    fake.answers["GET /api/runs/active"] = page(*runs)
+    fake.answers |= {WAITING: page(), "GET /api/runs/active": page(*runs)}
     tasks = [re.findall(r" ((?:└─ )?lab/\w+)", line)[0] for line in run("ps").out.splitlines()[1:]]
     assert tasks == ["lab/her", f"lab/{CID[-3:]}", "└─ lab/c", "└─ lab/d"]
 

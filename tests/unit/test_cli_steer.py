@@ -171,6 +171,8 @@ ASKING: dict[str, list[str]] = {
     "resume": [CID],
     "priority": [CID, "1"],
     "rerun": [CID],
+    "answer": [CID, "deploy"],
+    "emit": ["door.opened"],
     "queue": [],
     "files": [CID],
     "plans": [],

@@ -128,6 +128,12 @@ WRONG = [
     pytest.param(of_step("depends_on: {any: []}"), id="any-none"),
     pytest.param(of_step("outputs: {A: 1}"), id="output-name"),
     pytest.param(f"{STEP}finally: {{b: {{actoin: log}}}}", id="handler"),
+    pytest.param("steps: {a: {action: event.wait, params: {name: 3}}}", id="event-name"),
+    pytest.param("steps: {a: {action: event.wait, params: {name: x, when: maybe}}}", id="event-when"),
+    pytest.param("steps: [{name: a, action: event.wait, params: {name: x, when: false}}]", id="event-when-false"),
+    pytest.param("steps: {a: {action: approval.wait, params: {message: ''}}}", id="approval-message"),
+    pytest.param("steps: {a: {action: approval.wait, params: {message: x, inputs: {A: string}}}}", id="approval-name"),
+    pytest.param("steps: {a: {action: approval.wait, params: {message: x, inputs: [a]}}}", id="approval-inputs"),
 ]
 
 
@@ -142,7 +148,8 @@ def test_task_that_is_wrong_fits_neither_schema_nor_reader(tmp_path: Path, text:
 
 
 WRONG_PLANS = [
-    *("titel: x", "vars: [1]", "vars: {A: 1}", "timezone: 1", "secrets: [a]", "reload: {gate: tests}"),
+    *("titel: x", "vars: [1]", "vars: {A: 1}", "timezone: 1", "reload: {gate: tests}"),
+    *("secrets: a", "secrets: [A]", "secrets: [a, a]", "secrets: [1]"),
     *("uses: notify", "uses: [1]", "uses: [No]", "uses: [a, a]", "resources: [a]", "resources: {A: 1}"),
     *("resources: {a: 0}", "resources: {a: {rate: 1}}", "resources: {a: {per: 1m}}"),
     "resources: {a: {rate: 1, per: 1}}",

@@ -35,9 +35,9 @@ S = RunState
 EXPECTED = {
     "queued": "running preempted failed cancelled timed_out crashed",
     "running": "queued waiting stopping preempted succeeded failed cancelled timed_out crashed",
-    "waiting": "running preempted failed cancelled timed_out crashed",
+    "waiting": "running stopping preempted failed cancelled timed_out crashed",
     "stopping": "succeeded failed cancelled timed_out crashed",
-    "preempted": "running stopping queued failed cancelled timed_out crashed",
+    "preempted": "running waiting stopping queued failed cancelled timed_out crashed",
     "succeeded": "",
     "failed": "",
     "cancelled": "",
@@ -48,7 +48,7 @@ EXPECTED_STEPS = {
     "pending": "running skipped failed cancelled",
     "running": "pending retrying waiting stopping succeeded failed cancelled timed_out",
     "retrying": "pending running waiting failed cancelled timed_out",
-    "waiting": "pending running succeeded failed cancelled timed_out",
+    "waiting": "pending running retrying succeeded failed cancelled timed_out",
     "stopping": "pending succeeded failed cancelled timed_out",
     **dict.fromkeys(("succeeded", "failed", "skipped", "cancelled", "timed_out"), ""),
 }

@@ -45,7 +45,7 @@ def test_all_problems_are_found_at_once(tmp_path: Path) -> None:
         pytest.param("vars: [a]", "1:7: vars must be a mapping, not a list", id="vars"),
         pytest.param("vars: {A: 1}", "1:8: 'A' cannot name a variable", id="vars-name"),
         pytest.param("vars: {a: '{{ x }}'}", "1:11: a: a variable is plain data", id="vars-expression"),
-        pytest.param("secrets: [a]", "1:1: `secrets` is not supported yet", id="secrets"),
+        pytest.param("secrets: a", "1:10: secrets: a list of names of secrets is needed, not text", id="secrets"),
         pytest.param("reload: {gate: tests}", "1:1: `reload` is not supported yet", id="reload"),
     ],
 )

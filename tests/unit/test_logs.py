@@ -13,7 +13,7 @@ import pytest
 from aura import logs as logs_module
 from aura.clock import SystemClock
 from aura.errors import StoreClosed, StoreReadOnly
-from aura.events import Entry, LogEntry
+from aura.events import Entry, LogEntry, _Held
 from aura.journal import Journal, Reader
 from aura.logs import Console, Logs, LogWriter, Origin, render, speaking_for
 
@@ -344,12 +344,19 @@ def test_rendered_traceback_stands_below_its_line() -> None:
     assert render(entry).endswith("failed\nTraceback …\nValueError: x")
 
 
-async def test_console_writes_lines_and_says_what_it_did_not_show(journal: Journal) -> None:
+@pytest.mark.parametrize(
+    ("bounds", "text"),
+    [({"limit": 2}, ""), ({"limit_bytes": 50_000}, "x" * 10_000)],
+    ids=["too many lines", "too many bytes"],
+)
+async def test_console_writes_lines_and_says_what_it_did_not_show(
+    journal: Journal, bounds: dict[str, int], text: str
+) -> None:
     stream = io.StringIO()
-    console = Console(stream, limit=2)
+    console = Console(stream, **bounds)
     journal.add_sink(console.put)
     for n in range(3):
-        journal.log("info", f"line {n}")
+        journal.log("info", f"line {n}{text}")
     async with anyio.create_task_group() as group:  # the console, cancelled once it has written
         group.start_soon(console.serve)
         with anyio.fail_after(5):
@@ -402,7 +409,7 @@ async def test_console_without_a_reader_neither_spins_nor_tells_of_it(journal: J
 async def test_line_that_cannot_be_shown_is_not_tried_again(journal: Journal) -> None:
     stream = io.StringIO()
     console = Console(stream)
-    console.put(None)  # type: ignore[arg-type]  # what no rendering can stand
+    console.put(_Held())  # type: ignore[arg-type]  # what no rendering can stand
     with pytest.raises(AttributeError):
         await console.serve()
     journal.add_sink(console.put)

@@ -29,6 +29,7 @@ BEGAN = 1000.0
 class FakeClock:
     """And the store of that time, in which the last commit is always the one of this moment."""
 
+    recheck = 5.0
     commit_times = Histogram(SHORT)
     batch_sizes = Histogram(SIZES)
 

@@ -27,8 +27,7 @@ from tests.fakes.plans import LOG, problems_in, problems_of
         pytest.param("{{ result.x }}", "`result` is there only in a step's outputs", id="result"),
         pytest.param("{{ error.message }}", "`error` is there only in a step's retry.when, in on_failure", id="error"),
         pytest.param("{{ due | date }}", "`due` is there only in a schedule; in a task it is run.due", id="due"),
-        pytest.param("{{ state.x }}", "`state` is not supported yet", id="state"),
-        pytest.param("{{ secrets.x }}", "`secrets` is not supported yet", id="secrets"),
+        pytest.param("{{ secrets.x }}", "plan.yaml does not declare the secret 'x'", id="secrets"),
         pytest.param("{{ loop.item }}", "`loop` is there only in a step that loops: in its params", id="loop"),
         pytest.param("{{ inputs.day | upcase }}", "there is no filter 'upcase'", id="filter"),
         pytest.param("{{ inputs.day", "a {{ is never closed", id="open"),
@@ -52,6 +51,7 @@ def test_problem_of_names(tmp_path: Path, message: str, problem: str) -> None:
         pytest.param("when: '{{ steps.a.output and steps.b.state }}'", id="all-before"),
         pytest.param("when: '{{ event is null or now() > run.due }}'", id="event-now-run"),
         pytest.param("params: {message: '{{ plan.name }}{{ days(1) }}{{ null }}{{ range(2) }}'}", id="functions"),
+        pytest.param("params: {message: '{{ state.any.thing }}{{ state[event.name] }}'}", id="state"),
     ],
 )
 def test_names_that_are_there(tmp_path: Path, text: str) -> None:

@@ -90,6 +90,18 @@ async def test_process_has_a_group_a_session_and_a_umask_of_its_own(started: Sta
     assert started.out == b"0077\n"
 
 
+async def test_process_and_what_it_starts_are_killed_before_the_server_when_memory_runs_out(started: Started) -> None:
+    late = "until [ -e go ]; do sleep 0.01; done; cat /proc/self/oom_score_adj"
+    async with started.open("sh", "-c", f"sleep 100 & echo $! > early; {late}; kill $!") as child:
+        early = await until_file(started.folder / "early")
+        for pid in (child.pid, int(early)):
+            assert Path(f"/proc/{pid}/oom_score_adj").read_bytes() == b"500\n"
+        (started.folder / "go").touch()
+        await child.wait()
+    assert started.out == b"500\n"
+    assert int(Path("/proc/self/oom_score_adj").read_bytes()) < 500
+
+
 async def test_stdin_is_read_to_its_end_or_is_empty(started: Started) -> None:
     text = b"x" * 1_000_000
     await started.run("cat", stdin=text)

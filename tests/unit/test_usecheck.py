@@ -12,7 +12,6 @@ from tests.fakes.plans import problems_in, task_of
         pytest.param("{action: pong}", "1:21: there is no action 'pong' in this plan; did you mean", id="own"),
         pytest.param("{action: lgo}", "1:21: there is no action 'lgo' in this plan; did you mean", id="shipped"),
         pytest.param("{action: shell.rnu}", "1:21: there is no action 'shell.rnu'; did you mean", id="dot"),
-        pytest.param("{action: http.request}", "1:21: the action http.request is not supported yet", id="later"),
         pytest.param("{action: ping}", "1:13: lab.ping needs the parameter host", id="missing"),
         pytest.param("{action: ping, params: {hots: h}}", "1:36: lab.ping has no parameter 'hots'; did", id="unknown"),
         pytest.param("{action: log, params: {message: 5}}", "1:44: log: message: Expected `str`, got `int`", id="type"),

@@ -119,6 +119,7 @@ async def test_error_of_the_body_comes_out_as_it_is_and_the_world_is_stopped(pla
     async def body() -> None:
         async with open_world(plan) as world:
             runs.append(await world.start("work"))
+            await world.until(runs[0], step="a", state="running")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

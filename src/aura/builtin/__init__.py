@@ -5,9 +5,9 @@ from aura.actions import Action, is_action
 
 def shipped() -> dict[str, Action]:
     """Give all shipped actions by their full names. The modules are imported here, when they are first asked for."""
-    from aura.builtin import files, flow, shell, tasks
+    from aura.builtin import data, events, files, flow, http, python, shell, state, tasks, text, waiting
 
-    modules = (flow, shell, files, tasks)
+    modules = (state, flow, shell, http, files, text, data, tasks, events, waiting, python)
     candidates = [value for module in modules for value in vars(module).values() if is_action(value)]
     made = [Action.of(function) for function in candidates]
     return {action.name: action for action in sorted(made, key=lambda action: action.name)}

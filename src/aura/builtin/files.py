@@ -2,8 +2,7 @@
 
 A relative path is below the run's workdir and may not lead out of it, neither by ``..`` nor through a link. An absolute
 one is taken as it is: the plan's author asked for it. What is written appears under its name at once and whole, or not
-at all. Blocking work goes to threads of a limiter of this module's own, a bounded piece at a time, so that a stop is
-heard between two pieces.
+at all. Blocking work goes to threads, a bounded piece at a time, so that a stop is heard between two pieces.
 """
 
 import fnmatch
@@ -16,24 +15,18 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self, TypeVar, TypeVarTuple
+from typing import BinaryIO, Self, TypeVar
 
-import anyio
-import anyio.lowlevel
-import anyio.to_thread
 import msgspec
 
 from aura.actions import MAX_OUTPUT, Context, action
+from aura.builtin.threads import in_thread
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
-#: Threads of this module, and how much one call in them does: bytes to copy or hash, entries to look at or remove.
-THREADS = 8
+#: How much one call in a thread does: bytes to copy or hash, entries to look at or remove.
 PIECE = 4 * 1024 * 1024
 ENTRIES = 500
-
-_limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter] = anyio.lowlevel.RunVar("aura.files.limiter")
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -49,15 +42,15 @@ class Written(msgspec.Struct, frozen=True):
 @action(name="file.read")
 async def read(ctx: Context, path: str) -> str:
     """Read a text file (UTF-8, 1 MiB at most)."""
-    return await _in_thread(_read_text, inside(ctx.workdir, path))
+    return await in_thread(_read_text, inside(ctx.workdir, path))
 
 
 @action(name="file.write")
 async def write(ctx: Context, path: str, content: str) -> Written:
     """Write a text file as a whole; missing folders are made."""
     target = inside(ctx.workdir, path)
-    data = content.encode()
-    await _in_thread(_write_all, target, data)
+    data = _encoded(target, content)
+    await in_thread(_write_all, target, data)
     return Written(str(target), len(data))
 
 
@@ -66,10 +59,16 @@ async def glob(ctx: Context, pattern: str, root: str = ".") -> list[str]:
     """Find files and folders by a pattern such as **/*.csv, sorted."""
     folder = inside(ctx.workdir, root)
     parts = _pattern_parts(pattern)
-    await _in_thread(os.listdir, folder)  # says clearly when there is no such folder, or it may not be read
-    found = {path async for path in _in_pieces(_matches(folder, parts)) if path}
-    if sum(len(os.fsencode(path)) + 3 for path in found) > MAX_OUTPUT:
-        raise ValueError(f"{pattern} matches {len(found)} paths, more than a step can give; narrow the pattern")
+    await in_thread(os.listdir, folder)  # says clearly when there is no such folder, or it may not be read
+    found: set[str] = set()
+    size = 0
+    async for path in _in_pieces(_matches(folder, parts)):
+        if path and path not in found:
+            found.add(path)
+            size += len(os.fsencode(path)) + 3
+        if size > MAX_OUTPUT:
+            message = f"{pattern} in {folder} matches more than {len(found)} paths, which is more than a step can give"
+            raise ValueError(f"{message}; narrow the pattern")
     return sorted(found)
 
 
@@ -85,11 +84,13 @@ async def remove(ctx: Context, path: str, missing_ok: bool = True) -> bool:
         if missing_ok:
             return False
         raise
+    if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
+        raise PermissionError(f"{target} is a device and is not removed")
     if stat.S_ISDIR(kind):
         async for _ in _in_pieces(_removals(target)):
             pass
     else:
-        await _in_thread(target.unlink, missing_ok)
+        await in_thread(target.unlink, missing_ok)
     return True
 
 
@@ -103,12 +104,12 @@ async def copy(ctx: Context, source: str, target: str) -> Written:
     if goal.exists() and goal.samefile(origin):
         raise ValueError(f"{origin} would be copied onto itself")
     copied = 0
-    with await _in_thread(_open_regular, origin) as reader, Partial(goal) as writer:
+    with await in_thread(_open_regular, origin) as reader, Partial(goal) as writer:
         size = os.fstat(reader.fileno()).st_size
-        while count := await _in_thread(_copy_piece, reader, writer.file):
+        while count := await in_thread(_copy_piece, reader, writer.file):
             copied += count
             ctx.progress(copied, max(size, copied), goal.name)
-        await _in_thread(writer.publish, stat.S_IMODE(os.fstat(reader.fileno()).st_mode))
+        await in_thread(writer.publish, stat.S_IMODE(os.fstat(reader.fileno()).st_mode))
     return Written(str(goal), copied)
 
 
@@ -118,9 +119,9 @@ async def checksum(ctx: Context, path: str, algorithm: str = "sha256") -> str:
     if algorithm not in _algorithms():
         raise ValueError(f"unknown algorithm {algorithm!r}; there are {', '.join(_algorithms())}")
     hashed = hashlib.new(algorithm, usedforsecurity=False)
-    with await _in_thread(_open_regular, inside(ctx.workdir, path)) as reader:
-        while piece := await _in_thread(reader.read, PIECE):
-            await _in_thread(hashed.update, piece)
+    with await in_thread(_open_regular, inside(ctx.workdir, path)) as reader:
+        while piece := await in_thread(reader.read, PIECE):
+            await in_thread(hashed.update, piece)
     return hashed.hexdigest()
 
 
@@ -131,8 +132,9 @@ def inside(workdir: Path, path: str, *, follow: bool = True) -> Path:
     """Give the absolute path that is meant, links resolved; without ``follow`` a last part that is a link is kept.
 
     Raises:
-        PermissionError: it is relative and leads out of ``workdir``.
+        PermissionError: it is relative and leads out of ``workdir``. ValueError: it is no path.
     """
+    _refuse_no_path(path)
     base = os.path.realpath(workdir)
     joined = os.path.join(base, path)
     folder, name = os.path.split(joined)
@@ -145,9 +147,18 @@ def inside(workdir: Path, path: str, *, follow: bool = True) -> Path:
     return found
 
 
+def _refuse_no_path(path: str) -> None:
+    if "\0" in path:
+        raise ValueError(f"{path!r:.200} has a NUL character, which is in no path")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ValueError(f"{path!r:.200} has half a character (a lone surrogate), which is in no path") from None
+
+
 def _open_regular(path: Path) -> BinaryIO:
     """Open an ordinary file to be read; anything else (a folder, a pipe, a device) is an error, and never a wait."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)  # links are resolved already
     file = os.fdopen(os.dup(handle), "rb") if stat.S_ISREG(os.fstat(handle).st_mode) else None
     os.close(handle)
     if file is None:
@@ -168,7 +179,7 @@ class Partial:
 
     def __init__(self, target: Path) -> None:
         _refuse_special(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folders(target.parent)
         self._target = target
         self._path = target.with_name(f".aura-{secrets.token_hex(8)}.partial")
         handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -195,6 +206,14 @@ class Partial:
         _sync_folder(self._target.parent)
 
 
+def _make_folders(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        message = f"{folder} cannot be made: {error.filename} is not a folder; give another path, or remove it first"
+        raise NotADirectoryError(message) from None
+
+
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -215,6 +234,14 @@ def _read_text(path: Path) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8: byte {error.start} does not fit") from None
+
+
+def _encoded(target: Path, content: str) -> bytes:
+    try:
+        return content.encode()
+    except UnicodeEncodeError as error:
+        message = f"the content for {target} has half a character (a lone surrogate) at position {error.start}"
+        raise ValueError(f"{message}; it cannot be written as UTF-8") from None
 
 
 def _write_all(target: Path, data: bytes) -> None:
@@ -285,18 +312,10 @@ def _removals(top: Path) -> Iterator[str]:
 
 
 async def _in_pieces(items: Iterator[T]) -> AsyncIterator[T]:
-    while piece := await _in_thread(_piece, items):
+    while piece := await in_thread(_piece, items):
         for item in piece:
             yield item
 
 
 def _piece(items: Iterator[T]) -> list[T]:
     return list(islice(items, ENTRIES))
-
-
-async def _in_thread(function: Callable[[*Ts], T], *args: *Ts) -> T:
-    limiter = _limiter.get(None)
-    if limiter is None:
-        limiter = anyio.CapacityLimiter(THREADS)
-        _limiter.set(limiter)
-    return await anyio.to_thread.run_sync(function, *args, limiter=limiter)

@@ -7,7 +7,8 @@ import msgspec
 
 from aura.actions import Context, action
 from aura.duration import Duration
-from aura.errors import ActionFailed, AssertionFailed, EndRun
+from aura.errors import ActionFailed, AssertionFailed, EndRun, WaitFor
+from aura.wait import SHORTEST, Wait, WaitKind
 
 
 @action(name="log")
@@ -20,7 +21,10 @@ async def log(ctx: Context, message: Any, level: Literal["debug", "info", "warni
 @action(name="sleep")
 async def sleep(duration: Duration) -> None:
     """Wait for a time, such as 500ms or 1h30m."""
-    await anyio.sleep(duration)
+    if duration < SHORTEST:
+        await anyio.sleep(duration)
+    else:
+        raise WaitFor(Wait(WaitKind.SLEEP, seconds=duration))
 
 
 @action(name="fail")

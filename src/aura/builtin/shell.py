@@ -1,31 +1,28 @@
 """The shipped action ``shell.run``: a command, its output in the log while it runs, and its end as a result.
 
-``processes`` starts and ends the command; here its arguments are made text, its output is bounded, and the ways in
-which it can go wrong get names. Exit codes are a shell's: 126 not executable, 127 not found, 128 + n signal n.
+``processes`` starts and ends the command, ``loglines`` brings what it says to the log, ``commands`` makes it of what
+the step says. Here it is run, what it said is kept for the result, and its end gets a name.
 """
 
-import errno
-import signal
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from pathlib import Path
+from contextlib import suppress
 
 import anyio
 import msgspec
 
 from aura.actions import MAX_OUTPUT, Context, action
-from aura.builtin.files import inside
-from aura.errors import ParamsInvalid, ShellFailed
-from aura.pipes import Kept, Lines
-from aura.processes import ChildProcess, child_environment, open_process
+from aura.builtin.commands import Command, Word, check_exit_codes, command_of, ending_of, why_unstarted
+from aura.errors import ContextClosed, ShellFailed
+from aura.events import printable
+from aura.loglines import OutputLog
+from aura.pipes import Kept
+from aura.processes import ChildProcess, open_process
 
-NOT_EXECUTABLE = 126
-NOT_FOUND = 127
-#: How much of the output is kept for the result, in bytes; both together fit into a step's output.
-STDOUT_KEPT = MAX_OUTPUT * 3 // 4
-STDERR_KEPT = MAX_OUTPUT // 8
-
-Word = str | int | float | bool
+KIB = 1024
+#: How much of the output is kept for the result as a whole, and of the two ends of a longer one, in bytes.
+STDOUT_KEPT, STDOUT_ENDS = 256 * KIB, 64 * KIB
+STDERR_KEPT, STDERR_ENDS = 64 * KIB, 16 * KIB
+#: How much of stderr a failure says: lines, and characters of one.
+LAST_LINES, LAST_LINE = 5, 500
 
 
 class ShellResult(msgspec.Struct, frozen=True):
@@ -38,15 +35,29 @@ class ShellResult(msgspec.Struct, frozen=True):
 
 
 class _Output:
-    """One stream of a command: kept for the result, and cut into lines for the log."""
+    """What a command says: kept for the result, and on its way into the log."""
 
-    def __init__(self, kept: int, emit: Callable[[str], None]) -> None:
-        self.kept = Kept(kept)
-        self.lines = Lines(emit, anyio.current_time)
+    def __init__(self, ctx: Context) -> None:
+        self._log = OutputLog(ctx)
+        self.out = Kept(STDOUT_KEPT, STDOUT_ENDS)
+        self.err = Kept(STDERR_KEPT, STDERR_ENDS)
+        self.finish = self._log.finish
 
-    def feed(self, chunk: bytes) -> None:
-        self.kept.feed(chunk)
-        self.lines.feed(chunk)
+    def feed_stdout(self, chunk: bytes) -> None:
+        self.out.feed(chunk)
+        self._log.stdout.feed(chunk)
+
+    def feed_stderr(self, chunk: bytes) -> None:
+        self.err.feed(chunk)
+        self._log.stderr.feed(chunk)
+
+
+class _Ended(msgspec.Struct, frozen=True):
+    """The end of a command: a shell's exit code, what it was in words, and whether the command began at all."""
+
+    exit_code: int
+    words: str
+    began: bool = True
 
 
 @action(name="shell.run")
@@ -60,87 +71,47 @@ async def run(
     ok_exit_codes: list[int] = [0],  # noqa: B006 - an action's default is copied
 ) -> ShellResult:
     """Run a program with arguments (argv), or a line of shell text (shell), and wait for its end."""
-    words = _words(argv, shell)
-    environment = child_environment(ctx.process_environment, {name: _text(value) for name, value in env.items()})
-    folder = inside(ctx.workdir, cwd or ".")
-    if not folder.is_dir():
-        raise ShellFailed(f"the working folder {folder} does not exist; make it, or give another `cwd`")
-    out = _Output(STDOUT_KEPT, lambda line: ctx.log.info(line, stream="stdout"))
-    err = _Output(STDERR_KEPT, lambda line: ctx.log.warning(line, stream="stderr"))
+    check_exit_codes(ok_exit_codes)
+    command = command_of(ctx, argv, shell, env, cwd, stdin)
+    output = _Output(ctx)
     began = anyio.current_time()
-    exit_code = await _execute(ctx, words, environment, folder, None if stdin is None else stdin.encode(), out, err)
-    out.lines.finish()
-    err.lines.finish()
-    result = _fitted(exit_code, out.kept, err.kept, anyio.current_time() - began)
-    if exit_code not in ok_exit_codes:
-        raise ShellFailed(_reason(words[0], result))
+    ended = await _execute(ctx, command, output)
+    result = _fitted(ended.exit_code, output, anyio.current_time() - began)
+    if ended.exit_code not in ok_exit_codes:
+        raise ShellFailed(_reason(command, ended, result))
     return result
 
 
-async def _execute(
-    ctx: Context,
-    words: Sequence[str],
-    environment: Mapping[str, str],
-    folder: Path,
-    stdin: bytes | None,
-    out: _Output,
-    err: _Output,
-) -> int:
-    started = open_process(
-        words,
-        environment=environment,
-        cwd=folder,
-        stdin=stdin,
-        on_stdout=out.feed,
-        on_stderr=err.feed,
-        grace_left=ctx.grace_left,
-    )
-    async with AsyncExitStack() as stack:
-        try:
-            child = await stack.enter_async_context(started)
-        except (OSError, ValueError) as error:
-            exit_code = _code_of(error, words, environment)
-            err.feed(f"{words[0]}: {_START_REASONS[exit_code]}\n".encode())
-            return exit_code
-        exit_code = _exit_code(await child.wait())
-        _report_background(ctx, child)
-    return exit_code
+async def _execute(ctx: Context, command: Command, output: _Output) -> _Ended:
+    child: ChildProcess | None = None
+    try:
+        async with open_process(
+            command.words,
+            environment=command.environment,
+            cwd=command.folder,
+            stdin=command.stdin,
+            on_stdout=output.feed_stdout,
+            on_stderr=output.feed_stderr,
+            grace_left=ctx.grace_left,
+        ) as child:
+            returncode = await child.wait()
+            _report_background(ctx, child)
+    except OSError as error:
+        if child is not None:
+            raise
+        return _unstarted(error, command, output)
+    finally:
+        with suppress(ContextClosed):  # it was given up as stuck meanwhile: nobody is told anything more
+            output.finish()
+            if child is not None and ctx.stopping_because is not None:
+                _report_stop(ctx, command, child)
+    return _Ended(returncode if returncode >= 0 else 128 - returncode, ending_of(returncode))
 
 
-_START_REASONS = {NOT_FOUND: "command not found", NOT_EXECUTABLE: "not executable"}
-
-
-def _words(argv: Sequence[Word] | None, shell: str | None) -> list[str]:
-    if (argv is None) == (shell is None):
-        raise ParamsInvalid("shell.run needs either argv (a list) or shell (text for /bin/sh), and not both")
-    if shell is not None:
-        return ["/bin/sh", "-c", shell]
-    if not argv:
-        raise ParamsInvalid("shell.run: argv is empty; its first item is the program")
-    return [_text(word) for word in argv]
-
-
-def _text(word: Word) -> str:
-    """Numbers become text as they appear in JSON, and so do true and false."""
-    return word if isinstance(word, str) else msgspec.json.encode(word).decode()
-
-
-def _exit_code(returncode: int) -> int:
-    return returncode if returncode >= 0 else 128 - returncode
-
-
-def _code_of(error: OSError | ValueError, words: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Give the exit code that a shell has for a command that did not start, or raise what no shell has one for."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return NOT_FOUND
-    if isinstance(error, PermissionError) or getattr(error, "errno", 0) in (errno.ENOEXEC, errno.EISDIR, errno.ELOOP):
-        return NOT_EXECUTABLE
-    if isinstance(error, OSError) and error.errno == errno.E2BIG:
-        size = sum(len(word.encode()) for word in words)
-        raise ShellFailed(f"the arguments are too long for the system ({size} bytes); use stdin or a file") from None
-    if any("\0" in text for text in [*words, *environment, *environment.values()]):
-        raise ShellFailed("an argument or a variable contains NUL, which no command can be given") from None
-    raise ShellFailed(f"{words[0]} could not be started: {error}") from error
+def _unstarted(error: OSError, command: Command, output: _Output) -> _Ended:
+    found = why_unstarted(error, command)
+    output.err.feed(f"{command.program}: {found.what}\n".encode())
+    return _Ended(found.exit_code, f"{found.what} (exit code {found.exit_code}): {found.why}", began=False)
 
 
 def _report_background(ctx: Context, child: ChildProcess) -> None:
@@ -148,27 +119,33 @@ def _report_background(ctx: Context, child: ChildProcess) -> None:
         ctx.log.warning(f"left running in the background: {seen.name} (process {seen.pid})")
 
 
-def _fitted(exit_code: int, out: Kept, err: Kept, duration: float) -> ShellResult:
+def _report_stop(ctx: Context, command: Command, child: ChildProcess) -> None:
+    if child.returncode is not None:
+        ending = ending_of(child.returncode, ours=True)
+        ctx.log.warning(f"{command.program} was ended, with all that it had started ({ctx.stopping_because}): {ending}")
+
+
+def _fitted(exit_code: int, output: _Output, duration: float) -> ShellResult:
     """Make the result so that it fits into a step's output, also where most of it has to be escaped."""
     limit = STDOUT_KEPT
     while True:
-        result = ShellResult(exit_code, out.text(limit), err.text(limit), round(duration, 6))
+        result = ShellResult(exit_code, output.out.text(limit), output.err.text(limit), round(duration, 6))
         if len(msgspec.json.encode(result)) <= MAX_OUTPUT - 1024:
             return result
         limit //= 2
 
 
-def _reason(program: str, result: ShellResult) -> str:
-    said = result.stderr.rstrip().rpartition("\n")[2][:500]
-    if said == f"{program}: {_START_REASONS.get(result.exit_code)}":
-        said = ""  # our own words
-    return f"{program}: {_ending(result.exit_code)}" + (f": {said}" if said else "")
+def _reason(command: Command, ended: _Ended, result: ShellResult) -> str:
+    """The program alone: its arguments may hold what not everybody is to see."""
+    said = _last_lines(result.stderr) if ended.began else ""
+    return f"{command.program}: {ended.words}" + (f": {said}" if said else "")
 
 
-def _ending(exit_code: int) -> str:
-    if exit_code in _START_REASONS:
-        return f"{_START_REASONS[exit_code]} (exit code {exit_code})"
-    try:
-        return f"killed by {signal.Signals(exit_code - 128).name} (exit code {exit_code})"
-    except ValueError:
-        return f"exit code {exit_code}"
+def _last_lines(text: str) -> str:
+    lines = [printable(line) for line in text.rstrip().splitlines()[-LAST_LINES:]]
+    return "\n".join(map(_shortened, lines))
+
+
+def _shortened(line: str) -> str:
+    dropped = len(line.encode()) - len(line[:LAST_LINE].encode())
+    return f"{line[:LAST_LINE]} … {dropped} bytes dropped …" if dropped else line

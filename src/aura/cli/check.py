@@ -1,7 +1,9 @@
 """``aura check``: validate plans without running any of their code."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -9,6 +11,9 @@ from aura.cli.options import config_option, json_option, settings_of
 from aura.cli.output import one_line, print_json, say
 from aura.errors import ExitCode, Problem
 from aura.settings import Settings
+
+if TYPE_CHECKING:
+    from aura.plan import Plan
 
 
 @click.command
@@ -18,32 +23,49 @@ from aura.settings import Settings
 def check(folders: Sequence[Path], as_json: bool) -> int:
     """Validate plans without running any of their code.
 
-    Each problem is one line, file:line:column: message; exit 1 if there is one.
+    Each problem is one line, file:line:column: message; exit 1 if there is one. What this machine lacks, such as a
+    secret, is a warning.
     """
     settings = settings_of()
     problems: list[Problem] = []
+    warnings: list[Problem] = []
     count = 0
     for folder in folders or [_from_here(settings.plans)]:
-        plans, found = _check(folder, settings)
+        plans, found, lacking = _check(folder, settings)
         count += plans
         problems += found
+        warnings += lacking
     if as_json:
-        print_json({"plans": count, "problems": [_shown(problem) for problem in problems]})
+        shown = {"problems": [_shown(one) for one in problems], "warnings": [_shown(one) for one in warnings]}
+        print_json({"plans": count, **shown})
     else:
         for problem in problems:
             click.echo(one_line(str(problem)))
+        for warning in warnings:
+            say(one_line(f"warning: {warning}"))
         say(f"{_counted(count, 'plan')}, {_counted(len(problems), 'problem')}")
     return ExitCode.FAILED if problems else ExitCode.OK
 
 
-def _check(folder: Path, settings: Settings) -> tuple[int, list[Problem]]:
-    """How many plans there are, and their problems, with files named so that an editor finds them from here."""
+def _check(folder: Path, settings: Settings) -> tuple[int, list[Problem], list[Problem]]:
+    """How many plans there are, their problems and warnings; an editor finds the files that they name from here."""
     from aura.builtin import shipped
     from aura.loader import check_plans
 
     checked = check_plans(folder, shipped(), settings.server.timezone, settings.resources)
     found = [problem for plan in checked for problem in plan.problems]
-    return len(checked), [Problem(str(folder / p.file), p.line, p.column, p.message) for p in found]
+    shown = [Problem(str(folder / p.file), p.line, p.column, p.message) for p in found]
+    return len(checked), shown, [warning for one in checked for warning in _lacking(folder, one.plan)]
+
+
+def _lacking(folder: Path, plan: "Plan | None") -> list[Problem]:
+    """What this machine lacks for a plan, as far as this user sees it."""
+    from aura.secrets import default_providers, secret_warnings
+
+    if plan is None:
+        return []
+    file = str(folder / plan.name / "plan.yaml")
+    return [Problem(file, 1, 1, message) for message in secret_warnings(default_providers(os.environ), plan)]
 
 
 def _counted(number: int, word: str) -> str:

@@ -13,8 +13,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from aura import api
-from aura.cli.cids import LAST
-from aura.cli.output import one_line, short_cid
+from aura.cli.cids import LAST, find_cid
+from aura.cli.output import one_line, short_cid, step_text
 
 if TYPE_CHECKING:
     from aura.client import Client
@@ -51,6 +51,34 @@ def complete_cid(context: click.Context, _: click.Parameter, incomplete: str) ->
         return [item for item in (last, *offered) if item.value.startswith(incomplete)]
 
     return _asked(context, ask)
+
+
+def complete_waiting(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The newest runs with a step that waits for an answer, by the end of their ids."""
+
+    def ask(client: "Client") -> list[CompletionItem]:
+        runs = islice(client.runs(state="waiting", page_size=OFFERED), OFFERED)
+        offered = [
+            CompletionItem(short_cid(run.cid), help=_said(run)) for run in (*runs, *client.active_runs()) if _asks(run)
+        ]
+        return [item for item in offered if item.value.startswith(incomplete)]
+
+    return _asked(context, ask)
+
+
+def complete_asked(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The steps of the run that was named before which wait for an answer."""
+
+    def ask(client: "Client") -> list[CompletionItem]:
+        run = client.get_run(find_cid(client, context.params["cid"]))
+        offered = [CompletionItem(step_text(wait), help=one_line(wait.message)) for wait in _asks(run)]
+        return [item for item in offered if item.value.startswith(incomplete)]
+
+    return _asked(context, ask)
+
+
+def _asks(run: api.RunShort) -> list[api.Wait]:
+    return [wait for wait in (run.waiting_for.waits if run.waiting_for else ()) if wait.kind == "approval"]
 
 
 def _said(run: api.RunShort) -> str:

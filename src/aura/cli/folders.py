@@ -11,12 +11,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aura.cli.findings import Finding, fail, ok, warn
 from aura.errors import AuraError, ConfigError
 from aura.settings import Settings
 from aura.stores.folder import DATABASE_NAME, LOCK_NAME, NETWORK, file_system
 from aura.stores.sqlite import schema_steps
+
+if TYPE_CHECKING:
+    from aura.plan import Plan
 
 LOCKS = Path("/proc/locks")
 #: Seconds for the check of a database, and up to which size it is copied for it if its server ended badly.
@@ -169,3 +173,13 @@ def check_plans_folder(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield ok("plans", f"{len(plans)} in {settings.plans}, no problems")
+    for checked in plans:
+        yield from _check_secrets(checked.plan)
+
+
+def _check_secrets(plan: "Plan | None") -> Iterator[Finding]:
+    from aura.secrets import default_providers, secret_warnings
+
+    if plan is not None:
+        for warning in secret_warnings(default_providers(os.environ), plan):
+            yield warn(f"plan {plan.name}", warning, "of the server's own environment `aura plans` knows more")

@@ -1,7 +1,7 @@
 """Following a run to its end: its steps and log lines on stderr, its progress live on a terminal.
 
-The stream is read by a thread of its own, so that Ctrl-C is heard at once and progress can be asked for in between. The
-thread ends with the stream or, being a daemon, with the process; what it reads waits in a queue that it alone fills.
+The stream is read by a thread of its own, so that Ctrl-C is heard at once. The thread ends with the stream or,
+being a daemon, with the process; what it reads waits in a queue that it alone fills.
 The first Ctrl-C cancels the run and goes on following its clean-up, a second one leaves at once.
 """
 
@@ -9,7 +9,7 @@ import os
 import queue
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +18,7 @@ import click
 import msgspec
 
 from aura import api
+from aura.cli.answer import command_for, step_word
 from aura.cli.logs import say_gap
 from aura.cli.output import (
     coloured,
@@ -28,6 +29,7 @@ from aura.cli.output import (
     print_json,
     progress_text,
     say,
+    wait_text,
 )
 from aura.errors import ClientError, ExitCode, Refused, Unreachable
 
@@ -36,9 +38,12 @@ if TYPE_CHECKING:
 
     from aura.client import Client, Record
 
-#: Seconds between two questions how far the steps are, and how much longer than an answer took at the least.
-PROGRESS_EVERY = 0.5
-PROGRESS_SHARE = 20
+#: For how long something new is waited for at a time, in seconds: so Ctrl-C is heard at once wherever this runs.
+LOOK_EVERY = 0.5
+#: What is said of a step that asks, of a run that nobody else can get at.
+ALONE = "nobody can answer a run of --local; Ctrl-C cancels it"
+#: How many waits of sub-tasks are looked at, for those that somebody can answer.
+ASKING_SHOWN = 100
 
 
 class View(Protocol):
@@ -48,12 +53,12 @@ class View(Protocol):
         """Show a line for good."""
         ...
 
-    def progress(self, steps: Mapping[str, api.Progress]) -> None:
-        """Show how far each running step is: ``{step: {done, total, message}}``."""
+    def progress(self, how_far: api.StepProgress) -> None:
+        """Show how far a step, or an item of one, is."""
         ...
 
     def ended(self, step: str) -> None:
-        """Forget the progress of a step that has ended."""
+        """Forget the progress of a step that has ended, and of its items."""
         ...
 
 
@@ -66,15 +71,16 @@ class PlainView:
     def print(self, line: str) -> None:
         click.echo(line, err=True)
 
-    def progress(self, steps: Mapping[str, api.Progress]) -> None:
-        for step, how_far in steps.items():
-            tenth = int(10 * how_far.done / how_far.total) if how_far.total else 0
-            if tenth > self._tenths.get(step, 0):
-                self._tenths[step] = tenth
-                self.print(f"{time.strftime('%H:%M:%S')} {one_line(progress_text(step, how_far))}")
+    def progress(self, how_far: api.StepProgress) -> None:
+        step = how_far.step
+        tenth = int(10 * how_far.done / how_far.total) if how_far.total else 0
+        if tenth > self._tenths.get(step, 0):
+            self._tenths[step] = tenth
+            self.print(f"{time.strftime('%H:%M:%S')} {one_line(progress_text(step, how_far))}")
 
     def ended(self, step: str) -> None:
-        self._tenths.pop(step, None)
+        for key in [key for key in self._tenths if _is_of(key, step)]:
+            del self._tenths[key]
 
 
 class LiveView:
@@ -89,16 +95,21 @@ class LiveView:
 
         self._bars.console.print(Text.from_ansi(line), soft_wrap=True)
 
-    def progress(self, steps: Mapping[str, api.Progress]) -> None:
-        for step, how_far in steps.items():
-            if step not in self._tasks:
-                self._tasks[step] = self._bars.add_task(one_line(step), message="")
-            message = one_line(how_far.message)
-            self._bars.update(self._tasks[step], completed=how_far.done, total=how_far.total, message=message)
+    def progress(self, how_far: api.StepProgress) -> None:
+        step = how_far.step
+        if step not in self._tasks:
+            self._tasks[step] = self._bars.add_task(one_line(step), message="")
+        message = one_line(how_far.message)
+        self._bars.update(self._tasks[step], completed=how_far.done, total=how_far.total, message=message)
 
     def ended(self, step: str) -> None:
-        if step in self._tasks:
-            self._bars.remove_task(self._tasks.pop(step))
+        for key in [key for key in self._tasks if _is_of(key, step)]:
+            self._bars.remove_task(self._tasks.pop(key))
+
+
+def _is_of(key: str, step: str) -> bool:
+    """Whether a key of progress is that of a step, or of an item of it."""
+    return key == step or key.startswith(f"{step}[")
 
 
 @contextmanager
@@ -124,15 +135,14 @@ def open_view() -> Iterator[View]:
 class Follower:
     """Follows one run. ``interrupted`` says whether Ctrl-C came."""
 
-    def __init__(self, client: "Client", cid: str, view: View) -> None:
+    def __init__(self, client: "Client", cid: str, view: View, *, kept: bool = True) -> None:
+        """``kept``: the server is there for others as well."""
         self._client = client
+        self._kept = kept
         self._cid = cid
         self._view = view
         #: What the stream gave, in the end None or why it broke.
         self._arrived: queue.Queue[Record | Exception | None] = queue.Queue(maxsize=1000)
-        self._ask_at = time.monotonic() + PROGRESS_EVERY
-        #: Steps that have ended by what the stream has said so far; an answer about progress may be older than that.
-        self._ended: set[str] = set()
         self.interrupted = False
 
     def follow(self) -> api.Run:
@@ -164,16 +174,14 @@ class Follower:
     def _step(self) -> bool:
         """Show what has come, or wait for it a little; say whether that was the end."""
         try:
-            arrived = self._arrived.get(timeout=PROGRESS_EVERY)
+            arrived = self._arrived.get(timeout=LOOK_EVERY)
         except queue.Empty:
-            self._ask_progress()
             return False
         if isinstance(arrived, Unreachable):
             raise Unreachable(f"{arrived}; the run goes on, see `aura show {self._cid}`") from arrived
         if isinstance(arrived, Exception):
             raise arrived
         if arrived is not None:
-            self._ask_progress()
             self._show(arrived)
         return arrived is None
 
@@ -185,30 +193,36 @@ class Follower:
                 self._show_event(record)
             case api.Gap():
                 say_gap(record)
+            case api.StepProgress():
+                self._view.progress(record)
             case api.Shutdown():
                 self._view.print("aura: the server is shutting down; waiting for it to come back")
 
     def _show_event(self, event: api.EventRecord) -> None:
         subject, _, happened = event.name.rpartition(".")
-        if event.step and happened in ("started", "retrying"):
-            self._ended.discard(event.step)
-        elif event.step:
-            self._ended.add(event.step)
+        if subject not in ("run", "step"):
+            self._view.print(_other_event(event))
+            return
+        if event.step and happened not in ("started", "retrying"):
             self._view.ended(event.step)
         who = one_line(event.step) if event.step else subject
+        wait = _wait_of(event)
         why = failure_text(_error_of(event), of_step=bool(event.step)) or _skipped_because(event)
+        why = f"for {one_line(wait_text(wait))}" if wait else why
         line = f"{local_time(event.time, '%H:%M:%S')} {coloured(f'{one_line(happened):<9}')} {who}"
         self._view.print(f"{line}: {why}" if why else line)
+        if wait is not None:
+            self._say_who_answers(wait)
 
-    def _ask_progress(self) -> None:
-        began = time.monotonic()
-        if began < self._ask_at:
-            return
-        with suppress(ClientError):  # the stream says what is wrong with the server
-            found = self._client.get_run(self._cid).progress or {}
-            self._view.progress({step: how_far for step, how_far in found.items() if step not in self._ended})
-        now = time.monotonic()
-        self._ask_at = now + max(PROGRESS_EVERY, PROGRESS_SHARE * (now - began))
+    def _say_who_answers(self, wait: api.Wait) -> None:
+        """Say how to answer a step that waits for it, or those of its sub-task that do."""
+        asking = [(self._cid, wait)]
+        if wait.kind == "task" and wait.cid is not None:
+            with suppress(ClientError):  # the stream says what is wrong with the server
+                asking = _asking(self._client, wait.cid)
+        for cid, one in asking:
+            if one.kind == "approval":
+                self._view.print(f"aura: {_how_to_answer(cid, one) if self._kept else ALONE}")
 
     def _cancel(self) -> None:
         self.interrupted = True
@@ -218,6 +232,12 @@ class Follower:
         except Refused as error:
             if error.code != "ended":
                 raise
+
+
+def _other_event(event: api.EventRecord) -> str:
+    """The line of an event that is not of how the run or a step fares: a plan may give it any name and payload."""
+    line = f"{local_time(event.time, '%H:%M:%S')} {'event':<9} {one_line(event.name)}"
+    return f"{line} of {one_line(event.step)}" if event.step else line
 
 
 def _error_of(event: api.EventRecord) -> api.Error | None:
@@ -232,13 +252,38 @@ def _skipped_because(event: api.EventRecord) -> str:
     return one_line(event.payload.get("because")) if skipped else ""
 
 
+def _wait_of(event: api.EventRecord) -> api.Wait | None:
+    """What a step waits for from now on, if an event tells of that."""
+    if event.name != "step.waiting" or not isinstance(event.payload, dict):
+        return None
+    told = {"index": event.payload.get("item"), "until": None, **event.payload, "step": event.step, "since": event.time}
+    return msgspec.convert(told, api.Wait)
+
+
+def _how_to_answer(cid: str, wait: api.Wait) -> str:
+    return f"to say yes: {one_line(command_for(cid, wait))}; to say no: aura answer {cid} {step_word(wait)} --no"
+
+
+def _asking(client: "Client", cid: str) -> list[tuple[str, api.Wait]]:
+    """What a run, and the sub-tasks that it waits for, wait for."""
+    found: list[tuple[str, api.Wait]] = []
+    runs = [cid]
+    while runs and len(found) < ASKING_SHOWN:
+        cid = runs.pop()
+        waiting = client.get_run(cid).waiting_for
+        waits = waiting.waits if waiting else []
+        found += [(cid, wait) for wait in waits]
+        runs += [wait.cid for wait in waits if wait.cid is not None]
+    return found[:ASKING_SHOWN]
+
+
 def follow_to_end(client: "Client", cid: str, *, kept: bool = True) -> int:
     """Follow a run, print its result or say how it ended, and give the exit code.
 
     ``kept``: the run can be looked at afterwards.
     """
     with open_view() as view:
-        follower = Follower(client, cid, view)
+        follower = Follower(client, cid, view, kept=kept)
         view.print(f"run {cid}")
         final = follower.follow()
     if final.state == "succeeded":

@@ -29,6 +29,8 @@ COMMANDS = {
     "resume": "steer",
     "priority": "steer",
     "rerun": "steer",
+    "answer": "answer",
+    "emit": "emit",
     "queue": "queue",
     "files": "files",
     "plans": "plans",

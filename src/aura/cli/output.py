@@ -13,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from aura.api import Error, LogRecord, Progress, WaitingFor
+from aura.api import Error, LogRecord, Progress, Wait, WaitingFor
 from aura.events import printable
 
 #: Colours and other graphic sequences, as commands write them when they believe to be on a terminal: noise here.
@@ -125,10 +125,35 @@ def progress_text(step: str, how_far: Progress) -> str:
     return f"{step} {number} {how_far.message}".rstrip()
 
 
+def step_text(wait: Wait) -> str:
+    """The step that waits, or the item of one: ``deploy``, ``deploy[3]``."""
+    return wait.step if wait.index is None else f"{wait.step}[{wait.index}]"
+
+
+def wait_text(wait: Wait) -> str:
+    """What a step waits for: ``an answer: Deploy it? until 14:05:00``."""
+    match wait.kind:
+        case "approval":
+            what = f"an answer: {wait.message}"
+        case "event":
+            what = f"the event {wait.pattern}"
+        case "task":
+            what = f"its sub-task {short_cid(wait.cid)}, which waits"
+        case other:
+            what = _TIMES.get(other, other)
+    return what if wait.until is None else f"{what} until {local_time(wait.until)}"
+
+
+_TIMES = {"sleep": "the end of its sleep", "retry": "its next try", "round": "its next round"}
+
+
 def waiting_text(waits: WaitingFor | None) -> str:
-    """What a run waits for: ``lab/screen, api, held by 4kqz (step scan)``; empty if for nothing."""
+    """What a run waits for, the first of it: ``lab/screen, api, held by 4kqz (step scan)``; empty if for nothing."""
     if waits is None:
         return ""
+    if waits.waits and waits.kind not in ("resource", "mode"):
+        more = f" and {waits.waits_total - 1} more" if waits.waits_total > 1 else ""
+        return f"{wait_text(waits.waits[0])} (step {step_text(waits.waits[0])}){more}"
     what = ", ".join(waits.names) or "its mode"
     held = f", held by {', '.join(map(short_cid, waits.holders))}" if waits.holders else ""
     steps = f" (step {', '.join(waits.steps)})" if waits.steps else ""

@@ -9,6 +9,7 @@ import click
 from msgspec import to_builtins
 
 from aura import api
+from aura.cli.answer import command_for
 from aura.cli.cids import find_cid
 from aura.cli.completing import complete_cid
 from aura.cli.inputs import pairs
@@ -21,31 +22,41 @@ from aura.cli.output import (
     print_json,
     print_table,
     progress_text,
+    say,
     seconds,
     short_cid,
     short_hash,
     took,
+    wait_text,
     waiting_text,
 )
+from aura.lifecycle import RunState
 from aura.reasons import branches, details, head
 
 #: How many runs are asked for at a time, at the most.
 PAGE = 1000
 #: How many of the items of a loop that failed ``aura show`` names.
 FAILED_SHOWN = 5
+#: How many of the runs that wait ``aura ps`` lists.
+WAITING_SHOWN = 100
 
 
 @click.command
 @server_options
 @json_option
 def ps(as_json: bool) -> None:
-    """List the runs that are running now."""
+    """List the runs that are running now, and the newest that wait for an answer, an event or a time."""
     with open_client() as client:
-        found = list(client.active_runs())
+        active = list(client.active_runs())
+        waiting = list(islice(client.runs(state=RunState.WAITING, page_size=WAITING_SHOWN + 1), WAITING_SHOWN + 1))
+    running = {run.cid for run in active}  # one may have begun to wait in between
+    found = [*active, *(run for run in waiting[:WAITING_SHOWN] if run.cid not in running)]
     if as_json:
         print_json({"items": found})
-    else:
-        print_table(("CID", "TASK", "STATE", "STARTED", "PROGRESS"), _active_rows(found))
+        return
+    print_table(("CID", "TASK", "STATE", "STARTED", "PROGRESS"), _active_rows(found))
+    if len(waiting) > WAITING_SHOWN:
+        say("… and more that wait: aura runs --state waiting --all")
 
 
 @click.command
@@ -134,7 +145,7 @@ def _active_row(run: api.RunShort, depth: int) -> tuple[str, ...]:
 
 
 def _row(run: api.RunShort) -> tuple[str, ...]:
-    why = run.reason or failure_text(run.error)
+    why = run.reason or failure_text(run.error) or waiting_text(run.waiting_for)
     return (short_cid(run.cid), _task(run), _state(run), local_time(run.accepted_at), _took(run), why)
 
 
@@ -143,7 +154,9 @@ def _took(run: api.RunShort) -> str:
 
 
 def _progress(run: api.RunShort) -> str:
-    return "; ".join(progress_text(step, how_far) for step, how_far in (run.progress or {}).items())
+    how_far = [progress_text(step, how_far) for step, how_far in (run.progress or {}).items()]
+    waits = waiting_text(run.waiting_for)
+    return "; ".join([*how_far, *([f"waits for {waits}"] if waits else [])])
 
 
 def _facts(run: api.Run) -> Iterable[tuple[str, Any]]:
@@ -162,8 +175,11 @@ def _facts(run: api.Run) -> Iterable[tuple[str, Any]]:
     yield "started", local_time(run.started_at)
     yield "finished", local_time(run.finished_at)
     yield "took", _took(run)
-    yield "progress", _progress(run)
+    yield "progress", "; ".join(progress_text(step, how_far) for step, how_far in (run.progress or {}).items())
     yield "waits for", waiting_text(run.waiting_for)
+    for wait in run.waiting_for.waits if run.waiting_for else ():
+        if wait.kind == "approval":
+            yield "to answer", command_for(run.cid, wait)
     yield "inputs", run.inputs
     yield "error", failure_text(run.error)
     yield "clean-up", failure_text(run.cleanup_error)
@@ -171,10 +187,19 @@ def _facts(run: api.Run) -> Iterable[tuple[str, Any]]:
 
 
 def _below(run: api.Run, step: api.Step) -> list[str]:
-    """The branches below a step: why it was skipped, which of its items failed, the sub-tasks that it asked for."""
+    """The branches below a step: why it was skipped, which of its items failed, its sub-tasks, what it waits for."""
     why = details(to_builtins(step.explained)) if step.explained else []
     sub_tasks = [_sub_task_line(sub_task) for sub_task in run.sub_tasks if sub_task.step == step.name]
-    return branches([line] for line in (*why, *_failed_items(step), *sub_tasks))
+    return branches([line] for line in (*why, *_failed_items(step), *sub_tasks, *_waits(run, step)))
+
+
+def _waits(run: api.Run, step: api.Step) -> list[str]:
+    """What a step waits for, or the items of it do, the first few of them."""
+    waits = run.waiting_for.waits if run.waiting_for else []
+    of_step = [wait for wait in waits if wait.step == step.name]
+    lines = [f"{'' if wait.index is None else f'[{wait.index}] '}waits for {wait_text(wait)}" for wait in of_step]
+    more = len(lines) - FAILED_SHOWN
+    return lines if more <= 0 else [*lines[:FAILED_SHOWN], f"… and {more} more that wait"]
 
 
 def _failed_items(step: api.Step) -> list[str]:

@@ -110,8 +110,11 @@ class Client:
     cancel_where = _answering(AsyncClient.cancel_where)
     pause = _answering(AsyncClient.pause)
     resume = _answering(AsyncClient.resume)
+    answer = _answering(AsyncClient.answer)
     set_priority = _answering(AsyncClient.set_priority)
     rerun = _answering(AsyncClient.rerun)
+
+    emit = _answering(AsyncClient.emit)
 
     get_run = _answering(AsyncClient.get_run)
     runs = _listing(AsyncClient.runs)
@@ -131,6 +134,7 @@ class Client:
 
     follow_run = _streaming(AsyncClient.follow_run)
     follow_logs = _streaming(AsyncClient.follow_logs)
+    events = _streaming(AsyncClient.events)
 
 
 class BlockingStream(Iterator[T]):

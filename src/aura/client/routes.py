@@ -172,6 +172,19 @@ class AsyncClient:
         """Let a paused run go on as soon as there is a place."""
         return await self._post(f"/api/tasks/{quoted(cid)}/resume", api.RunAnswer)
 
+    async def answer(
+        self,
+        cid: str,
+        step: str,
+        approved: bool = True,
+        values: Mapping[str, Any] | None = None,
+        *,
+        index: int | None = None,
+    ) -> api.RunAnswer:
+        """Answer a step that waits for it, or the item ``index`` of one; a second time ``Refused`` (``answered``)."""
+        body = {"step": step, "approved": approved, "values": values, "index": index}
+        return await self._post(f"/api/tasks/{quoted(cid)}/answer", api.RunAnswer, given(body))
+
     async def set_priority(self, cid: str, priority: int) -> api.Prioritized:
         """Change the priority of a run that has not ended; a queued one moves at once."""
         path = f"/api/tasks/{quoted(cid)}/priority"
@@ -187,6 +200,12 @@ class AsyncClient:
             "POST", path, body=given({"from_step": from_step}), headers=headers, repeatable=True
         )
         return read(answer, api.Accepted)
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    async def emit(self, name: str, payload: Any = None) -> api.EmittedEvent:
+        """Emit an event; answered once it is on record, with the runs that it has started."""
+        return await self._post("/api/events", api.EmittedEvent, {"name": name, "payload": payload})
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
@@ -298,6 +317,22 @@ class AsyncClient:
         """Log lines as they come, from now on or from behind the record ``after``, without an end."""
         filters = {"level": level, "plan_name": plan_name, "task_name": task_name, "cid": cid}
         return Stream(self._connection, "/api/logs/stream", filters, after)
+
+    def events(
+        self,
+        name: str | None = None,
+        *,
+        plan_name: str | None = None,
+        task_name: str | None = None,
+        cid: str | None = None,
+        after: str | None = None,
+    ) -> Stream:
+        """Events as they come, Aura's own too, from now on or from behind the record ``after``, without an end.
+
+        ``name`` is a name or a pattern of names: ``disk.*``.
+        """
+        filters = {"name": name, "plan_name": plan_name, "task_name": task_name, "cid": cid}
+        return Stream(self._connection, "/api/events/stream", filters, after)
 
     # -- how all of them ask -------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aura.api import EventRecord, Gap, LogRecord, Shutdown
+from aura.api import EventRecord, Gap, LogRecord, Shutdown, StepProgress
 from aura.client.connection import Connection, Waiting, is_passing
 from aura.client.source import Source
 from aura.errors import ClientError, Refused, Unreachable
@@ -17,7 +17,7 @@ from aura.errors import ClientError, Refused, Unreachable
 if TYPE_CHECKING:
     import httpx2
 
-Record = LogRecord | EventRecord | Gap | Shutdown
+Record = LogRecord | EventRecord | Gap | StepProgress | Shutdown
 
 #: Seconds without a byte after which a stream counts as lost; the server sends a comment every 15 s.
 STREAM_SILENCE = 45.0
@@ -135,6 +135,8 @@ class Stream(Source[Record]):
                 return _read_record(event.data)
             case "gap":
                 return msgspec.json.decode(event.data, type=Gap)
+            case "progress":
+                return msgspec.json.decode(event.data, type=StepProgress)
             case "shutdown":
                 return Shutdown()
         return None

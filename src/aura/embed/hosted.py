@@ -131,7 +131,7 @@ class Guest(anyio.abc.TaskStatus[str]):
         with anyio.CancelScope(shield=True):
             await self._outlast(self.server.gone)
             # what hangs gets a moment more; if nothing does, the guest ends in the next turns of the loop
-            with anyio.move_on_after(LEFT_PATIENCE if self.server.left else None):
+            with anyio.move_on_after(LEFT_PATIENCE if self.server.exit_code else None):
                 await self._outlast(self._ended)
             await self._end_calls()
         self._settle()
@@ -176,8 +176,9 @@ class Guest(anyio.abc.TaskStatus[str]):
         if self.server.lost is not None:
             return self.server.lost
         if not self._ended.is_set():
-            cids = ", ".join(self.server.left)
-            message = f"plan code of run {cids} did not end within the grace and is still there"
+            runs = [f"run {', '.join(self.server.left)}"] if self.server.left else []
+            whose = ", ".join([*runs, *self.server.left_services])
+            message = f"plan code of {whose} did not end within the grace and is still there"
             return WorkLeft(f"{message}; it goes on until it ends by itself, or this process does", self.server.left)
         if self._task.cancelled():
             return ServerEnded("the server was cancelled from outside")
@@ -271,6 +272,29 @@ class EmbeddedServer:
     async def cancel(self, cid: str, reason: str | None = None) -> api.RunAnswer:
         """Cancel a run wherever it is; returns once that is on record, with the state that the run is in then."""
         return shapes.run_answer(cid, await self._guest.call(self._guest.engine.cancel(cid, reason)))
+
+    async def answer(
+        self,
+        cid: str,
+        step: str,
+        approved: bool = True,
+        values: Mapping[str, Any] | None = None,
+        *,
+        index: int | None = None,
+        by: str = "host",
+    ) -> api.RunAnswer:
+        """Answer a step that waits for it, or the item ``index`` of one; returns once that is on record.
+
+        ``by`` is who answers, as the step's output has it.
+        """
+        engine = self._guest.engine
+        answered = engine.answer(cid, step, index, approved, _plain(values or {}), by)
+        return shapes.run_answer(cid, await self._guest.call(answered))
+
+    async def emit(self, name: str, payload: Any = None) -> api.EmittedEvent:
+        """Emit an event; returns once it is on record, with what it starts or wakes."""
+        receipt = await self._guest.call(self._guest.engine.emit(name, payload))
+        return shapes.emitted(receipt)
 
     async def status(self) -> api.ServerStatus:
         """What the server is and how it fares."""

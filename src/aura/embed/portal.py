@@ -66,6 +66,8 @@ class BlockingServer:
     submit = _asked(EmbeddedServer.submit)
     wait = _asked(EmbeddedServer.wait)
     cancel = _asked(EmbeddedServer.cancel)
+    answer = _asked(EmbeddedServer.answer)
+    emit = _asked(EmbeddedServer.emit)
     status = _asked(EmbeddedServer.status)
     runs = _asked(EmbeddedServer.runs)
 

@@ -1,13 +1,15 @@
 """The starts of a server on this data folder, and the runs that an older one left open."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from aura.records.checkpoints import CheckpointRow, get_checkpoints
 from aura.records.columns import OPEN_STATES
 from aura.records.loops import LoopRows, get_loops
 from aura.records.reading import RUN_COLUMNS, get_step_rows, run_record
 from aura.records.runs import StepRow
+from aura.records.waits import WaitRow, get_waits
 from aura.run import RunRecord
 from aura.store import Execute, Unit
 
@@ -40,16 +42,21 @@ class OpenRun(msgspec.Struct, frozen=True):
     steps: list[StepRow]
     #: What is on record of its loops, by step.
     loops: Mapping[str, LoopRows] = {}
+    waits: Sequence[WaitRow] = ()
+    checkpoints: Sequence[CheckpointRow] = ()
 
 
 def read_open_runs(execute: Execute) -> list[OpenRun]:
     """All runs that are not final, in the order of their acceptance, with their steps."""
     sql = f"SELECT {RUN_COLUMNS}, ending, held, crashes FROM run WHERE state IN ({OPEN_STATES}) ORDER BY seq"  # noqa: S608
     found = []
+    checkpoints = get_checkpoints(execute)
     for row in execute(sql).fetchall():
         steps = get_step_rows(execute, row[0])
         loops = get_loops(execute, row[0]) if steps else {}
-        found.append(OpenRun(run_record(row), row[-3], bool(row[-2]), row[-1], steps, loops))
+        waits = get_waits(execute, row[0]) if steps else []
+        left = checkpoints.get(row[0], ())
+        found.append(OpenRun(run_record(row), row[-3], bool(row[-2]), row[-1], steps, loops, waits, left))
     return found
 
 

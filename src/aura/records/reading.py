@@ -143,16 +143,18 @@ def get_step_rows(execute: Execute, seq: int) -> list[StepRow]:
     return [tuple(row) for row in execute("SELECT * FROM step WHERE seq=? ORDER BY name", (seq,))]
 
 
-_LOGS = "SELECT id, 'log', cid, level, at, plan_name, task_name, step, attempt, message, fields, NULL, 0 FROM log"
+_LOGS = "SELECT id, 'log', cid, level, at, plan_name, task_name, step, attempt, message, fields, NULL, 0, NULL FROM log"
 _EVENTS = """SELECT h.id, 'event', r.cid, NULL, h.at, r.plan_name, r.task_name, h.step, NULL, h.name, h.payload,
- r.root_cid, r.depth FROM history AS h JOIN run AS r ON r.seq = h.seq"""
+ r.root_cid, r.depth, json_extract(r.cause, '$.event_id') FROM history AS h JOIN run AS r ON r.seq = h.seq"""
+_EMITTED = """SELECT id, 'event', cid, NULL, at, plan_name, task_name, step, NULL, name, payload, root, depth, cause
+ FROM event"""
 
 
 def _entry(row: Sequence[Any]) -> Entry:
-    id, kind, cid, level, at, plan_name, task_name, step, attempt, text, data, root, depth = row
+    id, kind, cid, level, at, plan_name, task_name, step, attempt, text, data, root, depth, cause = row
     if kind == LogEntry.kind:
         return LogEntry(id, at, cid, plan_name, task_name, step, level, text, attempt, decoded(data) or {})
-    return EventEntry(id, at, cid, plan_name, task_name, step, text, decoded(data), None, root, depth)
+    return EventEntry(id, at, cid, plan_name, task_name, step, text, decoded(data), cause, root, depth)
 
 
 def read_run_stream(execute: Execute, cid: str, after: int, limit: int) -> list[Entry]:
@@ -160,9 +162,10 @@ def read_run_stream(execute: Execute, cid: str, after: int, limit: int) -> list[
     sql = f"""SELECT * FROM (
         SELECT * FROM ({_LOGS} WHERE cid=? AND id>? ORDER BY id LIMIT ?)
         UNION ALL SELECT * FROM ({_EVENTS} WHERE r.cid=? AND h.id>? ORDER BY h.id LIMIT ?)
+        UNION ALL SELECT * FROM ({_EMITTED} WHERE cid=? AND id>? ORDER BY id LIMIT ?)
     ) ORDER BY 1 LIMIT ?"""  # noqa: S608
     one = (cid, after, limit)
-    return [_entry(row) for row in execute(sql, (*one, *one, limit))]
+    return [_entry(row) for row in execute(sql, (*one, *one, *one, limit))]
 
 
 def read_logs(

@@ -308,6 +308,8 @@ class ThreadGate:
 class VirtualClock(SystemClock):
     """A wall clock that goes with the running loop's virtual time, from ``beginning`` (Unix seconds) on."""
 
+    recheck = 86_400.0  # it never jumps: a month is not to be looked at every few seconds
+
     def __init__(self, beginning: float = BEGINNING) -> None:
         self._offset = beginning - START
 

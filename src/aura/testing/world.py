@@ -13,10 +13,11 @@ What a crash does: a world has none yet; its store ends with it.
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from secrets import token_urlsafe as random_text
 from typing import Any
 
 import anyio
@@ -97,11 +98,35 @@ def _because(reason: str | None, error: Mapping[str, Any] | None) -> str:
     return f" ({error['type']}: {error['message']}{at})"
 
 
+class GivenSecrets:
+    """The secrets of a world: what was given, None for one that is nowhere, and of all others a random text."""
+
+    def __init__(self, values: Mapping[str, str | None]) -> None:
+        self._given = dict(values)
+
+    def give(self, values: Mapping[str, str | None]) -> None:
+        """Set some."""
+        self._given.update(values)
+
+    def where(self, name: str) -> str:
+        return f"world.secrets({name}=…)"
+
+    def has(self, name: str) -> bool:
+        return self.read(name) is not None
+
+    def read(self, name: str) -> str | None:
+        return self._given.setdefault(name, random_text(16))
+
+    def warnings(self, _name: str) -> Iterator[str]:
+        yield from ()
+
+
 class World:
     """A running engine and its time. Made by ``open_world``."""
 
     def __init__(self, server: Server, backend: StoreBackend, plan_name: str) -> None:
         self.server = server
+        self._secrets = next((one for one in server.providers if isinstance(one, GivenSecrets)), GivenSecrets({}))
         self.backend = backend
         self.engine: Engine = server.engine
         self.plan_name = plan_name
@@ -113,6 +138,17 @@ class World:
     def now(self) -> float:
         """The world's wall time, in Unix seconds."""
         return self.engine.clock.wall()
+
+    async def emit(self, name: str, payload: Any = None) -> str:
+        """Emit an event, as a client does, and give its id once it is on record."""
+        return (await self.engine.emit(name, payload)).event_id
+
+    def secrets(self, **values: str | None) -> None:
+        """Set secrets of plans by name, from their next use on; None for one that is nowhere.
+
+        One that is not set is a random text.
+        """
+        self._secrets.give(values)
 
     async def start(self, task: str, *, inputs: Mapping[str, Any] | None = None, **wishes: Any) -> Run:
         """Ask for a run and return once it is accepted. ``wishes`` are a request's other fields, such as ``delay_s``.
@@ -186,11 +222,12 @@ async def open_world(
     generations: Generations | None = None,
     leave: Callable[[int], None] | None = None,
     kind: type[World] = World,
+    secrets: Mapping[str, str | None] = {},
 ) -> AsyncIterator[Any]:
     """Open a world over the plan in the folder ``plan`` (and those beside it), and stop it at the end.
 
     ``settings``, ``backend``, ``generations``, ``leave``: what the server gets instead of its own; ``kind``: the class
-    of what is given.
+    of what is given; ``secrets``: as for ``World.secrets``, from the beginning.
 
     Raises:
         Deadlock: what the body waits for can never come. AssertionError: the plan cannot be served.
@@ -205,6 +242,7 @@ async def open_world(
             http=False,
             backend=backend,
             generations=generations,
+            providers=[GivenSecrets(secrets)],
         )
         failed: Exception | None = None
         # the server and the test's body; the body's end stops the server

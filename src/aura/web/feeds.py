@@ -1,30 +1,38 @@
-"""The two streams that there are: the log lines of everyone, and all of one run from its start to its end.
+"""The streams that there are: the log lines of everyone, all events, and all of one run from its start to its end.
 
-Both read what is past from the store and what is new from the journal, with no seam (``journal`` says why).
+They read what is past from the store and what is new from the journal, with no seam (``journal`` says why).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aura.clock import rfc3339
 from aura.events import RUN_ENDED, Entry, EventEntry, LogEntry
 from aura.journal import Batch, Gap, Reader
 from aura.lifecycle import RunState
+from aura.records.events import EventFilter
 from aura.run import RunRecord
 from aura.web.facade import Engine
 from aura.web.query import LogQuery
-from aura.web.sse import MAX_ID, Stream, end_event, event
+from aura.web.sse import MAX_ID, Stream, end_event, event, progress_event
 
 #: Entries read from the store at a time.
 PAGE = 500
+#: The most steps and items of which progress is told at a time.
+PROGRESS_TOLD = 100
 
 
-class LogFeed:
-    """Log lines that fit a filter, from behind ``last_id`` (``Last-Event-ID``; None: from now on; -1: unknown)."""
+class _FeedOfAll:
+    """Records of one kind that fit a filter, from behind ``last_id`` (``Last-Event-ID``; None: from now on).
 
-    def __init__(self, engine: Engine, wanted: LogQuery, last_id: int | None) -> None:
+    What it is of is said by those who inherit: how to subscribe, and how to read the store.
+    """
+
+    reader: Reader
+
+    def __init__(self, engine: Engine, last_id: int | None) -> None:
+        """``last_id`` is -1 if it is none that we could have given."""
         self._engine = engine
-        self._wanted = wanted
         self._last_id = last_id
         self.reader = self._subscribe(None if self._is_unknown else last_id)
 
@@ -33,8 +41,16 @@ class LogFeed:
         return self._last_id is not None and not 0 < self._last_id < self._engine.journal.head
 
     def _subscribe(self, after: int | None) -> Reader:
-        wants_all = all(condition is None for condition in self._wanted.conditions().values())
-        return self._engine.journal.subscribe((LogEntry.kind,), None if wants_all else self._wanted.fits, after)
+        """Open a reader of what is wanted."""
+        raise NotImplementedError
+
+    async def _first(self, after: int) -> Entry | None:
+        """The first record of this kind, wanted or not, behind an id."""
+        raise NotImplementedError
+
+    async def _page(self, after: int, until: int) -> tuple[Sequence[Entry], int | None]:
+        """What is wanted of the next records between two ids, and the id behind which to go on, None at the end."""
+        raise NotImplementedError
 
     async def run(self, stream: Stream) -> None:
         if self._is_unknown:
@@ -59,21 +75,55 @@ class LogFeed:
 
     async def _tell_pruned(self, stream: Stream, last_id: int) -> None:
         """The record that the client had last is gone from the history, so others after it may be gone as well."""
-        found = await self._read(last_id - 1, 1)
-        if not found or found[0].id > last_id:
-            until = min(found[0].id, self.reader.start) if found else self.reader.start
+        found = await self._first(last_id - 1)
+        if found is None or found.id > last_id:
+            until = min(found.id, self.reader.start) if found else self.reader.start
             await stream.tell_gap(Gap(last_id + 1, until - 1), until - 1)
 
-    async def _read(self, after: int, limit: int, **conditions: Any) -> list[Entry]:
-        return list(await self._engine.history.log_entries(after=after, limit=limit, **conditions))
-
     async def _replay(self, stream: Stream, after: int, until: int) -> None:
-        while not stream.stopping:
-            past = await self._read(after, PAGE, until=until, **self._wanted.conditions())
-            await stream.show(Batch(None, past))
-            if len(past) < PAGE:
-                return
-            after = past[-1].id
+        following: int | None = after
+        while following is not None and not stream.stopping:
+            past, following = await self._page(following, until)
+            await stream.show(Batch(None, list(past)))
+
+
+class LogFeed(_FeedOfAll):
+    """Log lines."""
+
+    def __init__(self, engine: Engine, wanted: LogQuery, last_id: int | None) -> None:
+        self._wanted = wanted
+        super().__init__(engine, last_id)
+
+    def _subscribe(self, after: int | None) -> Reader:
+        wants_all = all(condition is None for condition in self._wanted.conditions().values())
+        return self._engine.journal.subscribe((LogEntry.kind,), None if wants_all else self._wanted.fits, after)
+
+    async def _first(self, after: int) -> Entry | None:
+        return next(iter(await self._engine.history.log_entries(after=after, limit=1)), None)
+
+    async def _page(self, after: int, until: int) -> tuple[Sequence[Entry], int | None]:
+        conditions = self._wanted.conditions()
+        past = await self._engine.history.log_entries(after=after, limit=PAGE, until=until, **conditions)
+        return past, past[-1].id if len(past) == PAGE else None
+
+
+class EventFeed(_FeedOfAll):
+    """Events, Aura's own too."""
+
+    def __init__(self, engine: Engine, wanted: EventFilter, last_id: int | None) -> None:
+        self._wanted = wanted
+        super().__init__(engine, last_id)
+
+    def _subscribe(self, after: int | None) -> Reader:
+        match = None if self._wanted == EventFilter() else self._wanted.fits
+        return self._engine.journal.subscribe((EventEntry.kind,), match, after)
+
+    async def _first(self, after: int) -> Entry | None:
+        found = await self._engine.history.event_entries(EventFilter(), after, MAX_ID - 1, 1)
+        return next(iter(found.events), None)
+
+    async def _page(self, after: int, until: int) -> tuple[Sequence[Entry], int | None]:
+        return await self._engine.history.event_entries(self._wanted, after, until, PAGE)
 
 
 class RunFeed:
@@ -87,6 +137,7 @@ class RunFeed:
         self._record = record
         self._last_id = last_id
         self._first: Sequence[Entry] = ()
+        self._progress: Mapping[str, Any] = {}
         self.reader = reader
 
     @classmethod
@@ -123,14 +174,26 @@ class RunFeed:
         if self._ended and not stream.stopping:
             await stream.write(self._end_without_event())
             return
+        await self._tell_progress(stream)
         while not stream.stopping:
+            nudged = self.reader.take_nudge()
             batch = self.reader.take()
             if batch.gap and await self._replay(stream, await self._read(), batch.gap.last + 1):
                 return
             if await self._write(stream, batch.entries):
                 return
-            if not batch.entries:
+            if nudged:
+                await self._tell_progress(stream)
+            elif not batch.entries:
                 await stream.wait_news(self.reader)
+
+    async def _tell_progress(self, stream: Stream) -> None:
+        """Write what is new of the progress of the run's steps. It is no record: it has no id, and is not repeated."""
+        now = self._engine.history.progress_of(self._record.cid)
+        new = [(step, how_far) for step, how_far in now.items() if self._progress.get(step) != how_far]
+        self._progress = now
+        if new:
+            await stream.write(b"".join(progress_event(step, how_far) for step, how_far in new[:PROGRESS_TOLD]))
 
     async def _replay(self, stream: Stream, page: Sequence[Entry], until: int) -> bool:
         """Write what the store has below ``until``, beginning with ``page``; say whether that was the end."""

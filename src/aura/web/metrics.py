@@ -111,6 +111,8 @@ def _server(status: Mapping[str, Any]) -> Iterator[Metric]:
     states = [((state,), float(state == status["state"])) for state in get_args(EngineState)]
     yield _gauges("engine_state", "1 for the state that the engine is in.", ["state"], states)
     yield _gauges("plans", "Plans, by status.", ["status"], _by_name(status["plans"]))
+    services = _by_name(status["plan_services"])
+    yield _gauges("plan_services", "Services of plans, by whether they are open or stuck.", ["state"], services)
     failures = {name: child["failures"] for name, child in status["services"].items()}
     told = "How often a part of the server failed and was served again."
     yield _counter("service_failures", told, ["service"], _by_name(failures))

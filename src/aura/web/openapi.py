@@ -138,7 +138,7 @@ def _event(made: _Schemas) -> dict[str, Any]:
     """One server-sent event of a stream, as a browser's EventSource gives it."""
     record = {"anyOf": [made.of(kind) for kind in RECORDS]}
     data = {"type": "string", "contentMediaType": "application/json", "contentSchema": record}
-    name = {"enum": ["message", "gap", "end", "shutdown"], "default": "message"}
+    name = {"enum": ["message", "gap", "end", "progress", "shutdown"], "default": "message"}
     return {
         "type": "object",
         "properties": {"id": {"type": "string"}, "event": name, "data": data},

@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from aura.errors import FieldError, RequestError
+from aura.eventnames import read_pattern
 from aura.events import LEVELS, Entry, LogEntry
 from aura.lifecycle import RunState
+from aura.records.events import EventFilter
 from aura.records.reading import RunFilter
 from aura.web.validate import invalid
 
@@ -122,6 +124,27 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
         """The same as keyword arguments of ``Engine.log_entries``."""
         level = None if self.level is None else LEVELS[self.level]
         return {"level": level, "plan_name": self.plan_name, "task_name": self.task_name, "cid": self.cid}
+
+
+class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events are wanted; what is None does not restrict. ``name`` is a name, or a pattern of names."""
+
+    name: str | None = None
+    plan_name: str | None = None
+    task_name: str | None = None
+    cid: str | None = None
+
+    def wanted(self) -> EventFilter:
+        """The same as the store's filter.
+
+        Raises:
+            RequestError: ``invalid``: the name is no pattern.
+        """
+        try:
+            name = None if self.name is None else read_pattern(self.name)
+        except ValueError as error:
+            raise invalid([FieldError("/name", str(error))]) from None
+        return EventFilter(name, self.plan_name, self.task_name, self.cid)
 
 
 class SocketQuery(LogQuery, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ from hypercorn.config import Config
 from hypercorn.utils import wrap_app
 from starlette.types import ASGIApp
 
+from aura.builtin.addresses import listening
 from aura.clock import SystemClock
 from aura.config import ServerSettings, Settings
 from aura.errors import ConfigError, ExitCode
@@ -178,15 +179,16 @@ async def serve_http(
     try:
         for listener in listeners:
             listener.socket.listen(BACKLOG)
-        # what accepts; cancelled by the body as soon as the server stops
-        async with anyio.create_task_group() as accepting:
-            for number, listener in enumerate(listeners, 1):
-                name = "http" if number == 1 else f"http {number}"
-                accept = partial(supervisor.serve, name, partial(doors.accept, listener), longest=ACCEPT_PAUSE)
-                accepting.start_soon(accept, name=name)
-            task_status.started()
-            await stop.wait()
-            accepting.cancel_scope.cancel("the server stops")
+        with listening(sock for sock, _ in listeners):
+            # what accepts; cancelled by the body as soon as the server stops
+            async with anyio.create_task_group() as accepting:
+                for number, listener in enumerate(listeners, 1):
+                    name = "http" if number == 1 else f"http {number}"
+                    accept = partial(supervisor.serve, name, partial(doors.accept, listener), longest=ACCEPT_PAUSE)
+                    accepting.start_soon(accept, name=name)
+                task_status.started()
+                await stop.wait()
+                accepting.cancel_scope.cancel("the server stops")
     finally:
         for listener in listeners:
             listener.socket.close()

@@ -9,6 +9,7 @@ from aura import api
 from aura.actions import Action
 from aura.clock import utc
 from aura.errors import RequestError
+from aura.events import EventReceipt
 from aura.lifecycle import RunState, StepState
 from aura.masking import masked
 from aura.overview import Overview
@@ -16,6 +17,7 @@ from aura.plan import Dependency, Loop, Step, Steps, Task
 from aura.priorities import Prioritized
 from aura.reasons import as_json
 from aura.run import ItemRecord, Receipt, RunRecord, StepRecord
+from aura.servicedef import Service
 from aura.web.facade import PlanStatus
 
 T = TypeVar("T")
@@ -100,13 +102,24 @@ def _short(run: RunRecord, progress: Mapping[str, Any] | None) -> dict[str, Any]
         "started_at": time(run.started_at),
         "finished_at": time(run.finished_at),
         "progress": {name: api.Progress(**how_far) for name, how_far in (progress or {}).items()} or None,
-        "waiting_for": msgspec.convert(run.waiting_for, api.WaitingFor | None),
+        "waiting_for": waiting_for(run.waiting_for),
         "parent_cid": run.parent_cid,
         "stuck": run.stuck,
         "preempted_by": None,
         "preemptions": 0,
         "cause": msgspec.convert(run.cause, api.Cause),
     }
+
+
+def waiting_for(given: Mapping[str, Any] | None) -> api.WaitingFor | None:
+    """What a run waits for, or null."""
+    if given is None:
+        return None
+    waits = [
+        api.Wait(**{**wait, "since": utc(wait["since"]), "until": time(wait["until"])})
+        for wait in given.get("waits", ())
+    ]
+    return msgspec.convert({**given, "waits": waits}, api.WaitingFor)
 
 
 def error(given: Mapping[str, Any] | None) -> api.Error | None:
@@ -184,7 +197,15 @@ def queue_overview(given: Overview) -> api.QueueOverview:
 
 def status(given: Mapping[str, Any]) -> api.ServerStatus:
     """What the server is and how it fares."""
-    return msgspec.convert({**given, "started_at": utc(given["started_at"])}, api.ServerStatus)
+    events = given["events"]
+    suspended = [{**one, "at": utc(one["at"])} for one in events["suspended"]]
+    changed = {"started_at": utc(given["started_at"]), "events": {**events, "suspended": suspended}}
+    return msgspec.convert({**given, **changed}, api.ServerStatus)
+
+
+def emitted(receipt: EventReceipt) -> api.EmittedEvent:
+    """An event that is on record."""
+    return api.EmittedEvent(event_id=receipt.event_id, started=list(receipt.started), interrupts=[])
 
 
 # -- plans ------------------------------------------------------------------------------------------------------------
@@ -282,5 +303,21 @@ def action(given: Action) -> api.Action:
         params=given.params_schema(),
         result=given.result_schema(),
         plan_name=given.plan_name,
-        cancellable=given.is_async,
+        cancellable=given.is_async or given.isolated,
+        services=list(given.services),
+    )
+
+
+def service(given: Service, is_open: bool) -> api.Action:
+    """A service, as it is listed among the actions."""
+    return api.Action(
+        name=given.full_name,
+        description=given.description,
+        params={},
+        result={},
+        plan_name=given.plan_name,
+        cancellable=True,
+        kind="service",
+        services=list(given.needs),
+        open=is_open,
     )

@@ -1,7 +1,8 @@
 """Server-sent events: one stream, written by a plain loop with its own ``send``, each write bounded in time.
 
 A record is a frame with ``id:`` and ``data:`` and no ``event:``. Named events are only ``gap`` (records were missed;
-its id is the last missed one), ``end`` (the run's final record) and ``shutdown``. A comment every 15 s keeps
+its id is the last missed one), ``end`` (the run's final record), ``progress`` (how far a step is; no record, and so
+without an id) and ``shutdown``. A comment every 15 s keeps
 connections alive and finds dead ones. A stream ends when its client goes, when a write takes too long, when the server
 stops, the caller's token ends (a comment says so), or, of a run, with its ``end``.
 
@@ -9,8 +10,9 @@ No record is lost and none comes twice: a reader of the journal is opened first,
 from which on that reader has everything, then the reader is followed.
 """
 
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import anyio
 import msgspec
@@ -119,6 +121,11 @@ def gap_event(gap: Gap | None, last: int) -> bytes:
 def end_event(entry: EventEntry) -> bytes:
     """Encode the record that ends a run's stream."""
     return b"event: end\n" + entry.frame
+
+
+def progress_event(step: str, how_far: Mapping[str, Any]) -> bytes:
+    """Encode how far a step, or an item of one, is."""
+    return event("progress", None, {"step": step, **how_far})
 
 
 def stream_head() -> Response:

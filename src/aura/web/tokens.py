@@ -64,6 +64,11 @@ class Tokens:
         """The token whose secret has this SHA-256, good or not; None if there is none."""
         return self._grants.get(digest)
 
+    def name_of(self, grant: Grant) -> str:
+        """What people call whoever has a grant: the token's name, or its id if it has none, or ``local``."""
+        record = self._records.get(grant.token.id)
+        return record.name or record.id if record is not None else grant.token.id
+
     def newest_first(self) -> list[TokenRecord]:
         """All tokens but the local one; those that have expired are there until somebody needs their room."""
         written = [record for record in self._records.values() if record.id not in self._unwritten]

@@ -1,14 +1,18 @@
 """What can be run: plans, their tasks, the actions that they are made of."""
 
+from collections.abc import Iterator
+from contextlib import suppress
+
 from starlette.responses import Response
 
 from aura import api
 from aura.actions import Action
 from aura.errors import RequestError
+from aura.servicedef import Service
 from aura.web import shapes
 from aura.web.auth import Access
 from aura.web.call import ApiRoute, Call, json_response
-from aura.web.facade import Engine
+from aura.web.facade import Engine, Generation
 from aura.web.query import PageQuery, page_by_name
 
 
@@ -34,20 +38,35 @@ async def get_task(call: Call) -> Response:
 
 
 async def list_actions(call: Call) -> Response:
-    """List the actions by name: those that Aura ships and those of plans."""
-    actions = sorted(_all_actions(call.engine), key=lambda action: action.name)
-    found, cursor = page_by_name(actions, [a.name for a in actions], call.query(PageQuery), "actions")
-    return json_response(shapes.page([shapes.action(action) for action in found], cursor))
+    """List the actions by name: those that Aura ships and those of plans, with the services of those."""
+    named: dict[str, Action | Service] = {action.name: action for action in _all_actions(call.engine)}
+    named |= {service.full_name: service for service in _all_services(call.engine)}
+    names = sorted(named)
+    found, cursor = page_by_name([named[name] for name in names], names, call.query(PageQuery), "actions")
+    return json_response(shapes.page([_shown(call.engine, one) for one in found], cursor))
 
 
-def _all_actions(engine: Engine) -> list[Action]:
-    found = list(engine.generations.shipped().values())
+def _shown(engine: Engine, one: Action | Service) -> api.Action:
+    if isinstance(one, Action):
+        return shapes.action(one)
+    return shapes.service(one, engine.is_service_open(one.plan_name, one.name))
+
+
+def _all_actions(engine: Engine) -> Iterator[Action]:
+    yield from engine.generations.shipped().values()
+    for generation in _all_served(engine):
+        yield from generation.actions.values()
+
+
+def _all_services(engine: Engine) -> Iterator[Service]:
+    for generation in _all_served(engine):
+        yield from generation.services.values()
+
+
+def _all_served(engine: Engine) -> Iterator[Generation]:
     for plan in engine.generations.statuses():
-        try:
-            found += engine.generations.current(plan.name).actions.values()
-        except RequestError:  # a plan that cannot be served has no actions
-            continue
-    return found
+        with suppress(RequestError):  # a plan that cannot be served has no actions
+            yield engine.generations.current(plan.name)
 
 
 ROUTES = [

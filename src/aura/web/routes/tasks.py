@@ -44,6 +44,15 @@ class PauseBody(msgspec.Struct, frozen=True):
     reason: Reason | None = None
 
 
+class AnswerBody(msgspec.Struct, frozen=True):
+    """A yes or a no to a step that waits for it, or to the item ``index`` of one that loops; ``values`` of a yes."""
+
+    step: str
+    approved: bool
+    index: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    values: dict[str, Any] | None = None
+
+
 class PriorityBody(msgspec.Struct, frozen=True):
     """The new priority, higher first."""
 
@@ -134,6 +143,15 @@ async def resume(call: Call) -> Response:
     return json_response(shapes.run_answer(cid, await call.engine.resume(cid)), 202)
 
 
+async def answer(call: Call) -> Response:
+    """Answer a step that waits for it, in the name of the token. Answered once that is on record."""
+    cid = known_form(call.path["cid"])
+    body = await call.body(AnswerBody)
+    by = call.door.auth.tokens.name_of(call.grant)
+    state = await call.engine.answer(cid, body.step, body.index, body.approved, body.values or {}, by)
+    return json_response(shapes.run_answer(cid, state), 202)
+
+
 async def set_priority(call: Call) -> Response:
     """Change the priority of a run that has not ended; a queued one moves at once."""
     cid = known_form(call.path["cid"])
@@ -218,4 +236,13 @@ ROUTES = [
     ApiRoute("POST", "/api/tasks/{cid}/cancel", cancel, Access.RUN, body=CancelBody, answers={202: api.RunAnswer}),
     ApiRoute("POST", "/api/tasks/{cid}/pause", pause, Access.RUN, body=PauseBody, answers={202: api.RunAnswer}),
     ApiRoute("POST", "/api/tasks/{cid}/resume", resume, Access.RUN, answers={202: api.RunAnswer}),
+    ApiRoute(
+        "POST",
+        "/api/tasks/{cid}/answer",
+        answer,
+        Access.RUN,
+        body=AnswerBody,
+        body_required=True,
+        answers={202: api.RunAnswer},
+    ),
 ]

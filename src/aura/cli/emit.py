@@ -1,0 +1,28 @@
+"""``aura emit``: an event, from a command line."""
+
+import click
+
+from aura.cli.inputs import pairs
+from aura.cli.options import json_option, open_client, server_options
+from aura.cli.output import print_json, say
+from aura.cli.values import values_of
+
+
+@click.command
+@click.argument("event")
+@click.option("-p", "given", metavar="K=V", multiple=True, callback=pairs, help="A member of its payload; repeatable.")
+@server_options
+@json_option
+def emit(event: str, given: list[tuple[str, str]], as_json: bool) -> None:
+    """Emit an event, and say which runs it has started. Without -p its payload is null.
+
+    A value is JSON if it parses, else text. K=@FILE reads a file.
+    """
+    with open_client() as client:
+        told = client.emit(event, values_of(given) if given else None)
+    if as_json:
+        print_json(told)
+    else:
+        say(f"event {told.event_id} is on record")
+        for cid in told.started:
+            say(f"it has started run {cid}")
