@@ -82,8 +82,18 @@ class Waits:
 
     # -- beginning and ending
 
-    def begin(self, run: LiveRun, progress: Progress, wait: Wait, times_out_in: float = float("inf")) -> OpenWait:
-        """Let a step, or an item of one, wait. ``times_out_in`` is what is left of the step's own time-out."""
+    def begin(
+        self,
+        run: LiveRun,
+        progress: Progress,
+        wait: Wait,
+        times_out_in: float = float("inf"),
+        here: anyio.Event | None = None,
+    ) -> OpenWait:
+        """Let a step, or an item of one, wait. ``times_out_in`` is what is left of the step's own time-out.
+
+        ``here``: its attempt waits for it itself, so that nothing of it comes on record.
+        """
         now = self._runtime.clock.wall()
         opened = OpenWait(
             progress.key,
@@ -93,10 +103,12 @@ class Waits:
             began_at=now,
             until=None if wait.seconds is None else now + wait.seconds,
             times_out_at=None if times_out_in == float("inf") else now + times_out_in,
+            here=here,
         )
         run.open_waits[progress.key] = opened
         self._watch(run, opened, progress.since)
-        run.dirty_waits[progress.key] = opened  # with what has come already
+        if here is None:
+            run.dirty_waits[progress.key] = opened  # with what has come already
         return opened
 
     def end(self, run: LiveRun, key: str) -> None:
@@ -145,16 +157,12 @@ class Waits:
         Cancellation: the wait is forgotten.
         """
         progress = attempt.step
-        opened = self.begin(run, progress, wait)
-        del run.dirty_waits[progress.key]
-        opened.here = anyio.Event()
+        over = anyio.Event()
+        opened = self.begin(run, progress, wait, here=over)
         try:
-            if opened.came is None:
-                await opened.here.wait()
+            await over.wait()
         finally:
             run.open_waits.pop(progress.key, None)
-            if opened in run.woken:
-                run.woken.remove(opened)
             self._unwatch(opened)
         assert opened.came is not None
         return value_of(opened, opened.came)

@@ -123,6 +123,22 @@ async def test_step_that_starts_with_the_one_that_emits_misses_nothing(tmp_path:
         assert (await kit.record("t")).state == "succeeded"
 
 
+@pytest.mark.parametrize("order", list(itertools.permutations(["a", "b"])), ids="-".join)
+async def test_step_of_a_handler_that_starts_with_the_one_that_emits_misses_nothing(
+    tmp_path: Path, order: tuple[str, str]
+) -> None:
+    async def emits(ctx: Context) -> None:
+        await ctx.emit("go")
+
+    made = {"a": heard("a", "go"), "b": step("b", emits)}
+    main = step("m", noting([], "m"))
+    async with opened(tmp_path, task("t", main, finally_=[made[name] for name in order])) as kit:
+        run = await kit.begin("t")
+        assert (await kit.ended(run)).cleanup_error is None
+        assert (await kit.steps(run))["a"].state == "succeeded"
+        assert kit.backend.execute("SELECT * FROM wait").fetchall() == []
+
+
 async def test_event_in_any_turn_from_the_start_of_its_step_on_wakes(tmp_path: Path) -> None:
     """The one that comes before the start is on record is not for it; every later one is, wherever the step is."""
     for turn in range(40):
