@@ -49,19 +49,8 @@ def regex_search(text: str, pattern: str, ignore_case: bool = False) -> str | No
 
 def regex_replace(text: str, pattern: str, replacement: str = "", ignore_case: bool = False) -> str:
     r"""The text with each match of a pattern replaced; ``\1`` in the replacement is the first group."""
-    made = 0
-
-    def expand(found: Any) -> str:
-        nonlocal made
-        try:
-            part = str(found.expand(replacement))
-        except IndexError:
-            raise ValueError(f"{replacement!r:.60} names a group that the pattern does not have") from None
-        made += len(part)
-        bounded_text(made)
-        return part
-
-    return compile_pattern(pattern, ignore_case).sub(expand, needs_text(text, "regex_replace"))
+    compiled = compile_pattern(pattern, ignore_case)
+    return compiled.replace(replacement, needs_text(text, "regex_replace"), bounded_text)
 
 
 def shell_quote(value: Any) -> str:

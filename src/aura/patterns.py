@@ -49,6 +49,28 @@ class Pattern:
         found: Iterator[Any] = self._compiled.finditer(_bounded(text))
         return found
 
+    def replace(self, replacement: str, text: str, bound: Callable[[int], object]) -> str:
+        """Replace every match by a text in which ``\\1`` is the match's first group.
+
+        ``bound`` is told after each match how long what was put in is by then; it raises when that is too much.
+
+        Raises:
+            ValueError: the text is too long, or the replacement names a group that the pattern does not have.
+        """
+        made = 0
+
+        def expand(found: Any) -> str:
+            nonlocal made
+            try:
+                part = str(found.expand(replacement))
+            except IndexError:
+                raise ValueError(f"{replacement!r:.60} names a group that the pattern does not have") from None
+            made += len(part)
+            bound(made)
+            return part
+
+        return self.sub(expand, text)
+
 
 def _bounded(text: str) -> str:
     if len(text) > MAX_SUBJECT:

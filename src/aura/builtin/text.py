@@ -5,7 +5,7 @@ thread.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar, TypeVarTuple
+from typing import Annotated, TypeVar, TypeVarTuple
 
 import msgspec
 
@@ -56,19 +56,7 @@ async def split(
 
 
 def _replace(text: str, pattern: str, replacement: str, ignore_case: bool) -> str:
-    made = 0
-
-    def expand(found: Any) -> str:
-        nonlocal made
-        try:
-            part = str(found.expand(replacement))
-        except IndexError:
-            raise ValueError(f"{replacement!r:.60} names a group that the pattern does not have") from None
-        made += len(part)
-        _bounded(made)
-        return part
-
-    return compile_pattern(pattern, ignore_case).sub(expand, text)
+    return compile_pattern(pattern, ignore_case).replace(replacement, text, _bounded)
 
 
 def _replace_literally(text: str, old: str, new: str, _: bool) -> str:
