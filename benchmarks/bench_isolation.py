@@ -14,10 +14,10 @@ from pathlib import Path
 
 import anyio
 
-from aura import leftovers
 from aura.embed import EmbeddedServer, open_server
 from aura.isolation import warm
 from aura.isolation.messages import UNMARKED
+from aura.processes import leftovers
 
 TASK = 'steps: {a: {action: python.run, params: {code: "result = 1"}}}\n'
 

@@ -16,9 +16,9 @@ from typing import Any
 import anyio
 import bench_runs
 
-from aura.executor import Executor
+from aura.engine.executor import Executor
 from aura.histogram import Histogram
-from aura.measures import Measures
+from aura.runs.measures import Measures
 from aura.stores.memory import MemoryBackend
 
 PLACES: tuple[tuple[Any, str], ...] = (

@@ -21,7 +21,7 @@ import limit
 import msgspec
 
 from aura.config import load_settings
-from aura.engine import Engine
+from aura.engine.engine import Engine
 from aura.run import Cause, Request
 from aura.server import GC_THRESHOLDS, SWITCH_INTERVAL, Server
 from aura.stores.sqlite import SqliteBackend

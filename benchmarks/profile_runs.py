@@ -25,7 +25,7 @@ from typing import Any
 import anyio
 import bench_runs
 
-from aura.engine import Engine
+from aura.engine.engine import Engine
 from aura.server import GC_THRESHOLDS, SWITCH_INTERVAL
 
 INTERVAL = 0.001

@@ -37,35 +37,35 @@ from anyio.abc import TaskGroup, TaskStatus
 
 import aura
 from aura import failpoints
-from aura.boot import in_one_transaction, settle_orphans
 from aura.builtin import shipped
 from aura.clock import Clock, SystemClock
 from aura.config import Settings
 from aura.covering import covered_streams
-from aura.engine import Engine
+from aura.engine.boot import in_one_transaction, settle_orphans
+from aura.engine.engine import Engine
+from aura.engine.supervisor import Supervisor
 from aura.errors import AuraError, ExitCode, StoreError
 from aura.eventloop import StayingLoop
 from aura.events import LogEntry
 from aura.failpoints import Site
-from aura.generations import Generations
 from aura.isolation.warm import Warm
 from aura.journal import Journal
-from aura.leftovers import adopting, end_boot_leftovers, end_leftovers, reap_adopted
+from aura.loading.generations import Generations
+from aura.loading.snapshot import check_folder_safe
 from aura.logs import Console, Logs, LogWriter
-from aura.measures import serve_loop_lag
+from aura.processes.leftovers import adopting, end_boot_leftovers, end_leftovers, reap_adopted
 from aura.records.boots import begin_boot, end_boot, last_accepted
 from aura.records.logs import insert_logs, log_row
 from aura.records.state import read_states
 from aura.redaction import Redactor
 from aura.run import leaves_of
-from aura.runtime import Runtime
+from aura.runs.measures import serve_loop_lag
+from aura.runs.runtime import Runtime
 from aura.secrets import Provider, Secrets, default_providers, secret_warnings
-from aura.snapshot import check_folder_safe
 from aura.store import Store, StoreBackend
 from aura.stores.failpoints import with_failpoints
 from aura.stores.folder import DataFolder
 from aura.stores.sqlite import SqliteBackend
-from aura.supervisor import Supervisor
 
 #: Seconds beyond the grace within which a stop is over, whatever hangs.
 STOP_SLACK = 1.8

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import httpx2
 from tests.fakes.served import Served, open_served, write_plans
 
-from aura import leftovers
+from aura.processes import leftovers
 
 PLANS = {
     "lab/tasks/flood.yaml": """

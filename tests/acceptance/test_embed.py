@@ -17,7 +17,6 @@ import pytest
 from tests.fakes.host import SOON, Gate, gate, nothing_left, own_tmp, write_lab
 from tests.fakes.served import write_plans
 
-from aura import leftovers
 from aura.embed import EmbeddedServer, open_server
 from aura.errors import (
     AuraError,
@@ -29,6 +28,7 @@ from aura.errors import (
     StoreIOError,
     WorkLeft,
 )
+from aura.processes import leftovers
 from aura.stores.folder import DataFolder
 
 __all__ = ["gate", "own_tmp"]  # fixtures

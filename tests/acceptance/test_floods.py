@@ -4,8 +4,8 @@ from pathlib import Path
 
 from tests.acceptance.floods import GROWTH, Seen, floods, many, pour
 
-from aura.floods import LOG_CAP
-from aura.loglines import LINE_CAP
+from aura.processes.floods import LOG_CAP
+from aura.processes.loglines import LINE_CAP
 
 #: How long any answer may take meanwhile, in seconds, on a machine that has more to do.
 LONGEST_ANSWER = 5.0

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from tests.fakes.web import connections
 
 from aura.clock import SystemClock
-from aura.supervisor import Child, Supervisor
+from aura.engine.supervisor import Child, Supervisor
 from aura.web.server import Listener, serve_http
 
 SOON = 20.0

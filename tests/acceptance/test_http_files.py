@@ -17,9 +17,9 @@ import httpx2
 import pytest
 from tests.fakes.web import Web, connections, open_web
 
+from aura.engine.workfiles import OpenFile
 from aura.web import download
 from aura.web.download import PIECE, wanted_part
-from aura.workfiles import OpenFile
 
 SECRET = "what nobody may see"
 #: More than the kernel keeps for a client that does not read.

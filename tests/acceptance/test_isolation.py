@@ -8,8 +8,8 @@ import pytest
 from tests.fakes.children import has_ended
 from tests.fakes.served import Served, open_served, write_plans
 
-from aura import leftovers
 from aura.isolation.messages import UNMARKED
+from aura.processes import leftovers
 
 SECRET = "correct-horse-battery"
 PLANS = {

@@ -16,7 +16,7 @@ from tests.fakes.engine import FakeEngine
 from tests.fakes.web import BEARER, Web, open_web
 
 from aura.lifecycle import FINAL
-from aura.measures import MAX_PLANS, OTHER
+from aura.runs.measures import MAX_PLANS, OTHER
 from aura.web.app import ROUTES, create_app
 from aura.web.metrics import NO_ROUTE
 

@@ -16,7 +16,7 @@ import pytest
 from tests.fakes.door import Door, wait_until
 from tests.fakes.served import AURA, Served, environment, open_served, write_plans
 
-from aura.leftovers import look_at_all
+from aura.processes.leftovers import look_at_all
 
 GRACE = 2.0
 #: Beside the grace a stop may take two seconds.

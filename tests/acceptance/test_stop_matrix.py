@@ -23,7 +23,7 @@ from tests.fakes.door import Door, wait_until
 from tests.fakes.served import Served, open_served, write_plans
 
 from aura.errors import ExitCode
-from aura.leftovers import look_at_all
+from aura.processes.leftovers import look_at_all
 from aura.server import STOP_SLACK
 
 GRACE = 1.0

@@ -14,11 +14,11 @@ from aura.actions import Action, action
 from aura.config import load_settings
 from aura.errors import PlanError, Problem, RequestError
 from aura.expressions import condition, template
-from aura.generations import Generations, PlanStatus
 from aura.lifecycle import StepState, Stop
-from aura.liverun import LiveRun
+from aura.loading.generations import Generations, PlanStatus
 from aura.plan import Dependency, Loop, Plan, Resource, Retry, Source, Step, Task
 from aura.run import Cause, Request, RunRecord, StepRecord
+from aura.runs.liverun import LiveRun
 from aura.servicedef import Service
 from aura.store import StoreBackend
 from aura.testing.virtual_time import LIMIT, VirtualLoop

@@ -9,7 +9,7 @@ import anyio
 import pytest
 from tests.engine.kit import PythonGeneration, PythonGenerations, opened, quiet, step, task, until
 
-from aura import admission
+from aura.engine import admission
 from aura.errors import RequestError
 from aura.lifecycle import Recovery, Stop
 from aura.records.runs import accept_run

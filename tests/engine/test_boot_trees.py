@@ -12,8 +12,8 @@ from tests.fakes.kernel import begun, cleaning, copy_of, forever, works
 
 from aura.actions import Context
 from aura.lifecycle import Recovery, RunState
-from aura.liverun import LiveRun
 from aura.plan import Semaphore
+from aura.runs.liverun import LiveRun
 from aura.stores.memory import MemoryBackend
 
 

@@ -11,9 +11,9 @@ from tests.fakes.kernel import FaultyBackend, begun, copy_of
 
 from aura.actions import Context
 from aura.errors import CheckpointInvalid, ContextClosed
-from aura.keepable import MAX_VALUE
 from aura.lifecycle import Recovery, RunState, Stop
-from aura.liverun import LiveRun
+from aura.runs.keepable import MAX_VALUE
+from aura.runs.liverun import LiveRun
 from aura.store import Execute, Ticket, Unit
 from aura.stores.memory import MemoryBackend
 

@@ -15,8 +15,8 @@ from tests.fakes.kernel import FaultyBackend, forever, noting, works
 from aura.actions import Context
 from aura.errors import StoreReadOnly, TaskFailed
 from aura.lifecycle import RunState, Stop
-from aura.liverun import LiveRun
 from aura.plan import Mode, ModeKind, Semaphore
+from aura.runs.liverun import LiveRun
 
 SCREEN = {"screen": Semaphore(1)}
 

@@ -15,7 +15,7 @@ from tests.fakes.kernel import cleaning, copy_of, first_time_forever, forever, n
 from aura.actions import Context
 from aura.errors import EndRun, RequestError
 from aura.lifecycle import FINAL, Recovery, RunState, Stop
-from aura.liverun import LiveRun
+from aura.runs.liverun import LiveRun
 from aura.stores.memory import MemoryBackend
 
 

@@ -11,7 +11,7 @@ from tests.engine.test_on_preempt import preempted
 from tests.fakes.kernel import begun, fails, first_time_forever, forever, works
 
 from aura.actions import Context
-from aura.liverun import LiveRun
+from aura.runs.liverun import LiveRun
 
 # -- what counts against which time-out
 

@@ -17,7 +17,7 @@ from tests.fakes.kernel import begun, noting
 from aura.actions import Context
 from aura.builtin import shell
 from aura.lifecycle import Stop
-from aura.liverun import LiveRun
+from aura.runs.liverun import LiveRun
 from aura.testing.virtual_time import START, ThreadGate
 
 #: Turns of the loop from a stop to the record, with all clean-up; an action that burns takes thousands.

@@ -7,8 +7,8 @@ import pytest
 from tests.engine.kit import opened, step, task
 from tests.fakes.kernel import begun, forever
 
-from aura import executor
-from aura.stops import HANDLER_GRACE
+from aura.engine import executor
+from aura.runs.stops import HANDLER_GRACE
 
 
 @pytest.mark.parametrize(

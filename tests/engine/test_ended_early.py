@@ -11,8 +11,8 @@ from tests.fakes.kernel import FaultyBackend
 
 from aura.errors import EndRun
 from aura.lifecycle import Stop
-from aura.liverun import LiveRun
 from aura.run import RunRecord
+from aura.runs.liverun import LiveRun
 
 
 def waiting_for(gate: anyio.Event, error: Exception | None = None) -> Any:

@@ -9,10 +9,10 @@ import pytest
 from tests.engine.kit import Opened, opened, quiet, step, task, turns, until
 from tests.fakes.kernel import begun, cleaning, forever, no_hang, noting, swallowing, works
 
+from aura.engine.supervisor import FIRST_PAUSE
 from aura.errors import RequestError
 from aura.lifecycle import Recovery, Stop
 from aura.logs import LogWriter
-from aura.supervisor import FIRST_PAUSE
 
 # -- starts and stops in one turn
 

@@ -8,11 +8,11 @@ import pytest
 from tests.engine.kit import Opened, opened, quiet, step, task, turns, until
 from tests.fakes.kernel import begun, fails, forever, works
 
-from aura.attempt import Attempt
-from aura.lanes import STALE_AT_LEAST
+from aura.engine.lanes import STALE_AT_LEAST
 from aura.lifecycle import Stop
-from aura.liverun import LiveRun
 from aura.run import Cause, Request
+from aura.runs.attempt import Attempt
+from aura.runs.liverun import LiveRun
 
 MANY = STALE_AT_LEAST + 500
 

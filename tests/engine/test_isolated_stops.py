@@ -10,10 +10,10 @@ from tests.fakes.children import has_ended, running_of
 from tests.fakes.children import until as really_until
 from tests.fakes.isolated import READY, begun, ended, stop, world_of
 
-from aura import leftovers
 from aura.events import LogEntry
 from aura.isolation import calls
 from aura.lifecycle import Stop
+from aura.processes import leftovers
 
 CLEANING = f"""
 def do(ctx: Context) -> None:

@@ -18,10 +18,10 @@ from tests.engine.test_stop_at_every_turn import TOO_MANY, accepted, end_of, sto
 from tests.fakes.invariants import check_forgotten, check_history, check_idle, record_of
 from tests.fakes.kernel import FaultyBackend, copy_of, works
 
-from aura import runtime
 from aura.actions import Context
 from aura.lifecycle import FINAL, STEP_FINAL, Recovery, Stop
-from aura.liverun import LiveRun
+from aura.runs import runtime
+from aura.runs.liverun import LiveRun
 from aura.stores.memory import MemoryBackend
 
 ITEMS = [10, 20, 30]

@@ -27,13 +27,13 @@ from tests.fakes.invariants import check_history, check_idle
 from tests.fakes.kernel import FaultyBackend, copy_of
 
 from aura.actions import Context
+from aura.engine.keys import key_of
+from aura.engine.lanes import Lane
 from aura.errors import RequestError, StoreReadOnly
-from aura.keys import key_of
-from aura.lanes import Lane
 from aura.lifecycle import FINAL, PLACED, STARTABLE, STEP_FINAL, Recovery, RunState
-from aura.liverun import LiveRun
 from aura.plan import Mode, ModeKind, Rate, Semaphore
 from aura.run import Cause, Request
+from aura.runs.liverun import LiveRun
 from aura.testing.virtual_time import VirtualLoop
 
 EXAMPLES = os.environ.get("MACHINE_EXAMPLES")

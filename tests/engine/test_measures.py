@@ -13,8 +13,8 @@ from tests.fakes.kernel import FaultyBackend, copy_of, fails, forever, works
 from aura.errors import RequestError
 from aura.histogram import Histogram
 from aura.lifecycle import Recovery, Stop
-from aura.measures import Measures
 from aura.run import Cause, Request
+from aura.runs.measures import Measures
 from aura.stores.memory import MemoryBackend
 
 CAUSE = Cause("api")

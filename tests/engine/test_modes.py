@@ -13,13 +13,13 @@ from tests.fakes.invariants import check_idle
 from tests.fakes.kernel import FaultyBackend, begun, copy_of, works
 
 from aura.actions import Context
+from aura.engine.keys import key_of
 from aura.errors import RequestError, StoreReadOnly
 from aura.expressions import template
-from aura.keys import key_of
 from aura.lifecycle import Recovery, RunState, Stop
-from aura.liverun import LiveRun
 from aura.plan import Input, Mode, ModeKind, Semaphore
 from aura.run import Cause, Outcomes, Receipt, Request
+from aura.runs.liverun import LiveRun
 
 SINGLE = Mode(ModeKind.SINGLE)
 RESTART = Mode(ModeKind.RESTART)

@@ -11,8 +11,8 @@ from tests.fakes.invariants import check_forgotten, check_history, check_steps, 
 from tests.fakes.kernel import begun, copy_of, fails, first_time_forever, forever, noting, swallowing, works
 
 from aura.lifecycle import Recovery, RunState, Stop
-from aura.liverun import LiveRun
 from aura.run import Cause, Request
+from aura.runs.liverun import LiveRun
 from aura.stores.memory import MemoryBackend
 
 

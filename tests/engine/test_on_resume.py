@@ -13,7 +13,7 @@ from tests.fakes.kernel import begun, copy_of, fails, first_time_forever, foreve
 
 from aura.errors import EndRun
 from aura.lifecycle import Recovery, RunState, Stop
-from aura.liverun import LiveRun
+from aura.runs.liverun import LiveRun
 from aura.stores.memory import MemoryBackend
 
 

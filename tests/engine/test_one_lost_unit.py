@@ -15,10 +15,10 @@ from tests.engine.kit import Opened, opened, quiet, step, task, turns, until
 from tests.fakes.invariants import check_idle
 from tests.fakes.kernel import forever, works
 
-from aura import runtime
 from aura.errors import RequestError
 from aura.lifecycle import FINAL, STARTABLE, Recovery, RunState
-from aura.liverun import LiveRun
+from aura.runs import runtime
+from aura.runs.liverun import LiveRun
 from aura.store import Execute
 
 #: More units than a run has in any of the stories.

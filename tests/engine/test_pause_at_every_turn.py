@@ -26,7 +26,7 @@ from tests.fakes.kernel import copy_of
 
 from aura.errors import RequestError
 from aura.lifecycle import FINAL, RunState, Stop
-from aura.liverun import LiveRun
+from aura.runs.liverun import LiveRun
 from aura.stores.memory import MemoryBackend
 
 

@@ -15,8 +15,8 @@ from tests.fakes.invariants import check_history, events_of
 from tests.fakes.kernel import begun, cleaning, copy_of, fails, first_time_forever, forever, noting, works
 
 from aura.lifecycle import Recovery, RunState
-from aura.liverun import LiveRun
 from aura.records.reading import RunFilter
+from aura.runs.liverun import LiveRun
 from aura.stores.memory import MemoryBackend
 from aura.testing.world import open_world
 

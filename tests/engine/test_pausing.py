@@ -24,9 +24,9 @@ from tests.fakes.kernel import (
 from aura.actions import Context
 from aura.errors import EndRun, RequestError, StoreReadOnly
 from aura.lifecycle import Recovery, RunState, Stop
-from aura.liverun import LiveRun
 from aura.records.reading import RunFilter
 from aura.run import Cause, Request
+from aura.runs.liverun import LiveRun
 from aura.testing.virtual_time import ThreadGate
 
 

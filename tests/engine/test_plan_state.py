@@ -12,10 +12,10 @@ from tests.fakes.kernel import FaultyBackend, copy_of
 
 from aura.actions import Context, State
 from aura.errors import ContextClosed, StateFull, StateInvalid, StoreReadOnly
-from aura.keepable import MAX_VALUE
 from aura.lifecycle import Stop
-from aura.planstate import MAX_BYTES, MAX_KEYS
 from aura.records.columns import encode
+from aura.runs.keepable import MAX_VALUE
+from aura.runs.planstate import MAX_BYTES, MAX_KEYS
 from aura.store import Execute, Ticket, Unit
 from aura.stores.memory import MemoryBackend
 from aura.testing.virtual_time import VirtualClock

@@ -8,12 +8,12 @@ import pytest
 from tests.engine.kit import Opened, opened, quiet, step, task, until
 from tests.fakes.kernel import FaultyBackend, forever, works
 
-from aura import priorities
+from aura.engine import priorities
 from aura.errors import Lost, RequestError
 from aura.lifecycle import Recovery
-from aura.liverun import LiveRun
 from aura.records.reading import get_run
 from aura.records.runs import change_priority
+from aura.runs.liverun import LiveRun
 from aura.store import Execute
 
 T = task("t", step("a", works))

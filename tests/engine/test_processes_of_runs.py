@@ -16,11 +16,11 @@ from tests.fakes.children import running_of, until_file
 from tests.fakes.children import until as really_until
 from tests.fakes.kernel import forever, works
 
-from aura import leftovers
 from aura.actions import Context
 from aura.builtin import shell
 from aura.lifecycle import Stop
-from aura.liverun import LiveRun
+from aura.processes import leftovers
+from aura.runs.liverun import LiveRun
 from aura.stores.memory import MemoryBackend
 
 STUBBORN = "trap '' TERM; setsid sleep 100 & echo > ready; sleep 100; sleep 100"

@@ -15,8 +15,8 @@ from tests.fakes.invariants import check_idle
 
 from aura.errors import RequestError
 from aura.lifecycle import FINAL, Recovery
-from aura.liverun import LiveRun
 from aura.run import Cause, Request
+from aura.runs.liverun import LiveRun
 
 SWARM = 100
 #: More turns than any of these runs takes; a stop in the last of them comes too late.

@@ -12,15 +12,15 @@ from tests.engine.test_undone import fails_when_it_runs
 from tests.fakes.invariants import check_idle, check_steps
 from tests.fakes.kernel import FaultyBackend, copy_of
 
-from aura import admission
+from aura.engine import admission
+from aura.engine.keys import Key, key_of
+from aura.engine.reruns import taken_over
 from aura.errors import RequestError
-from aura.keys import Key, key_of
 from aura.lifecycle import Recovery, RunState, Stop
+from aura.loading.taskfile import MAX_STEPS
 from aura.records.runs import accept_run
-from aura.reruns import taken_over
 from aura.run import MAX_LABELS, Cause, Request
 from aura.stores.memory import MemoryBackend
-from aura.taskfile import MAX_STEPS
 
 
 class Work:

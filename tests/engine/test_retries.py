@@ -12,8 +12,8 @@ from tests.fakes.kernel import fails, works
 from aura.actions import Context
 from aura.lifecycle import Stop
 from aura.plan import Retry
-from aura.retries import delay_before
 from aura.run import MAX_DELAY
+from aura.runs.retries import delay_before
 from aura.testing.virtual_time import ThreadGate
 
 

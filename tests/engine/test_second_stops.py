@@ -12,10 +12,10 @@ import pytest
 from tests.engine.kit import Opened, opened, quiet, step, task, until
 from tests.fakes.kernel import FaultyBackend, begun, cleaning, fails, forever, no_hang, swallowing, works
 
-from aura.attempt import PULSE, Attempt
 from aura.lifecycle import Recovery, Stop
-from aura.liverun import LiveRun
-from aura.stops import HANDLER_GRACE
+from aura.runs.attempt import PULSE, Attempt
+from aura.runs.liverun import LiveRun
+from aura.runs.stops import HANDLER_GRACE
 
 PAIRS = pytest.mark.parametrize(
     ("first", "second"),

@@ -11,7 +11,7 @@ from tests.engine.kit import opened, quiet, step, task, until
 from tests.fakes.kernel import begun, fails, first_time_forever, forever, no_hang, noting, swallowing, works
 
 from aura.lifecycle import Recovery, Stop
-from aura.liverun import LiveRun
+from aura.runs.liverun import LiveRun
 from aura.stores.memory import MemoryBackend
 from aura.testing.virtual_time import ThreadGate
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from aura.engine.reruns import taken_over
 from aura.records.columns import decode
 from aura.records.reading import get_step_rows
-from aura.reruns import taken_over
 from aura.testing.world import Run, World, open_world
 
 TASKS = {

@@ -23,8 +23,8 @@ from tests.engine.kit import Opened, opened, quiet, step, task
 from tests.language.doing import Memory, Sqlite, StoreKind
 
 from aura.actions import Context
-from aura.keepable import is_same
 from aura.records.state import read_states
+from aura.runs.keepable import is_same
 from aura.store import StoreBackend
 from aura.testing.virtual_time import BEGINNING, START, VirtualLoop
 

@@ -8,7 +8,7 @@ from tests.engine.kit import opened, quiet, step, task, until
 from tests.fakes.blocked import FULL, LOCKED, NEVER, Blocked
 from tests.fakes.kernel import forever, noting, works
 
-from aura.engine import HURRIED_SLACK, SLACK
+from aura.engine.engine import HURRIED_SLACK, SLACK
 from aura.errors import RequestError, StoreReadOnly
 from aura.run import Cause, Request
 from aura.server import HURRIED_GRACE, WRITE_SLACK

@@ -13,7 +13,7 @@ from anyio import from_thread
 from tests.engine.kit import Opened, opened, step, task, turns, until
 
 from aura.lifecycle import Recovery, Stop
-from aura.liverun import LiveRun
+from aura.runs.liverun import LiveRun
 
 
 async def forever() -> None:

@@ -13,10 +13,10 @@ from tests.engine.kit import Opened, opened, quiet, step, task, until, virtual_l
 from tests.fakes.kernel import begun, noting, works
 
 from aura.actions import Context
-from aura.attempt import PULSE
 from aura.errors import ContextClosed
 from aura.lifecycle import Stop
-from aura.liverun import LiveRun
+from aura.runs.attempt import PULSE
+from aura.runs.liverun import LiveRun
 from aura.stores.memory import MemoryBackend
 from aura.testing.virtual_time import ThreadGate
 

@@ -23,12 +23,12 @@ from tests.engine.kit import PythonGenerations, step, task
 from tests.fakes.web import Events, make_settings
 
 from aura.clock import SystemClock
-from aura.generations import Generations
+from aura.engine.supervisor import FIRST_PAUSE, Child, Serve, Supervisor
 from aura.isolation import warm
 from aura.lifecycle import FINAL
+from aura.loading.generations import Generations
 from aura.run import Cause, Request
 from aura.server import Server, serve_until_signal
-from aura.supervisor import FIRST_PAUSE, Child, Serve, Supervisor
 
 #: Seconds within which whatever does not hang is over.
 SOON = 20.0

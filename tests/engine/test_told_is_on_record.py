@@ -9,10 +9,10 @@ import pytest
 from tests.engine.kit import Opened, opened, quiet, step, task, turns, until
 from tests.fakes.kernel import LET_GO, FaultyBackend, begun, cleaning, forever, works
 
-from aura import runtime
 from aura.errors import RequestError, StoreReadOnly
-from aura.liverun import LiveRun
 from aura.run import Cause, Request
+from aura.runs import runtime
+from aura.runs.liverun import LiveRun
 from aura.store import Execute
 
 Told = list[tuple[str, tuple[str, str | None]]]

@@ -17,12 +17,12 @@ from tests.engine.kit import Opened, opened, quiet, step, task, turns, until
 from tests.fakes.invariants import check_idle, timers
 from tests.fakes.kernel import FaultyBackend, works
 
-from aura import admission
+from aura.engine import admission
 from aura.errors import RequestError, StoreReadOnly
 from aura.lifecycle import Stop
-from aura.liverun import LiveRun
 from aura.records.runs import accept_run
 from aura.run import Cause, Request
+from aura.runs.liverun import LiveRun
 from aura.store import Execute
 
 CAUSE = Cause("api")

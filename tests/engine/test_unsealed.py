@@ -14,15 +14,15 @@ from tests.engine.kit import Opened, opened, quiet, step, task
 from tests.fakes.invariants import check_history, check_idle, record_of
 from tests.fakes.kernel import begun, fails, forever, works
 
-from aura.conclude import Conclusions
-from aura.executor import Executor
+from aura.engine.executor import Executor
 from aura.graph import Graph
 from aura.lifecycle import STEP_FINAL, Recovery, Stop
-from aura.liverun import LiveRun, Phase
 from aura.run import Cause, Failure, Request
-from aura.runtime import Runtime
-from aura.seal import Seal
-from aura.stops import Stops
+from aura.runs.conclude import Conclusions
+from aura.runs.liverun import LiveRun, Phase
+from aura.runs.runtime import Runtime
+from aura.runs.seal import Seal
+from aura.runs.stops import Stops
 
 #: Where a run is broken: what raises, and in which of its calls.
 STAGES: dict[str, tuple[type, str, int]] = {

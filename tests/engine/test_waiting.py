@@ -16,8 +16,8 @@ from tests.fakes.kernel import copy_of, forever, noting
 
 from aura.errors import RequestError, WaitFor
 from aura.lifecycle import FINAL, Recovery, RunState, Stop
-from aura.liverun import LiveRun
 from aura.plan import Semaphore
+from aura.runs.liverun import LiveRun
 from aura.stores.memory import MemoryBackend
 from aura.testing.virtual_time import VirtualClock
 from aura.wait import Wait, WaitKind

@@ -14,8 +14,8 @@ from aura.errors import WaitFor
 from aura.events import Chain, Emitter
 from aura.expressions import condition
 from aura.lifecycle import RunState
-from aura.liverun import LiveRun
 from aura.plan import Step
+from aura.runs.liverun import LiveRun
 from aura.stores.memory import MemoryBackend
 from aura.wait import Wait, WaitKind
 

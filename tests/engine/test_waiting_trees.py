@@ -6,8 +6,8 @@ import pytest
 from tests.engine.kit import quiet, until
 from tests.fakes.kernel import copy_of
 
-from aura.liverun import LiveRun
 from aura.run import Cause, Request
+from aura.runs.liverun import LiveRun
 from aura.stores.memory import MemoryBackend
 from aura.testing.world import World, open_world
 

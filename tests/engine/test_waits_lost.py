@@ -14,9 +14,9 @@ from tests.fakes.invariants import check_idle
 from tests.fakes.kernel import copy_of, noting
 
 from aura.errors import WaitFor
-from aura.liverun import LiveRun
 from aura.plan import Semaphore
 from aura.run import Cause, Request
+from aura.runs.liverun import LiveRun
 from aura.store import Execute
 from aura.stores.memory import MemoryBackend
 from aura.testing.world import open_world

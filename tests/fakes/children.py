@@ -7,7 +7,7 @@ from pathlib import Path
 
 import anyio
 
-from aura import leftovers
+from aura.processes import leftovers
 
 
 def running_of(cid: str) -> list[leftovers.Seen]:

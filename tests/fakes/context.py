@@ -8,7 +8,7 @@ from typing import Any
 
 from aura.actions import Action, Context
 from aura.builtin import shipped
-from aura.generations import Generations
+from aura.loading.generations import Generations
 from aura.redaction import Redactor, Stream
 
 #: The plans that come with Aura.

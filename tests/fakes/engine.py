@@ -13,22 +13,22 @@ import msgspec
 
 from aura.actions import Action, action
 from aura.api import EngineState, PlanState
-from aura.approvals import check_values
 from aura.bus import check_event
 from aura.clock import SystemClock
+from aura.engine.keys import Key
+from aura.engine.overview import LaneFlow, Overview, PlanFlow
+from aura.engine.priorities import Prioritized
 from aura.errors import FieldError, Problem, RequestError
 from aura.events import Entry, EventEntry, EventReceipt, LogEntry
 from aura.histogram import SHORT, SIZES, Histogram
 from aura.journal import Journal
-from aura.keys import Key
 from aura.lifecycle import FINAL, StepState
-from aura.measures import Measures
-from aura.overview import LaneFlow, Overview, PlanFlow
+from aura.loading.approvals import check_values
 from aura.plan import Dependency, Input, Mode, ModeKind, Source, Step, Task
-from aura.priorities import Prioritized
 from aura.records.events import EventFilter, EventPage
 from aura.records.reading import RunFilter
 from aura.run import PRIORITIES, Cause, CidSource, Outcomes, Receipt, Request, RunRecord, StepRecord
+from aura.runs.measures import Measures
 from aura.servicedef import Service, service
 
 BOOT = 7

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tests.fakes.plans import write_files
 
-from aura import leftovers
+from aura.processes import leftovers
 
 #: Seconds for what takes none on a quiet machine.
 SOON = 30.0

@@ -8,10 +8,10 @@ from typing import Any
 from tests.engine.kit import Opened
 
 from aura.lifecycle import FINAL, RUN_MOVES, STEP_FINAL, RunState
-from aura.liverun import LiveRun
 from aura.plan import Rate
 from aura.records.reading import get_run
 from aura.run import RunRecord
+from aura.runs.liverun import LiveRun
 
 #: Events of a run that say which state it has come to; what has no row of its own says nothing.
 _SAYS = {

@@ -12,8 +12,8 @@ import msgspec
 from tests.engine.kit import Opened, PythonGenerations, quiet, until
 
 from aura.config import load_settings
-from aura.generations import Generations
-from aura.liverun import LiveRun
+from aura.loading.generations import Generations
+from aura.runs.liverun import LiveRun
 from aura.server import Server
 from aura.store import StoreBackend, Ticket
 from aura.stores.memory import MemoryBackend

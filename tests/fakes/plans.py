@@ -7,7 +7,7 @@ from typing import Any
 
 from aura.actions import Action, Context, action
 from aura.duration import Duration
-from aura.loader import CheckedPlan, check_plans
+from aura.loading.loader import CheckedPlan, check_plans
 from aura.plan import Task
 
 

@@ -40,7 +40,7 @@ from typing import Any
 
 import msgspec
 
-from aura.yamlfile import load
+from aura.loading.yamlfile import load
 
 FOLDER = Path(__file__).parent
 ACTIONS = (FOLDER / "actions.py").read_text()

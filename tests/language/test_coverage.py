@@ -11,13 +11,13 @@ import pytest
 from jinja2 import nodes
 from tests.language.cases import Case, read_cases
 
-from aura import defaults, inputspec, loopfile, modefile, names, planfile, retryfile, stepfile, taskfile
 from aura.expressions import split
-from aura.fields import members
 from aura.filters import FILTERS, GLOBALS, TESTS
+from aura.loading import defaults, inputspec, loopfile, modefile, names, planfile, retryfile, stepfile, taskfile
+from aura.loading.fields import members
+from aura.loading.yamlfile import load
 from aura.plan import ModeKind
 from aura.sandbox import Sandbox
-from aura.yamlfile import load
 
 SANDBOX = Sandbox()
 #: Keys for people: nothing that a run does can show them.

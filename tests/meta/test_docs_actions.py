@@ -11,9 +11,9 @@ import pytest
 
 from aura.actions import Action
 from aura.builtin import shipped
-from aura.loader import check_plans
-from aura.processes import RESERVED
-from aura.yamlfile import load
+from aura.loading.loader import check_plans
+from aura.loading.yamlfile import load
+from aura.processes.process import RESERVED
 
 DOCS = Path(__file__).parents[2] / "docs/reference/actions.md"
 ACTIONS = shipped()

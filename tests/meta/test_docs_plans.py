@@ -12,12 +12,12 @@ from zoneinfo import ZoneInfo
 import pytest
 from tests.fakes.plans import write_files
 
-from aura import defaults, inputspec, loopfile, modefile, planfile, retryfile, stepfile, taskfile
 from aura.builtin import shipped
 from aura.expressions import template
 from aura.filters import FILTERS
-from aura.loader import check_plans
-from aura.snapshot import MAX_FILES
+from aura.loading import defaults, inputspec, loopfile, modefile, planfile, retryfile, stepfile, taskfile
+from aura.loading.loader import check_plans
+from aura.loading.snapshot import MAX_FILES
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 PLANS = (REFERENCE / "plan-files.md").read_text(encoding="utf-8")

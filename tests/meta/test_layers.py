@@ -20,20 +20,12 @@ LAYERS: Mapping[str, str] = {
         redaction plaindata timefilters filters sandbox expressions valuepaths plan resources run graph reasons
         explain events actions servicedef settings config cron eventnames schedule interrupt wait
     """,
-    "text to plan": """
-        yamlfile fields names inputs inputspec approvals snapshot retryfile loopfile modefile defaults needs reach
-        planfile waitfile stepfile taskfile schemaparts fileschema pyscan usecheck recursion crosscheck triggerfile
-        schedulefile interruptfile triggerschema loader importing generation fitting generations
-    """,
+    "text to plan": "loading",
     "records": "records store stores",
     "streams": "secrets covering journal logs progress room bus",
-    "work": """
-        supervisor openservice services leftovers pipes floods loglines processes isolation measures hiding
-        keepable planstate planstates checkpoints scope stops liverun restoring runtime keptcode edge attempt
-        modes circles pool claims retries perform loops conclude starting seal executor lanes admission keys
-        priorities reruns dispatcher boot pausing children emitting ownevents history deadline overview engine
-        workfiles waits
-    """,
+    "processes": "processes isolation",
+    "one run": "runs",
+    "all runs": "engine",
     "shipped actions": "builtin",
     "doors": "api web server embed client cli",
     "for authors": "testing",

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from aura.approvals import MAX_INPUTS, MAX_MESSAGE, check_message, check_values, schema_of, secrets_of_answer
 from aura.errors import ParamsInvalid, RequestError
+from aura.loading.approvals import MAX_INPUTS, MAX_MESSAGE, check_message, check_values, schema_of, secrets_of_answer
 
 
 def test_specifications_become_one_schema() -> None:

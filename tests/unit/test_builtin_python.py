@@ -11,11 +11,11 @@ import pytest
 from tests.fakes.children import running_of, until_file
 from tests.fakes.context import Bench
 
-from aura import leftovers
 from aura.builtin import shipped
 from aura.builtin.python import NO_FILE
 from aura.errors import ParamsInvalid, ProcessDied, RaisedElsewhere
 from aura.isolation import calls, interpreter, messages
+from aura.processes import leftovers
 from aura.run import Failure
 
 

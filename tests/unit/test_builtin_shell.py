@@ -15,11 +15,11 @@ import pytest
 from tests.fakes.children import dead_children, running_of, until, until_file
 from tests.fakes.context import Bench
 
-from aura import leftovers
 from aura.actions import MAX_OUTPUT
 from aura.builtin import shipped
 from aura.builtin.shell import STDOUT_ENDS, STDOUT_KEPT
 from aura.errors import ParamsInvalid, ShellFailed
+from aura.processes import leftovers
 
 
 @pytest.fixture(scope="module", autouse=True)

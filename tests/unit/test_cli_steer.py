@@ -231,7 +231,7 @@ def test_commands_that_show_nothing_live_do_not_import_rich(fake: FakeServer, ar
     fake.answers["GET /api/queue/overview"] = OVERVIEW
     code = "import sys; from aura.cli.main import main; main(sys.argv[1:]); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True, timeout=60)
-    assert {"rich", "hypercorn", "starlette", "jinja2", "aura.engine"} & set(done.stdout.split()) == set()
+    assert {"rich", "hypercorn", "starlette", "jinja2", "aura.engine.engine"} & set(done.stdout.split()) == set()
 
 
 def test_reader_of_a_followed_log_that_goes_away_is_no_error(fake: FakeServer) -> None:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from aura.deadline import deadline_of
+from aura.runs.deadline import deadline_of
 
 
 class FakeRun:

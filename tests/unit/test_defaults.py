@@ -6,7 +6,7 @@ import pytest
 from tests.fakes.plans import LOG, SHIPPED, problems_of, write_files
 
 from aura.lifecycle import Recovery
-from aura.loader import check_plans
+from aura.loading.loader import check_plans
 from aura.plan import ModeKind, Retry, Task
 
 PLAN = """

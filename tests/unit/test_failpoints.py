@@ -13,11 +13,12 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from aura import failpoints, runtime
-from aura.boot import in_one_transaction
+from aura import failpoints
+from aura.engine.boot import in_one_transaction
 from aura.errors import ConfigError, StoreError, StoreReadOnly
 from aura.failpoints import NAMES, SITES, Failpoint, Moment, Site
 from aura.lifecycle import RunState
+from aura.runs import runtime
 from aura.store import Execute, Store
 from aura.stores.failpoints import FailpointBackend, with_failpoints
 from aura.stores.memory import MemoryBackend

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it brings no types
 
-from aura import fileschema, inputspec, loopfile, modefile, planfile, retryfile, schemaparts, stepfile, taskfile
 from aura.builtin import shipped
-from aura.fileschema import plan_schema, task_schema
-from aura.loader import check_plans
-from aura.yamlfile import load
+from aura.loading import fileschema, inputspec, loopfile, modefile, planfile, retryfile, schemaparts, stepfile, taskfile
+from aura.loading.fileschema import plan_schema, task_schema
+from aura.loading.loader import check_plans
+from aura.loading.yamlfile import load
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs/reference/plan-files.md").read_text(encoding="utf-8")

@@ -9,8 +9,8 @@ import pytest
 from tests.fakes.plans import LOG, SHIPPED, write_files
 
 from aura.errors import ActionMissing
-from aura.generation import Generation
-from aura.generations import Generations
+from aura.loading.generation import Generation
+from aura.loading.generations import Generations
 
 NOTIFY = {
     "notify/plan.yaml": "vars: {host: mail.example.org}\n",

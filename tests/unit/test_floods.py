@@ -4,7 +4,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from aura.floods import KIB, LINE_COST, LOG_CAP, MIB, OWN, PAUSE, QUIET, ROW_COST, SHARED, Allowance, Bucket, Rate
+from aura.processes.floods import (
+    KIB,
+    LINE_COST,
+    LOG_CAP,
+    MIB,
+    OWN,
+    PAUSE,
+    QUIET,
+    ROW_COST,
+    SHARED,
+    Allowance,
+    Bucket,
+    Rate,
+)
 
 
 def said(allowances: list[Allowance], size: int, times: Iterator[float]) -> list[int]:

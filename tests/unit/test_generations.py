@@ -17,8 +17,8 @@ import pytest
 from tests.fakes.plans import LOG, SHIPPED, write_files
 
 from aura.errors import ActionMissing, ConfigError, RequestError
-from aura.generations import Generations, PlanStatus
-from aura.importing import Package
+from aura.loading.generations import Generations, PlanStatus
+from aura.loading.importing import Package
 from aura.plan import Semaphore
 
 ACTIONS = """

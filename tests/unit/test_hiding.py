@@ -10,12 +10,12 @@ import pytest
 from aura.clock import SystemClock
 from aura.covering import covered_streams
 from aura.events import EventEntry, LogEntry
-from aura.hiding import hidden_columns, hidden_request, hidden_step, hidden_wait, secrets_in
 from aura.journal import Journal
 from aura.masking import secret_values, uncovered
 from aura.records.runs import Accepted, RunColumns
 from aura.redaction import Redactor
 from aura.run import Cause
+from aura.runs.hiding import hidden_columns, hidden_request, hidden_step, hidden_wait, secrets_in
 from aura.wait import OpenWait, Wait, WaitKind
 
 SECRET = "open-sesame"

@@ -9,8 +9,8 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # i
 from tests.fakes.commands import Command, commands_in
 
 from aura.cli.init import files
-from aura.snapshot import check_folder_safe
-from aura.yamlfile import load
+from aura.loading.snapshot import check_folder_safe
+from aura.loading.yamlfile import load
 
 
 @pytest.fixture

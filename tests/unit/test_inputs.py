@@ -7,7 +7,7 @@ import pytest
 from tests.fakes.plans import check_files, problems_of
 
 from aura.errors import RequestError
-from aura.inputs import check_inputs, secret_pointers
+from aura.loading.inputs import check_inputs, secret_pointers
 from aura.plan import Task
 
 STEPS = "steps: {a: {action: log, params: {message: x}}}\n"

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.plans import LOG, problems_of
 
-from aura.fields import Reader
 from aura.interrupt import HandlerStart, Preempts, Rule, Then
-from aura.interruptfile import PREEMPTS_KEYS, RULE_KEYS, read_interrupts
-from aura.planfile import PlanHead
+from aura.loading.fields import Reader
+from aura.loading.interruptfile import PREEMPTS_KEYS, RULE_KEYS, read_interrupts
+from aura.loading.planfile import PlanHead
+from aura.loading.triggerfile import Place
+from aura.loading.yamlfile import load
 from aura.schedule import OnEvent, Poll
-from aura.triggerfile import Place
-from aura.yamlfile import load
 
 NOT_YET = "lab/interrupts.yaml:1:1: interrupt rules are checked, but nothing starts them yet: take the file away"
 TASKS = {

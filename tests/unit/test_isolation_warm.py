@@ -15,11 +15,11 @@ import pytest
 from tests.fakes.children import has_ended, running_of, until
 from tests.fakes.context import Bench
 
-from aura import leftovers
 from aura.builtin import shipped
 from aura.isolation import warm as module
 from aura.isolation.messages import NOT_READY, UNMARKED
 from aura.isolation.warm import Warm
+from aura.processes import leftovers
 
 
 def idle(boot: str) -> list[int]:

@@ -15,7 +15,7 @@ import anyio
 import pytest
 from tests.fakes.children import dead_children, until_file
 
-from aura import leftovers
+from aura.processes import leftovers
 
 #: Another one in each test process: they must not end each other's.
 STORE = secrets.token_hex(4)

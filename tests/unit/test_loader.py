@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.fakes.plans import LOG, SHIPPED, check_files, problems_in, problems_of, write_files
 
-from aura.loader import check_plans
+from aura.loading.loader import check_plans
 from aura.plan import RESERVED_PLAN_NAMES
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aura import loglines
 from aura.events import MAX_LINE, clean_text, printable
-from aura.floods import MIB, PAUSE, SHARED, Allowance, Bucket
-from aura.loglines import LINE_CAP, TAIL_LINES, Lines
+from aura.processes import loglines
+from aura.processes.floods import MIB, PAUSE, SHARED, Allowance, Bucket
+from aura.processes.loglines import LINE_CAP, TAIL_LINES, Lines
 from aura.redaction import Redactor, Stream
 
 

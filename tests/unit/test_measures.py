@@ -8,7 +8,7 @@ import pytest
 
 from aura.errors import RequestError
 from aura.histogram import LONG, SHORT, SIZES, Histogram
-from aura.measures import (
+from aura.runs.measures import (
     LAG_EVERY,
     MAX_PLANS,
     OTHER,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.plans import LOG, SHIPPED, problems_in, problems_of, task_of, write_files
 
-from aura.loader import check_plans
+from aura.loading.loader import check_plans
 from aura.plan import ModeKind, Semaphore
 
 STEPS = f"steps: {{a: {LOG}}}"

@@ -7,7 +7,7 @@ import time
 import pytest
 from tests.fakes.children import until
 
-from aura.pipes import CHUNK, LONG, SMALL_CHUNK, Kept, Pipe
+from aura.processes.pipes import CHUNK, LONG, SMALL_CHUNK, Kept, Pipe
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aura.engine.pool import Pool
 from aura.errors import ResourceCircle, ResourceMissing
 from aura.plan import Rate, Semaphore
-from aura.pool import Pool
 from aura.resources import Claim, Holder, Name, Slot
 
 NAMES = ("arm", "lamp", "screen")

@@ -16,9 +16,11 @@ import anyio
 import pytest
 from tests.fakes.children import dead_children, has_ended, running_in, running_of, until, until_file
 
-from aura import config, leftovers, processes
+from aura import config
 from aura.errors import ParamsInvalid, ProcessNotEnded
-from aura.processes import ChildProcess, child_environment, open_process
+from aura.processes import leftovers
+from aura.processes import process as processes
+from aura.processes.process import ChildProcess, child_environment, open_process
 
 
 class Started:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aura.pyscan import Scan, Shape, scan
+from aura.loading.pyscan import Scan, Shape, scan
 
 
 def scan_of(code: str) -> Scan:

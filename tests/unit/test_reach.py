@@ -12,9 +12,9 @@ from tests.fakes.plans import problems_in
 from aura.expressions import condition
 from aura.graph import Graph
 from aura.lifecycle import StepState
+from aura.loading.reach import unreachable
+from aura.loading.stepfile import STATES
 from aura.plan import Dependency, Source, Step
-from aura.reach import unreachable
-from aura.stepfile import STATES
 
 P = StepState
 

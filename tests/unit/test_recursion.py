@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from aura.builtin import shipped
-from aura.loader import check_plans
+from aura.loading.loader import check_plans
 
 USED = {"notify": "uses: [lab]\n", "lab": "uses: [notify]\n"}
 

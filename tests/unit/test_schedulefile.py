@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.fakes.plans import LOG, problems_of
 
-from aura.fields import Reader
+from aura.loading.fields import Reader
+from aura.loading.planfile import PlanHead
+from aura.loading.schedulefile import ITEM_KEYS, read_schedule
+from aura.loading.triggerfile import KINDS, Place
+from aura.loading.yamlfile import load
 from aura.plan import Mode, ModeKind
-from aura.planfile import PlanHead
 from aura.schedule import (
     At,
     Change,
@@ -26,9 +29,6 @@ from aura.schedule import (
     Scheme,
     Timed,
 )
-from aura.schedulefile import ITEM_KEYS, read_schedule
-from aura.triggerfile import KINDS, Place
-from aura.yamlfile import load
 
 NEW_YEAR = 1798761600.0  # 2027-01-01T00:00:00Z
 NOT_YET = "lab/schedule.yaml:1:1: schedules are checked, but nothing starts them yet: take the file away"

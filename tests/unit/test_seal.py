@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 from aura.lifecycle import FINAL, RUN_MOVES, Recovery, RunState, Stop, check_move
-from aura.liverun import LiveRun
 from aura.records.runs import Accepted
 from aura.run import Cause
-from aura.seal import decide
+from aura.runs.liverun import LiveRun
+from aura.runs.seal import decide
 
 S = RunState
 

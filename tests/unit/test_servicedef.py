@@ -11,9 +11,9 @@ import pytest
 import aura
 from aura.actions import Action, Context, action
 from aura.builtin import shipped
-from aura.generations import Generations
-from aura.loader import check_plans
-from aura.pyscan import Scan, Shape, scan
+from aura.loading.generations import Generations
+from aura.loading.loader import check_plans
+from aura.loading.pyscan import Scan, Shape, scan
 from aura.servicedef import Service, find_circle, is_service, service
 
 HEAD = "from aura import Context, action, service\nfrom contextlib import asynccontextmanager\n"

@@ -8,7 +8,7 @@ import pytest
 from tests.fakes.plans import LOG, write_files
 
 from aura.errors import ConfigError, ExitCode
-from aura.snapshot import Snapshot, check_folder_safe, read_folder
+from aura.loading.snapshot import Snapshot, check_folder_safe, read_folder
 
 
 def read_one(root: Path) -> Snapshot:

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from aura.clock import SystemClock
-from aura.supervisor import Child, Supervisor
+from aura.engine.supervisor import Child, Supervisor
 from aura.testing.virtual_time import VirtualLoop
 
 FIRST, LONGEST = 1.0, 4.0
@@ -239,9 +239,9 @@ async def test_log_that_fails_makes_nothing_worse() -> None:
             raise ValueError("no log")
 
     handler = Broken()
-    logging.getLogger("aura.supervisor").addHandler(handler)
+    logging.getLogger("aura.engine.supervisor").addHandler(handler)
     try:
         child = await serve_for(FIRST * 1.5, supervisor(), Serving((0, OSError())))
     finally:
-        logging.getLogger("aura.supervisor").removeHandler(handler)
+        logging.getLogger("aura.engine.supervisor").removeHandler(handler)
     assert (child.failures, child.last_error) == (1, "OSError: ")

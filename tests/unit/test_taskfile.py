@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.plans import LOG, problems_in, task_of
 
-from aura import loopfile, modefile, retryfile, stepfile, taskfile
-from aura.fields import Reader
 from aura.lifecycle import Recovery, StepState
+from aura.loading import loopfile, modefile, retryfile, stepfile, taskfile
+from aura.loading.fields import Reader
+from aura.loading.planfile import PlanHead
+from aura.loading.taskfile import HANDLERS, read_task
+from aura.loading.yamlfile import load
 from aura.plan import Dependency, Retry, Semaphore
-from aura.planfile import PlanHead
-from aura.taskfile import HANDLERS, read_task
-from aura.yamlfile import load
 
 #: A step that can time out.
 TIMED = "{action: log, params: {message: x}, timeout: 1s}"

@@ -8,9 +8,9 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # i
 from tests.fakes.plans import problems_of
 from tests.unit import test_interruptfile, test_schedulefile
 
-from aura import interruptfile, schedulefile, triggerfile, triggerschema
-from aura.triggerschema import interrupts_schema, schedule_schema
-from aura.yamlfile import load
+from aura.loading import interruptfile, schedulefile, triggerfile, triggerschema
+from aura.loading.triggerschema import interrupts_schema, schedule_schema
+from aura.loading.yamlfile import load
 
 TRIGGER = "items: {{x: {{task: tidy, triggers: [{}]}}}}\n"
 RULE = "rules: {{x: {{task: save, triggers: [{{event: a}}], {}}}}}\n"

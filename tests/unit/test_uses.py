@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.plans import LOG, SHIPPED, check_files, write_files
 
-from aura.loader import check_plans
+from aura.loading.loader import check_plans
 
 NOTIFY = {
     "notify/actions.py": """

@@ -7,7 +7,7 @@ import pytest
 from tests.fakes.plans import write_files
 
 from aura.builtin import shipped
-from aura.loader import CheckedPlan, check_plans
+from aura.loading.loader import CheckedPlan, check_plans
 from aura.plan import Step
 
 BEFORE = "inputs: {v: string, n: {type: integer, default: 1}}\nsteps:\n  b: {action: log, params: {message: x}}\n"

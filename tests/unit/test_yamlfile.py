@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from aura.errors import PlanError
-from aura.yamlfile import MAX_BYTES, load
+from aura.loading.yamlfile import MAX_BYTES, load
 
 
 def problems_of(text: str | bytes) -> list[str]:

@@ -19,7 +19,7 @@ from aura.actions import Context
 from aura.builtin.files import inside
 from aura.errors import ParamsInvalid, ShellFailed
 from aura.events import printable
-from aura.processes import child_environment
+from aura.processes.process import child_environment
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127

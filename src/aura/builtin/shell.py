@@ -13,9 +13,9 @@ from aura.actions import MAX_OUTPUT, Context, action
 from aura.builtin.commands import Command, Word, check_exit_codes, command_of, ending_of, why_unstarted
 from aura.errors import ContextClosed, ShellFailed
 from aura.events import printable
-from aura.loglines import OutputLog
-from aura.pipes import Kept
-from aura.processes import ChildProcess, open_process
+from aura.processes.loglines import OutputLog
+from aura.processes.pipes import Kept
+from aura.processes.process import ChildProcess, open_process
 
 KIB = 1024
 #: How much of the output is kept for the result as a whole, and of the two ends of a longer one, in bytes.

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from aura.actions import action
-from aura.approvals import check_message, schema_of
 from aura.duration import Duration
 from aura.errors import ParamsInvalid, WaitFor
 from aura.eventnames import read_pattern
+from aura.loading.approvals import check_message, schema_of
 from aura.wait import Wait, WaitKind
 
 

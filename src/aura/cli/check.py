@@ -50,7 +50,7 @@ def check(folders: Sequence[Path], as_json: bool) -> int:
 def _check(folder: Path, settings: Settings) -> tuple[int, list[Problem], list[Problem]]:
     """How many plans there are, their problems and warnings; an editor finds the files that they name from here."""
     from aura.builtin import shipped
-    from aura.loader import check_plans
+    from aura.loading.loader import check_plans
 
     checked = check_plans(folder, shipped(), settings.server.timezone, settings.resources)
     found = [problem for plan in checked for problem in plan.problems]

@@ -151,8 +151,8 @@ def _damaged(what: str) -> Finding:
 def check_plans_folder(settings: Settings) -> Iterator[Finding]:
     """Who may write to the plans folder, and whether what is in it can be loaded."""
     from aura.builtin import shipped
-    from aura.loader import check_plans
-    from aura.snapshot import check_folder_safe
+    from aura.loading.loader import check_plans
+    from aura.loading.snapshot import check_folder_safe
 
     try:
         check_folder_safe(settings.plans)

@@ -120,7 +120,7 @@ def _from_folder(folder: Path, plan_name: str, task_name: str) -> dict[str, Any]
     import msgspec
 
     from aura.builtin import shipped
-    from aura.loader import check_plans
+    from aura.loading.loader import check_plans
     from aura.web.shapes import task as shape
 
     settings = settings_of()

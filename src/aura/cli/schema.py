@@ -20,8 +20,8 @@ def schema(kind: str, as_json: bool) -> None:  # noqa: ARG001 - it is JSON in an
 
 def schema_of(kind: str) -> dict[str, Any]:
     """The schema of one of ``KINDS``."""
-    from aura.fileschema import plan_schema, task_schema
-    from aura.triggerschema import interrupts_schema, schedule_schema
+    from aura.loading.fileschema import plan_schema, task_schema
+    from aura.loading.triggerschema import interrupts_schema, schedule_schema
 
     made = {"task": task_schema, "plan": plan_schema, "schedule": schedule_schema, "interrupts": interrupts_schema}
     return made[kind]()

@@ -16,7 +16,6 @@ from anyio import CancelScope, create_task_group, get_cancelled_exc_class
 
 from aura.actions import Action, Context, plain_json
 from aura.errors import ContextClosed, ParamsInvalid, ProcessDied, RaisedElsewhere
-from aura.generation import Generation
 from aura.isolation.interpreter import Interpreter
 from aura.isolation.messages import (
     About,
@@ -34,9 +33,10 @@ from aura.isolation.messages import (
     Withdrawn,
 )
 from aura.isolation.warm import take_warm
-from aura.leftovers import BOOT
-from aura.loglines import OutputLog
-from aura.processes import child_environment
+from aura.loading.generation import Generation
+from aura.processes.leftovers import BOOT
+from aura.processes.loglines import OutputLog
+from aura.processes.process import child_environment
 from aura.run import failure_of
 
 #: How long the process may take to end once its job has, in seconds: its threads, what it does at its exit.

@@ -22,11 +22,11 @@ import msgspec
 from aura.actions import MAX_OUTPUT, Action, Context, is_action, plain_json, too_large
 from aura.errors import ActionMissing, BadOutput, RunError
 from aura.events import clean_text
-from aura.importing import Package
 from aura.isolation.childctx import context_of
 from aura.isolation.childlink import Link
 from aura.isolation.messages import UNMARKED, Begin, Begun, Ended, Ready, RunAction, RunCode
-from aura.leftovers import CID
+from aura.loading.importing import Package
+from aura.processes.leftovers import CID
 from aura.run import Failure, failure_of
 
 

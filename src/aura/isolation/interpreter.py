@@ -17,7 +17,7 @@ import msgspec
 
 from aura.errors import ProcessDied
 from aura.isolation.messages import MAX_FRAME, Frames, FromChild, Ready, frame_of, from_child
-from aura.processes import ChildProcess, open_process
+from aura.processes.process import ChildProcess, open_process
 
 CHUNK = 64 * 1024
 #: How long one that is not needed may take to end by itself once its socket is closed, in seconds.

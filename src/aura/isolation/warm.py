@@ -9,11 +9,11 @@ where the system cannot show that, there are none either.
 import anyio
 import anyio.lowlevel
 
-from aura import leftovers
 from aura.errors import ProcessDied
 from aura.isolation.interpreter import Interpreter
 from aura.isolation.messages import NOT_READY
-from aura.processes import child_environment
+from aura.processes import leftovers
+from aura.processes.process import child_environment
 
 #: How many are kept.
 KEPT = 2

@@ -32,10 +32,10 @@ from typing import Any
 
 from anyio._backends import _asyncio as _anyio
 
-from aura import leftovers
 from aura.clock import SystemClock
-from aura.edge import suspended_in
 from aura.eventloop import StayingLoop
+from aura.processes import leftovers
+from aura.runs.edge import suspended_in
 
 #: The loop's time at its start, in seconds; any number that is not 0, so that a forgotten offset shows.
 START = 1000.0

@@ -23,12 +23,12 @@ from typing import Any
 import anyio
 
 from aura.config import Settings, load_settings
-from aura.engine import Engine
-from aura.generations import Generations
-from aura.liverun import LiveRun
+from aura.engine.engine import Engine
+from aura.loading.generations import Generations
 from aura.reasons import branches, details, head
 from aura.records.reading import get_run, get_steps
 from aura.run import Cause, Request, RunRecord, StepRecord
+from aura.runs.liverun import LiveRun
 from aura.server import Server
 from aura.store import StoreBackend
 from aura.stores.memory import MemoryBackend

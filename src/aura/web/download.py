@@ -13,9 +13,9 @@ import anyio.lowlevel
 import anyio.to_thread
 from starlette.types import Message, Receive, Send
 
+from aura.engine.workfiles import OpenFile
 from aura.errors import RequestError
 from aura.web.sse import WRITE_TIMEOUT
-from aura.workfiles import OpenFile
 
 #: Bytes that are read and written at a time: a client has to take as much in ``WRITE_TIMEOUT`` seconds.
 PIECE = 64 * 1024

@@ -7,17 +7,17 @@ from typing import Any, Literal, Protocol
 from aura.actions import Action
 from aura.api import EngineState
 from aura.clock import Clock
+from aura.engine.keys import Key
+from aura.engine.overview import Overview
+from aura.engine.priorities import Prioritized
 from aura.errors import Problem, RequestError
 from aura.events import Entry, EventReceipt
 from aura.journal import Journal
-from aura.keys import Key
-from aura.measures import Measures
-from aura.overview import Overview
 from aura.plan import Task
-from aura.priorities import Prioritized
 from aura.records.events import EventFilter, EventPage
 from aura.records.reading import RunFilter
 from aura.run import Cause, Outcomes, Receipt, Request, RunRecord, StepRecord
+from aura.runs.measures import Measures
 from aura.servicedef import Service
 
 

@@ -30,8 +30,8 @@ from starlette.types import ASGIApp
 from aura.builtin.addresses import listening
 from aura.clock import SystemClock
 from aura.config import ServerSettings, Settings
+from aura.engine.supervisor import Supervisor
 from aura.errors import ConfigError, ExitCode
-from aura.supervisor import Supervisor
 from aura.web.connection import Connection
 from aura.web.guard import MAX_HEADER_BYTES
 from aura.web.upgrade import MAX_MESSAGE, PING_INTERVAL

@@ -8,13 +8,13 @@ import msgspec
 from aura import api
 from aura.actions import Action
 from aura.clock import utc
+from aura.engine.overview import Overview
+from aura.engine.priorities import Prioritized
 from aura.errors import RequestError
 from aura.events import EventReceipt
 from aura.lifecycle import RunState, StepState
 from aura.masking import masked
-from aura.overview import Overview
 from aura.plan import Dependency, Loop, Step, Steps, Task
-from aura.priorities import Prioritized
 from aura.reasons import as_json
 from aura.run import ItemRecord, Receipt, RunRecord, StepRecord
 from aura.servicedef import Service

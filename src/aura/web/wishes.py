@@ -9,8 +9,8 @@ from typing import Any
 
 import anyio
 
+from aura.engine.keys import Key, Kind, key_of
 from aura.errors import RequestError
-from aura.keys import Key, Kind, key_of
 from aura.lifecycle import FINAL
 from aura.web.auth import Access
 from aura.web.call import Call

@@ -12,7 +12,7 @@ from tests.acceptance.crash import mix
 from tests.acceptance.crash.clients import LABEL, Note, read_journals
 from tests.fakes.children import running_in
 
-from aura.leftovers import look_at_all
+from aura.processes.leftovers import look_at_all
 
 
 class Step(msgspec.Struct, frozen=True):

@@ -9,13 +9,13 @@ from starlette.responses import Response
 
 from aura import api
 from aura.clock import utc
+from aura.engine.workfiles import OpenFile, WorkFile, list_files, open_file
 from aura.errors import RequestError
 from aura.web.auth import Access
 from aura.web.call import ApiRoute, Call, Media, json_response
 from aura.web.download import OCTETS, limiter, send_file, wanted_part
 from aura.web.ids import known_form
 from aura.web.query import PageQuery, make_cursor
-from aura.workfiles import OpenFile, WorkFile, list_files, open_file
 
 BYTES = Media(OCTETS, "the bytes of the file")
 

@@ -1,0 +1,332 @@
+"""The dispatcher: the one consumer of what admission accepted; it owns a heap per lane and the places.
+
+Theory of operation. Accepted runs arrive on a memory object stream. A stream cannot be re-ordered, so the dispatcher
+moves what has arrived into the lanes' heaps and starts from there, as long as a lane has a place. All changes of lanes
+happen on the event loop without an await in between: there is no lock, and no moment in which a run is in two places.
+Other parts wake it by ``kick``; kicks coalesce.
+
+It is stopped by a message and not by a cancellation, so that nothing is lost between the stream and a heap. While it is
+stopped, runs are accepted and wait; ``take_in`` moves them to their heaps for whoever wants to look.
+
+Before a run gets a place it takes all that it needs (``claims``): its task's resources, and its slot of the task's
+mode. One that cannot have them is set aside: it keeps its position, holds no place, and does not hold up those of its
+lane that can. It is told when its turn has come, and is first looked at then in its lane's order.
+
+A delayed run (``not_before``) waits in a heap of its own by time; one timer wakes the dispatcher for the earliest.
+
+What a crash does: nothing here is stored. Queued runs are rows; the boot puts them into their lanes again.
+"""
+
+import asyncio
+import heapq
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from enum import Enum, auto
+from functools import partial
+from typing import Any
+
+import anyio
+
+from aura.config import LaneSettings
+from aura.engine.claims import Claims
+from aura.engine.lanes import STALE_AT_LEAST, Lane
+from aura.lifecycle import STARTABLE, RunState
+from aura.runs.liverun import LiveRun
+from aura.runs.runtime import Runtime
+
+
+class _Signal(Enum):
+    KICK = auto()
+
+
+class Dispatcher:
+    """Gives runs their places, in order. ``execute`` is what a started run's child runs."""
+
+    def __init__(self, runtime: Runtime, lanes: Mapping[str, LaneSettings], claims: Claims) -> None:
+        self._runtime = runtime
+        self._claims = claims
+        self.lanes = {name: Lane(name, settings) for name, settings in lanes.items()}
+        self.execute: Callable[[LiveRun], Coroutine[Any, Any, None]]
+        # Unbounded as a stream, bounded by admission: it refuses what would make a lane's queue longer than its limit.
+        self._send, self._receive = anyio.create_memory_object_stream[LiveRun | _Signal](float("inf"))
+        self._kicked = False
+        self._stopping = True
+        self._closed = False
+        #: By time. As in a lane's heap, an entry counts while its run points to it: one that was paused and resumed
+        #: may have two.
+        self._delayed: list[tuple[float, int, LiveRun]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = anyio.Event()
+        #: What runs, or hangs, in the place of its parent.
+        self.in_place: set[LiveRun] = set()
+
+    # -- intake
+
+    def enter(self, run: LiveRun) -> None:
+        """Take a run that may start: accepted, or to run again at its old position."""
+        self.lanes[run.lane].waiting += 1
+        run.waits = True
+        self._send.send_nowait(run)
+        if self._stopping:  # nobody serves: what is cancelled meanwhile must not pile up in the stream
+            self.take_in()
+            self.kick()  # one may have been among what was taken in, and ``serve`` still has to hear of its stop
+
+    def leave(self, run: LiveRun) -> None:
+        """Forget a run that waits, in its lane or in the place of its parent: it is not to start."""
+        self._claims.leave(run)
+        if run.waits:
+            run.waits = False
+            run.entry = None
+            self.lanes[run.lane].waiting -= 1
+            self.lanes[run.lane].aside.discard(run)
+
+    def change_priority(self, run: LiveRun, priority: int) -> None:
+        """Give a run another priority. It moves if it stands in its lane, else the next time that it gets there."""
+        if priority != run.priority:
+            run.priority = priority
+            if run.entry is not None and isinstance(run.entry[0], int):  # the entry of a delayed one begins with a time
+                self._claims.leave(run)  # it asks again at its new position
+                self.lanes[run.lane].push(run)
+                self.kick()
+
+    def take_in(self) -> None:
+        """Move what has arrived into the heaps."""
+        try:
+            while True:
+                self._take(self._receive.receive_nowait())
+        except anyio.WouldBlock:
+            return
+
+    def _take(self, message: LiveRun | _Signal) -> None:
+        if isinstance(message, _Signal):
+            self._kicked = False
+        elif message.waits:
+            self._place_in_heap(message)
+
+    def _place_in_heap(self, run: LiveRun) -> None:
+        now = self._runtime.clock.wall()
+        if run.not_before is not None and run.not_before > now:
+            run.entry = (run.not_before, run.seq, run)
+            heapq.heappush(self._delayed, run.entry)
+            self._forget_cancelled()
+            self._arm()
+        else:
+            self.lanes[run.lane].push(run)
+
+    def _forget_cancelled(self) -> None:
+        """Clear the delayed runs of those that no longer wait, once they may be the most of them."""
+        if len(self._delayed) > 2 * sum(lane.waiting for lane in self.lanes.values()) + STALE_AT_LEAST:
+            self._delayed = [entry for entry in self._delayed if entry[2].entry is entry]
+            heapq.heapify(self._delayed)
+
+    def _arm(self) -> None:
+        """Set the timer for the earliest delayed run; looks at the wall clock again now and then, in case it jumps."""
+        if self._timer:
+            self._timer.cancel()
+        clock = self._runtime.clock
+        wait = min(clock.recheck, max(0.0, self._delayed[0][0] - clock.wall()))
+        self._timer = asyncio.get_running_loop().call_later(wait, self.kick)
+
+    def _take_due(self) -> None:
+        now = self._runtime.clock.wall()
+        while self._delayed and ((first := self._delayed[0])[0] <= now or first[2].entry is not first):
+            heapq.heappop(self._delayed)
+            if first[2].entry is first:
+                self.lanes[first[2].lane].push(first[2])
+        if self._delayed:
+            self._arm()
+
+    # -- serving
+
+    async def serve(self) -> None:
+        """Start runs as places come free, until ``request_stop``; return at once if that came first."""
+        self.kick()
+        async with self._receive.clone() as stream:
+            async for message in stream:
+                self._take(message)
+                self.take_in()
+                if self._stopping:
+                    return
+                self._take_due()
+                self._fill()
+
+    def allow(self) -> None:
+        """Let runs start again, by the next ``serve``."""
+        self._stopping = False
+
+    def kick(self) -> None:
+        """Wake the dispatcher: a place came free, or an order changed."""
+        if not self._kicked and not self._closed:
+            self._kicked = True
+            self._send.send_nowait(_Signal.KICK)
+
+    def request_stop(self) -> None:
+        """Let ``serve`` return; nothing starts after it has."""
+        self._stopping = True
+        self.kick()
+
+    def _fill(self) -> None:
+        for lane in self.lanes.values():
+            while lane.has_place and (run := lane.pop()) is not None:
+                if self._claims.take_start(run, partial(self._turn_of, run)):
+                    self._start(lane, run)
+                else:
+                    lane.set_aside(run)
+        self._start_keepers()
+        self._claims.settle()
+
+    def _start_keepers(self) -> None:
+        """Let those go on, whatever their lane's limit, whose slot a sub-task waits for: its place may be the last."""
+        for run in self._claims.keepers():
+            lane = self.lanes[run.lane]
+            if (
+                run.entry is not None
+                and not lane.has_place
+                and self._claims.take_start(run, partial(self._turn_of, run))
+            ):
+                lane.take_out(run)
+                self._start(lane, run)
+
+    def ask_again(self) -> None:
+        """Look again at all that were set aside: what they need, or how much there is of it, may be another now."""
+        for lane in self.lanes.values():
+            for run in list(lane.aside):
+                lane.push(run)
+        self.kick()
+
+    def _turn_of(self, run: LiveRun) -> bool:
+        """What a run that was set aside waited for can be had: it is looked at again. Says whether that is soon."""
+        lane = self.lanes[run.lane]
+        if run in lane.aside:
+            lane.push(run)
+        self.kick()
+        return lane.has_place and not self._stopping
+
+    def _start(self, lane: Lane, run: LiveRun) -> None:
+        run.waits = False
+        lane.waiting -= 1
+        if run.state not in STARTABLE:
+            return
+        run.state = RunState.RUNNING
+        lane.place(run)
+        # in ``runs``: the run's own child; it ends by its seal and is never cancelled from outside
+        self._runtime.runs.start_soon(self.execute, run, name=run.cid)
+
+    def start_at_once(self, run: LiveRun) -> None:
+        """Start a run that waits or rests whatever its lane's limit, also while nothing else is started.
+
+        It is being ended, and has clean-up to run. It holds a place so that stops find it, beyond the limit if need be.
+        """
+        if run.parent is not None:
+            self._claims.leave(run)  # it may have waited to go on
+            self._mark_begun(run)
+            self._execute_in_place(run)
+            return
+        self.leave(run)
+        self.lanes[run.lane].place(run)
+        # in ``runs``: as in ``_start``
+        self._runtime.runs.start_soon(self.execute, run, name=run.cid)
+
+    def start_in_place(self, run: LiveRun) -> None:
+        """Start a sub-task in the place of its parent, as soon as it has what it needs beside what that one holds."""
+        self._mark_begun(run)
+        start = partial(self._execute_in_place, run)
+        if self._claims.take_start(run, start):
+            start()
+        else:
+            self.kick()  # who holds what it waits for may have to go on first
+
+    def _mark_begun(self, run: LiveRun) -> None:
+        """From now on something of it runs, or waits to; who waits for the end of that goes on waiting."""
+        if run.over is None or run.over.is_set():
+            run.over = anyio.Event()
+
+    def _execute_in_place(self, run: LiveRun) -> bool:
+        if run.state in STARTABLE:
+            run.state = RunState.RUNNING
+        self.in_place.add(run)
+        # in ``runs``: as in ``_start``
+        self._runtime.runs.start_soon(self.execute, run, name=run.cid)
+        return True
+
+    def rest(self, run: LiveRun) -> None:
+        """Give back what a run that waits has kept, all but its slot: it is paused."""
+        self._claims.release(run)
+        self.kick()
+
+    def rest_in_place(self, run: LiveRun) -> None:
+        """Let a sub-task rest that waits for what it needs."""
+        assert run.over is not None
+        self._claims.leave(run)
+        run.over.set()
+
+    # -- places
+
+    def release(self, run: LiveRun) -> None:
+        """Take a run's place back and let the next one start."""
+        if run.state is not RunState.WAITING:  # that keeps what it took beside its place
+            self._claims.release(run)
+        if run.over is not None:  # a sub-task
+            self.in_place.discard(run)
+            run.over.set()
+            self._freed()
+            return
+        self.leave(run)
+        lane = self.lanes[run.lane]
+        if run.placed or run in lane.stuck:
+            lane.release(run)
+            self._freed()
+
+    def release_stuck(self, run: LiveRun) -> None:
+        """Take the place of a run that hangs."""
+        if run.parent is None:
+            self.lanes[run.lane].release_stuck(run)
+        self._freed()
+
+    def _freed(self) -> None:
+        self.kick()
+        if not self._busy():
+            self._idle.set()
+
+    def _busy(self) -> bool:
+        return any(self.placed()) or any(not run.stuck for run in self.in_place)
+
+    def placed(self) -> Iterable[LiveRun]:
+        """All runs that hold a place."""
+        return (run for lane in self.lanes.values() for run in lane.placed)
+
+    def stuck(self) -> list[LiveRun]:
+        """All runs that held a place, were given up as stuck and have not ended."""
+        return [run for lane in self.lanes.values() for run in lane.stuck]
+
+    async def wait_idle(self) -> None:
+        """Return once nothing runs but what is stuck."""
+        while self._busy():
+            if self._idle.is_set():  # one event for all who wait
+                self._idle = anyio.Event()
+            await self._idle.wait()
+
+    def queued(self, lane: str | None = None) -> list[LiveRun]:
+        """What waits, lane by lane, in the order in which it would start; delayed ones last."""
+        self.take_in()
+        self.kick()  # a kick may have been among what was taken in
+        wanted = [found for name, found in self.lanes.items() if lane in (None, name)]
+        ready = [run for found in wanted for run in found.in_order()]
+        delayed = [entry[2] for entry in sorted(self._delayed, key=lambda d: d[:2]) if entry[2].entry is entry]
+        return ready + [run for run in delayed if lane in (None, run.lane)]
+
+    def place_of(self, run: LiveRun) -> tuple[float, ...]:
+        """Where a queued run stands in the order of ``queued``, whoever else comes or goes."""
+        entry = run.entry
+        assert entry is not None, f"{run} does not wait"
+        if isinstance(entry[0], int):
+            return (0, [*self.lanes].index(run.lane), *entry[:2])
+        return (1, *entry[:2])
+
+    def close(self) -> None:
+        """End the stream and the timer, when the server ends."""
+        self._closed = True
+        self._claims.close()
+        if self._timer:
+            self._timer.cancel()
+        self._send.close()
+        self._receive.close()

@@ -1,0 +1,590 @@
+"""The engine: the work layer as one thing that can be started and stopped, and what the doors may ask of it.
+
+It wires admission, dispatcher, executor, stops and seal together over one ``Runtime``. It can be stopped and started
+inside a running server any number of times; accepting goes on while it is stopped, and runs that hang are counted, not
+waited for. Doors call nothing of the work layer but this.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import anyio
+from anyio.abc import TaskGroup
+
+import aura
+from aura.engine.admission import Admission, Admitted, refusal
+from aura.engine.boot import accepted_of
+from aura.engine.children import Children, adopt, family, is_unattended
+from aura.engine.claims import Claims
+from aura.engine.dispatcher import Dispatcher
+from aura.engine.emitting import Emitting
+from aura.engine.executor import Executor
+from aura.engine.history import History
+from aura.engine.keys import Key, Keys
+from aura.engine.modes import Modes
+from aura.engine.overview import Overview, look
+from aura.engine.ownevents import OwnEvents
+from aura.engine.pausing import Pausing
+from aura.engine.priorities import Priorities, Prioritized
+from aura.engine.reruns import Reruns
+from aura.engine.supervisor import Supervisor
+from aura.errors import RequestError
+from aura.events import EventReceipt
+from aura.lifecycle import FINAL, RunState, Stop
+from aura.loading.generations import PlanStatus
+from aura.records.boots import OpenRun
+from aura.run import Cause, Outcomes, Receipt, Request
+from aura.runs.liverun import LiveRun
+from aura.runs.restoring import inherited_of
+from aura.runs.runtime import Runtime
+from aura.runs.seal import Seal
+from aura.runs.stops import UNCERTAIN, Answer, Stops
+from aura.runs.waits import Waits
+from aura.store import Ticket
+
+State = Literal["running", "stopping", "stopped"]
+ShownState = State | Literal["degraded"]
+#: Seconds that a stop waits beyond the graces for what is being marked as stuck.
+SLACK = 0.3
+#: The same for a stop that is made quicker: on a slow machine what is killed needs a while to be gone.
+HURRIED_SLACK = 1.0
+#: The child that carries out a stop of the engine alone.
+STOP_CHILD = "engine stop"
+
+
+class Engine:
+    """Runs what is asked for. ``children`` is the group of the engine's own children, opened by the server."""
+
+    def __init__(self, runtime: Runtime, flush_logs: Callable[[], Awaitable[object]], supervisor: Supervisor) -> None:
+        self.runtime = runtime
+        self.supervisor = supervisor
+        #: Set by the server once all that an older boot left is settled.
+        self.ready = False
+        self.settings = runtime.settings
+        self.clock = runtime.clock
+        self.journal = runtime.journal
+        self.generations = runtime.generations
+        self.boot = runtime.boot
+        self.workdirs = runtime.workdirs
+        self.measures = runtime.measures
+        self.started_at = runtime.clock.wall()
+        self._mono_started = runtime.clock.monotonic()
+        self.modes = Modes(runtime)
+        self.claims = Claims(runtime, self.modes)
+        self.dispatcher = Dispatcher(runtime, runtime.settings.lanes, self.claims)
+        self.waits = Waits(runtime, self._enter_again)
+        self.seal = Seal(runtime, self.waits, self.dispatcher.release, self._enter_again)
+        self.stops = Stops(runtime, self.seal.seal, self.dispatcher.start_at_once)
+        self.history = History(runtime, self.dispatcher, self.claims, self.waits, flush_logs)
+        self.admission = Admission(runtime, self.dispatcher, self.stops, self.modes)
+        self.keys = Keys(runtime, self.admission)
+        self.emitting = runtime.emits = Emitting(runtime, self.admission)
+        self.reruns = Reruns(runtime, self.admission, self.history)
+        self.priorities = Priorities(runtime, self.dispatcher, self.history)
+        self.pausing = Pausing(runtime, self.stops, self.dispatcher, self.claims, self.waits, self._enter_again)
+        self.sub_tasks = Children(runtime, self.admission, self.stops, self.dispatcher, self.pausing)
+        runtime.calls = self.sub_tasks
+        executor = Executor(
+            runtime,
+            self.stops,
+            self.seal,
+            self.sub_tasks,
+            self.claims,
+            self.waits,
+            self.dispatcher.release_stuck,
+        )
+        self.modes.cancel = self._request_cancel
+        self.waits.cancel = self.sub_tasks.cancel
+        self.dispatcher.execute = executor.execute
+        self.own_events = OwnEvents(runtime.bus, runtime.boot, lambda: self.reasons)
+        runtime.on_fault = supervisor.on_failure = self.own_events.look
+        self.children: TaskGroup
+        self._state: State = "stopped"
+        #: Counts stops: only the last one may say ``stopped``.
+        self._stops_begun = 0
+        #: Set to end the waiting of a stop that drains, and to tell the dispatcher, and an older stop, to end. Replaced
+        #: by each start and each stop, so that it is the event of whatever began last.
+        self._hurry = anyio.Event()
+        self._dispatcher_ended = anyio.Event()
+        #: The grace of the cancel that follows a drain, if one was given.
+        self._cancel_grace: float | None = None
+        #: Bounds the wait of the last stop for what it has stopped; a next one may bring its end nearer.
+        self._last_wait = anyio.CancelScope()
+
+    # -- starting and stopping
+
+    @property
+    def state(self) -> ShownState:
+        """``running stopping stopped``, or ``degraded`` while it runs with faults."""
+        return "degraded" if self._state == "running" and self.reasons else self._state
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it is degraded, or does not take or start work."""
+        unavailable = self.runtime.store.unavailable
+        left = self.runtime.services.reasons
+        return [*self.runtime.faults, *self.supervisor.reasons, *left, *([str(unavailable)] if unavailable else [])]
+
+    async def start(self) -> ShownState:
+        """Begin to start runs. Harmless if it does already.
+
+        Raises:
+            RequestError: it is just being stopped, or the server is.
+        """
+        if self._state == "stopping" or self.admission.closed:
+            extra = {"state": self.state}
+            raise RequestError("conflict", "the engine is being stopped; start it when it is", extra=extra)
+        if self._state == "stopped":
+            self._state = "running"
+            self._hurry = anyio.Event()
+            self._dispatcher_ended = anyio.Event()
+            self.dispatcher.allow()
+            self.own_events.tell_engine("started")
+            # in the engine's group: ends by ``request_stop`` of the dispatcher, or by ``_hurry`` in a pause
+            self.children.start_soon(self._serve_dispatcher, self._hurry, self._dispatcher_ended, name="dispatcher")
+        return self.state
+
+    async def _serve_dispatcher(self, told: anyio.Event, ended: anyio.Event) -> None:
+        try:
+            await self.supervisor.serve("dispatcher", self.dispatcher.serve, told)
+        finally:
+            ended.set()
+
+    async def stop(self, mode: Literal["drain", "cancel"], grace: float) -> ShownState:
+        """Start nothing more, let what runs end (``drain``) or stop it at once (``cancel``), and return when it has.
+
+        ``grace`` is in seconds: of a drain how long it waits, of a cancel how long clean-up may take. Runs that hang
+        are counted in the status and not waited for.
+        """
+        return await self._finish_stop(self._begin_stop(), mode, grace)
+
+    def request_stop(self, mode: Literal["drain", "cancel"], grace: float | None = None) -> ShownState:
+        """Ask for a stop and do not wait. A ``cancel`` while one is under way ends its draining and a longer grace."""
+        seconds = self.settings.server.grace if grace is None else grace
+        if self._state == "stopping" and mode == "cancel":
+            self._cancel_grace = seconds
+            if self._hurry.is_set():
+                self._stop_all(seconds)
+            self._hurry.set()
+        elif self._state == "running":
+            # in the engine's group: ends by itself, every wait in it has a bound; a next stop ends its pause
+            finish = partial(self._finish_stop, self._begin_stop(), mode, seconds)
+            self.children.start_soon(self.supervisor.serve, STOP_CHILD, finish, self._hurry, name=STOP_CHILD)
+        return self.state
+
+    def _begin_stop(self) -> int:
+        """Start nothing more from this turn on."""
+        if self._state != "stopping":
+            self.own_events.tell_engine("stopping")
+        self._state = "stopping"
+        self.dispatcher.request_stop()
+        self._hurry.set()  # a stop that is draining does so no longer: this one takes its place
+        self._hurry = anyio.Event()
+        self._cancel_grace = None
+        self._stops_begun += 1
+        return self._stops_begun
+
+    async def _finish_stop(self, number: int, mode: Literal["drain", "cancel"], grace: float) -> ShownState:
+        if mode == "drain":
+            await self._wait_idle(grace)
+            grace = self.settings.server.grace if self._cancel_grace is None else self._cancel_grace
+        elif self._cancel_grace is not None:  # another cancel came before this one's child began
+            grace = min(grace, self._cancel_grace)
+        self._hurry.set()
+        self._stop_all(grace)
+        with anyio.move_on_after(grace + SLACK) as self._last_wait:  # its only child: this wait
+            await self.dispatcher.wait_idle()
+        await self._dispatcher_ended.wait()  # it has been told; it ends in the next turns
+        if number == self._stops_begun:
+            self._state = "stopped"
+            self.own_events.tell_engine("stopped", stuck=len(self.dispatcher.stuck()))
+        return self.state
+
+    def hurry(self, grace: float) -> None:
+        """Bring the end of every stop that is under way to ``grace`` seconds from now."""
+        self._cancel_grace = grace
+        self._hurry.set()
+        self._stop_all(grace)
+
+    def _stop_all(self, grace: float) -> None:
+        end = anyio.current_time() + grace + HURRIED_SLACK
+        self._last_wait.deadline = min(self._last_wait.deadline, end)
+        unattended = [run for run in self.dispatcher.in_place if is_unattended(run)]
+        for run in [*self.dispatcher.placed(), *unattended]:
+            self.stops.request_stop(run, Stop.SHUTDOWN, "shutdown", grace)
+
+    async def _wait_idle(self, seconds: float) -> None:
+        """Return once nothing runs, after ``seconds``, or when told to hurry."""
+        # two children: each ends the group when what it waits for has come; the scope bounds both
+        with anyio.move_on_after(seconds):
+            async with anyio.create_task_group() as race:
+
+                async def first(wait: Callable[[], Awaitable[object]]) -> None:
+                    await wait()
+                    race.cancel_scope.cancel("one of them came")
+
+                race.start_soon(first, self.dispatcher.wait_idle, name="wait until idle")
+                race.start_soon(first, self._hurry.wait, name="wait for a hurry")
+
+    async def take_over(self, found: Sequence[OpenRun]) -> None:
+        """Take the runs of an older boot that may start, and put those that are not held into their lanes again."""
+        for orphan in found:
+            run = self.runtime.live_run(accepted_of(orphan), orphan.record.inputs or {})
+            run.attempt, run.crashes = orphan.record.attempt, orphan.crashes
+            run.started_at, run.active_s = None, 0.0
+            run.starts = {row[1]: row[4] for row in orphan.steps}
+            run.inherited = inherited_of(orphan)
+            run.inherited_loops = {row[1]: orphan.loops[row[1]] for row in run.inherited if row[1] in orphan.loops}
+            self.runtime.open[run.cid] = run
+            if orphan.record.parent_cid is not None:
+                adopt(self.runtime.open[orphan.record.parent_cid], run)
+            if orphan.record.state in (RunState.WAITING, RunState.PREEMPTED):
+                await self.pausing.take_over(run, orphan)
+            else:
+                self._enter_again(run)
+        self.waits.look_at_sub_tasks(list(self.runtime.open.values()))
+        self.modes.resume([self.runtime.open[orphan.record.cid] for orphan in found])
+
+    def _enter_again(self, run: LiveRun) -> None:
+        self.admission.enter(run, self._task_of(run))
+
+    def _task_of(self, run: LiveRun) -> Any:
+        try:
+            return self.generations.task(run.plan_name, run.task_name)[1]
+        except RequestError:  # the run says so itself when it is to start
+            return None
+
+    def record_left(self) -> int:
+        """Give every run whose body is still there its record, at the server's end, and count them."""
+        left = self.left()
+        for run in left:
+            self.stops.abandon(run)
+            self.seal.seal(run)
+        return len(left)
+
+    def left(self) -> list[LiveRun]:
+        """All runs that run or hang, a sub-task before its parent."""
+        found = {*self.dispatcher.stuck(), *self.dispatcher.placed(), *self.dispatcher.in_place}
+        return sorted(found, key=lambda run: -run.seq)
+
+    def close(self) -> None:
+        """End what would act after the server's end: timers, and the waiting for runs that it will not see end."""
+        self.dispatcher.close()
+        self.waits.close()
+        for run in self.runtime.open.values():
+            if run.timer:
+                run.timer.cancel()
+            run.end()
+
+    async def reload(self) -> list[PlanStatus]:
+        """Load the plans folder again. A plan that cannot be served keeps its last good generation; the log says so."""
+        before = self.generations.statuses()
+        statuses = await self.generations.reload()
+        for plan in statuses:
+            said = "is broken" if plan.status == "broken" else "keeps its last good version"
+            for problem in plan.errors:
+                self.runtime.log.error(f"plan {plan.name} {said}: {problem}", plan=plan.name)
+            for warning in plan.warnings:
+                self.runtime.log.warning(f"plan {plan.name}: {warning}", plan=plan.name)
+        self.own_events.tell_plans(before, statuses, first=not self.ready)
+        self.runtime.services.reload()
+        self.claims.reload()
+        self.dispatcher.ask_again()
+        return statuses
+
+    # -- requests
+
+    async def submit(self, request: Request, cause: Cause, key: Key | None = None) -> Receipt:
+        """Accept a request; returns once it is stored. With the key of an earlier one it gives that one's receipt.
+
+        Raises:
+            RequestError: it is refused, and nothing of it is stored.
+        """
+        if key is not None:
+            return await self.keys.submit(request, cause, key)
+        admitted = self.admission.request(request, cause)
+        await _stored(admitted.ticket)
+        return _accepted(admitted.run)
+
+    async def submit_batch(
+        self, requests: Sequence[Request | RequestError], cause: Cause, atomic: bool, key: Key | None = None
+    ) -> Outcomes:
+        """Accept many at once, in one commit; each that is refused says why, or, ``atomic``, all are refused.
+
+        With the key of an earlier batch it gives that one's outcomes.
+
+        Raises:
+            RequestError: ``atomic``, and one of them is refused; nothing of them is stored.
+        """
+        if key is not None:
+            return await self.keys.submit_batch(requests, cause, atomic, key)
+        if atomic:
+            runs, ticket = self.admission.request_all(requests, cause)
+            await _stored(ticket)
+            return Outcomes([_accepted(run) for run in runs])
+        admitted = [self._try(request, cause) for request in requests]
+        return Outcomes([await _outcome(one) for one in admitted])
+
+    def _try(self, request: Request | RequestError, cause: Cause) -> Admitted | RequestError:
+        if isinstance(request, RequestError):
+            return request
+        try:
+            return self.admission.request(request, cause)
+        except RequestError as refused:
+            return refused
+
+    async def rerun(self, cid: str, from_step: str | None = None, key: Key | None = None) -> Receipt:
+        """Ask for a new run of what an ended one did; returns once it is stored. Raises as ``reruns.Reruns`` does.
+
+        With the key of an earlier rerun it gives that one's receipt.
+        """
+        if key is not None:
+            return await self.keys.accept(partial(self.reruns.request, cid, from_step), key)
+        admitted = await self.reruns.request(cid, from_step)
+        await _stored(admitted.ticket)
+        return _accepted(admitted.run)
+
+    async def set_priority(self, cid: str, priority: int) -> Prioritized:
+        """Give a run another priority; returns once it is on record. Raises as ``priorities.Priorities`` does."""
+        if (run := self.runtime.open.get(cid)) is not None:
+            _check_stands_alone(run, "change the priority of")
+        return await self.priorities.change(cid, priority)
+
+    async def emit(self, name: str, payload: Any = None) -> EventReceipt:
+        """Emit an event; returns once it is stored, with what it starts or wakes.
+
+        Raises:
+            RequestError: ``reserved_event``, ``invalid``, ``events_full``, or it could not be stored; nothing was.
+        """
+        emitted = await self.emitting.for_client(name, payload)
+        return EventReceipt(str(emitted.entry.id), emitted.started)
+
+    # -- cancelling
+
+    async def cancel(self, cid: str, reason: str | None = None) -> str:
+        """Cancel a run, wherever it is; returns its state once the cancel is on record.
+
+        Raises:
+            RequestError: ``unknown_run``, or ``ended`` with its state.
+        """
+        run = await self._open_run(cid)
+        if self._has_no_time(run):
+            self.admission.check_open()
+        return await self._told(run, *self._request_cancel(run, reason))
+
+    def _request_cancel(self, run: LiveRun, reason: str | None = None) -> tuple[Answer, Ticket | None]:
+        self.pausing.find_code(run)  # that of one that rests may be served again: its clean-up needs it
+        return self.stops.request_stop(run, Stop.CANCEL, reason)
+
+    def _has_no_time(self, run: LiveRun) -> bool:
+        """Whether its clean-up would have to begin while the server is going; it keeps till the server is back."""
+        return self.admission.closed and run.state is RunState.PREEMPTED
+
+    async def pause(self, cid: str, reason: str | None = None) -> str:
+        """Pause a run, wherever it is; returns its state, ``stopping`` or ``preempted``, once that is on record.
+
+        Raises:
+            RequestError: ``unknown_run``, ``ended``, or ``conflict``: see ``pausing``.
+        """
+        self.admission.check_open()
+        run = await self._open_run(cid)
+        _check_stands_alone(run, "pause")
+        return await (self._told(run, Answer.ENDED, None) if run.sealed else self.pausing.pause(run, reason))
+
+    async def resume(self, cid: str) -> str:
+        """Let a paused run go on; returns its state, ``preempted`` or ``stopping``, once that is on record.
+
+        Raises:
+            RequestError: ``unknown_run``, ``ended``, or ``conflict``: see ``pausing``.
+        """
+        self.admission.check_open()
+        run = await self._open_run(cid)
+        _check_stands_alone(run, "resume")
+        return await (self._told(run, Answer.ENDED, None) if run.sealed else self.pausing.resume(run))
+
+    async def answer(
+        self, cid: str, step: str, index: int | None, approved: bool, values: Mapping[str, Any], by: str
+    ) -> str:
+        """Answer a step, or an item of one, that waits for it; returns the run's state once that is on record.
+
+        ``by`` is whoever answers, as it is shown; ``values`` count with a yes alone.
+
+        Raises:
+            RequestError: ``unknown_run``; ``ended``, ``not_waiting`` or ``answered`` with the run's state;
+                ``inputs_invalid`` with all values that do not fit.
+        """
+        self.admission.check_open()
+        run = await self._open_run(cid)
+        if run.sealed and run.state in FINAL:
+            return await self._told(run, Answer.ENDED, None)
+        run, ticket = self.waits.answer(cid, step, index, approved, values, by)
+        try:
+            await ticket.wait()
+        except Exception as error:
+            raise refusal(error, "nothing has been answered; ask again") from error
+        return run.state.value
+
+    async def _open_run(self, cid: str) -> LiveRun:
+        """A run that has not ended on record, as it is in memory.
+
+        Raises:
+            RequestError: ``unknown_run``, or ``ended`` with its state.
+        """
+        run = self.runtime.open.get(cid)
+        if run is None:
+            record = await self.history.record(cid)
+            if record.state in FINAL:
+                raise _ended(record.cid, record.state)
+            detail = (
+                f"run {cid} is {record.state} on record, but a change of it was lost; restart the server to settle it"
+            )
+            raise RequestError("conflict", detail, extra={"state": record.state})
+        return run
+
+    async def _told(self, run: LiveRun, answer: Answer, ticket: Ticket | None) -> str:
+        """Return once what the stop has found or done is on record."""
+        if answer is Answer.STOPPING and ticket is not None:
+            try:
+                await ticket.wait()
+            except Exception as error:
+                raise refusal(error, UNCERTAIN) from error
+            return RunState.STOPPING.value
+        await run.wait_end()  # its end, or that nothing of it had begun: nobody is told before it is committed
+        if run.refused:
+            raise RequestError("unknown_run", f"run {run.cid} could not be stored; nothing of it was kept")
+        if run.lost:
+            raise RequestError("internal", f"the end of run {run.cid} could not be stored; restart the server")
+        if answer is Answer.ENDED:
+            raise _ended(run.cid, run.state.value)
+        return run.state.value
+
+    async def cancel_where(
+        self,
+        *,
+        state: str | None = None,
+        plan_name: str | None = None,
+        task_name: str | None = None,
+        lane: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> list[str]:
+        """Cancel every open run that fits all that is given, and name those that were told."""
+        fits = [
+            run
+            for run in list(self.runtime.open.values())
+            if not (run.sealed or self._has_no_time(run))
+            and state in (None, run.state)
+            and plan_name in (None, run.plan_name)
+            and task_name in (None, run.task_name)
+            and lane in (None, run.lane)
+            and (labels or {}).items() <= run.accepted.labels.items()
+        ]
+        told = [(run, *self._request_cancel(run)) for run in fits]  # all in this turn: one commit
+        cancelled = []
+        for run, answer, ticket in told:
+            try:
+                await self._told(run, answer, ticket)
+            except RequestError:  # it could not be stored
+                continue
+            cancelled.append(run.cid)
+        return cancelled
+
+    # -- looking
+
+    def status(self) -> dict[str, Any]:
+        """What ``GET /api/system/status`` answers."""
+        lanes = {
+            name: {
+                "limit": lane.limit,
+                "running": len(lane.placed),
+                "queued": lane.waiting,
+                "stuck": len(lane.stuck),
+            }
+            for name, lane in self.dispatcher.lanes.items()
+        }
+        plans = {"ready": 0, "stale": 0, "broken": 0}
+        for plan in self.generations.statuses():
+            plans[plan.status] += 1
+        store = self.runtime.store
+        return {
+            "state": self.state,
+            "version": aura.__version__,
+            "boot": self.boot,
+            "started_at": self.started_at,
+            "uptime_s": round(self.clock.monotonic() - self._mono_started, 3),
+            "lanes": lanes,
+            "resources": self.claims.status(),
+            "plans": plans,
+            "store": {"writable": store.unavailable is None, "pending": store.pending, "commits": store.commits},
+            "services": self.supervisor.status(),
+            "plan_services": self.runtime.services.status(),
+            "events": self.runtime.bus.status(),
+            "reasons": self.reasons,
+        }
+
+    def is_service_open(self, plan_name: str, name: str) -> bool:
+        """Whether a service is open of the generation of a plan that is served."""
+        try:
+            return self.runtime.services.is_open(self.generations.current(plan_name), name)
+        except RequestError:
+            return False
+
+    def queue_overview(self) -> Overview:
+        """What is queued and running, and how long runs waited lately, by lane and by plan."""
+        return look(self.runtime, self.dispatcher.lanes)
+
+    def queue_list(self, lane: str | None = None) -> list[dict[str, Any]]:
+        """The queued runs, in the order in which they would start. Times are Unix seconds.
+
+        ``place`` is where each stands: it stays as it is while others come and go.
+        """
+        return [
+            {
+                "cid": run.cid,
+                "plan_name": run.plan_name,
+                "task_name": run.task_name,
+                "lane": run.lane,
+                "priority": run.priority,
+                "accepted_at": run.accepted.accepted_at,
+                "not_before": run.not_before,
+                "place": self.dispatcher.place_of(run),
+            }
+            for run in self.dispatcher.queued(lane)
+        ]
+
+
+def _check_stands_alone(run: LiveRun, verb: str) -> None:
+    """Refuse what cannot be asked of a part of another run.
+
+    Raises:
+        RequestError: ``conflict``, with the ``cid`` of the run of which it can.
+    """
+    if run.parent is not None and not run.sealed:
+        *_, top = family(run)
+        detail = f"run {run.cid} is a sub-task: {verb} its parent {top.cid}"
+        raise RequestError("conflict", detail, extra={"state": run.state.value, "cid": top.cid})
+
+
+async def _stored(ticket: Ticket) -> None:
+    try:
+        await ticket.wait()
+    except Exception as error:
+        raise refusal(error) from error
+
+
+async def _outcome(admitted: Admitted | RequestError) -> Receipt | RequestError:
+    if isinstance(admitted, RequestError):
+        return admitted
+    try:
+        await _stored(admitted.ticket)
+    except RequestError as refused:
+        return refused
+    return _accepted(admitted.run)
+
+
+def _accepted(run: LiveRun) -> Receipt:
+    return Receipt(run.cid, RunState.QUEUED.value, run.plan_name, run.task_name)
+
+
+def _ended(cid: str, state: str) -> RequestError:
+    return RequestError("ended", f"run {cid} has already ended: it is {state}", extra={"state": state})

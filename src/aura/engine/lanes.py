@@ -1,0 +1,92 @@
+"""A lane: an ordered intake with a limit. It orders what waits, counts places, and knows nothing of how runs run.
+
+Theory of operation. What waits stands in a heap by ``(-priority, accepted sequence)``: a higher priority first, first
+come first served within one. A heap cannot take an item back, so deletion is lazy: an entry counts only while its run
+still points to it (``run.entry is entry``); a changed priority or a cancel points elsewhere, and the stale entry is
+dropped when it comes up. A run that waits for what others hold is set aside, with its entry, and does not hold up those
+behind it; it comes back to its position when it may have it.
+
+Invariants: ``waiting`` counts the entries that count, plus those that are still on their way to the heap; a run is in
+``placed`` while it holds a place. A stuck run gives its place back, but only ``max_stuck`` of them at a time: beyond
+that the lane shrinks, so that hanging work cannot pile up without a bound.
+"""
+
+import heapq
+
+from aura.config import LaneSettings
+from aura.runs.liverun import LiveRun
+
+Entry = tuple[int, int, LiveRun]
+#: How many stale entries a heap may hold beside as many as count before it is cleared of them.
+STALE_AT_LEAST = 1000
+
+
+class Lane:
+    """One lane. Only the dispatcher changes it."""
+
+    def __init__(self, name: str, settings: LaneSettings) -> None:
+        self.name = name
+        self.limit = settings.limit
+        self.queue_limit = settings.queue
+        self.max_stuck = settings.max_stuck
+        self.waiting = 0
+        self.placed: set[LiveRun] = set()
+        self.stuck: set[LiveRun] = set()
+        #: What was first in the lane and waits for what others hold.
+        self.aside: set[LiveRun] = set()
+        self._heap: list[Entry] = []
+
+    @property
+    def has_place(self) -> bool:
+        return len(self.placed) < self.limit - max(0, len(self.stuck) - self.max_stuck)
+
+    def push(self, run: LiveRun) -> None:
+        """Put a run at its position: by priority, then by order of acceptance."""
+        run.entry = (-run.priority, run.seq, run)
+        self.aside.discard(run)
+        heapq.heappush(self._heap, run.entry)
+        if len(self._heap) > 2 * self.waiting + STALE_AT_LEAST:
+            self._heap = [entry for entry in self._heap if entry[2].entry is entry]
+            heapq.heapify(self._heap)
+
+    def set_aside(self, run: LiveRun) -> None:
+        """Keep a run that was taken out at its position, and take it out no more until it is pushed again."""
+        run.entry = (-run.priority, run.seq, run)
+        self.aside.add(run)
+
+    def pop(self) -> LiveRun | None:
+        """Take the first one that still counts; None if there is none."""
+        while self._heap:
+            entry = heapq.heappop(self._heap)
+            run = entry[2]
+            if run.entry is entry:
+                run.entry = None
+                return run
+        return None
+
+    def take_out(self, run: LiveRun) -> None:
+        """Take out a run that waits here, wherever it stands."""
+        run.entry = None
+        self.aside.discard(run)
+
+    def in_order(self) -> list[LiveRun]:
+        """What waits here, in the order in which it would start."""
+        heap = self._heap if not self.aside else [*self._heap, *(run.entry for run in self.aside if run.entry)]
+        return [entry[2] for entry in sorted(heap, key=lambda e: e[:2]) if entry[2].entry is entry]
+
+    def place(self, run: LiveRun) -> None:
+        """Give a run a place."""
+        self.placed.add(run)
+        run.placed = True
+
+    def release(self, run: LiveRun) -> None:
+        """Take the place back; harmless for a run that has none."""
+        self.placed.discard(run)
+        self.stuck.discard(run)
+        run.placed = False
+
+    def release_stuck(self, run: LiveRun) -> None:
+        """Take the place of a run that hangs, and remember that it hangs."""
+        self.placed.discard(run)
+        run.placed = False
+        self.stuck.add(run)

@@ -1,0 +1,227 @@
+"""The plans that are served: for each the last version that could be loaded, as one immutable *generation*.
+
+Theory of operation. ``reload`` reads the whole folder once, checks every plan without running its code, imports the
+Python of those that have changed from that same snapshot, checks the uses of its actions, and swaps one reference per
+plan. A plan that fails keeps the generation that it had and is *stale*; one that never had any is *broken*. Nothing
+else is affected, but for plans that use it (``fitting``).
+
+A run that has started holds its generation itself. Here only the newest is held, so an old one goes, with its modules,
+when the last run on it has ended. One that a run began with before a restart is loaded again for it (``load_kept``). A
+crash in the middle of a reload loses nothing: the folder is the truth.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import anyio
+import msgspec
+
+from aura.actions import Action
+from aura.errors import ConfigError, PlanError, Problem, RequestError
+from aura.loading.crosscheck import Using
+from aura.loading.fitting import Loaded, fit_together
+from aura.loading.generation import Generation, Load
+from aura.loading.importing import ImportTimeout, call_abandonable
+from aura.loading.loader import NO_RESOURCES, CheckedPlan, check_plan
+from aura.loading.snapshot import Snapshot, read_folder
+from aura.plan import Plan, Resource, Task
+from aura.sandbox import near
+
+#: How long reading and checking the whole folder may take, in seconds; only a dead network drive takes so long.
+READ_TIMEOUT = 60.0
+
+Status = Literal["ready", "stale", "broken"]
+
+
+class PlanStatus(msgspec.Struct, frozen=True):
+    """How a plan stands after a load. ``generation`` is the one that is served; ``warnings`` do not keep it back."""
+
+    name: str
+    title: str
+    description: str
+    status: Status
+    generation: str | None
+    task_count: int
+    errors: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    uses: tuple[str, ...] = ()
+
+
+def _see_nothing(_plan: Plan) -> Iterable[str]:
+    return ()
+
+
+class Generations:
+    """All plans of a folder, each with the generation that is served."""
+
+    def __init__(
+        self,
+        root: Path,
+        shipped: Mapping[str, Action],
+        vars: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        import_timeout: float = 10.0,
+        timezone: str = "UTC",
+        resources: Mapping[str, Resource] = NO_RESOURCES,
+        look: Callable[[Plan], Iterable[str]] = _see_nothing,
+    ) -> None:
+        """Serve the plans below ``root``.
+
+        ``vars`` are the machine's own variables by plan name, over those of ``plan.yaml``; ``timezone`` is for plans
+        that say none; ``import_timeout`` is in seconds, for each plan; ``resources`` are those of all plans;
+        ``look`` says, at each load, what this machine lacks that a plan needs, which keeps none from being served.
+        """
+        self._root = root
+        self._look = look
+        self._shipped = MappingProxyType(dict(shipped))
+        self._vars = vars
+        self._import_timeout = import_timeout
+        self._timezone = timezone
+        self._resources = resources
+        self._current: dict[str, Generation] = {}
+        self._statuses: dict[str, PlanStatus] = {}
+        #: What the last load of each plan warned of.
+        self._warnings: dict[str, tuple[Problem, ...]] = {}
+        #: What the plans that are served use of others.
+        self._using: dict[str, Using] = {}
+        # one load at a time: two would race for which content is the newer
+        self._lock = anyio.Lock()
+
+    def shipped(self) -> Mapping[str, Action]:
+        """The shipped actions by full name."""
+        return self._shipped
+
+    def statuses(self) -> list[PlanStatus]:
+        """How each plan stands, in the order of their names."""
+        return list(self._statuses.values())
+
+    def current(self, plan_name: str) -> Generation:
+        """Give the generation of a plan that is served.
+
+        Raises:
+            RequestError: ``unknown_plan``, with a near name, or ``plan_broken``, with its first problem.
+        """
+        generation = self._current.get(plan_name)
+        if generation is not None:
+            return generation
+        status = self._statuses.get(plan_name)
+        if status is None:
+            known = near(plan_name, self._statuses)
+            raise RequestError("unknown_plan", f"there is no plan {plan_name!r}{known}")
+        raise RequestError("plan_broken", f"the plan {plan_name!r} cannot be loaded: {status.errors[0]}")
+
+    def task(self, plan_name: str, task_name: str) -> tuple[Generation, Task]:
+        """Give a task and the generation that it is of.
+
+        Raises:
+            RequestError: ``unknown_task``, with a near name, or what ``current`` raises.
+        """
+        generation = self.current(plan_name)
+        task = generation.plan.tasks.get(task_name)
+        if task is None:
+            known = near(task_name, generation.plan.tasks)
+            raise RequestError("unknown_task", f"the plan {plan_name} has no task {task_name!r}{known}")
+        return generation, task
+
+    async def reload(self) -> list[PlanStatus]:
+        """Load the folder anew and swap in what could be loaded; give how each plan stands now.
+
+        Raises:
+            ConfigError: the folder itself is not there or cannot be read; nothing changes then.
+        """
+        async with self._lock:
+            found = await self._check()
+            loaded = {name: await self._load(name, checked) for name, checked in found.items()}
+            fit_together(loaded)
+            self._current = {name: one.generation for name, one in loaded.items() if one.generation}
+            self._using = {name: one.using for name, one in loaded.items() if one.generation}
+            self._warnings = {name: one.warnings for name, one in loaded.items()}
+            self._statuses = {name: self._status(name, one) for name, one in loaded.items()}
+        return self.statuses()
+
+    def _status(self, name: str, one: Loaded) -> PlanStatus:
+        lacking = () if one.generation is None else self._look(one.generation.plan)
+        warnings = [Problem(f"{name}/plan.yaml", 1, 1, message) for message in lacking]
+        return _status(name, one, (*one.warnings, *warnings))
+
+    def close(self) -> None:
+        """Serve nothing more, and take the plans' modules out of ``sys.modules`` now: no run is left."""
+        current, self._current, self._statuses, self._using = self._current, {}, {}, {}
+        for generation in current.values():
+            generation.close()
+
+    async def load_kept(self, plan_name: str, hash: str, files: Mapping[str, bytes]) -> Generation:
+        """Load a version of a plan from its files as they were; it is served to nobody, and the caller holds it.
+
+        What it uses of other plans is what those serve when it is asked for.
+
+        Raises:
+            PlanError: it cannot be loaded any more.
+        """
+        snapshot = Snapshot(plan_name, os.path.abspath(self._root / plan_name), files, hash)
+        outcome = await call_abandonable(partial(self._check_plan, snapshot), READ_TIMEOUT, "aura check of plans")
+        if outcome.error is not None:
+            raise outcome.error
+        checked = outcome.value
+        assert checked is not None
+        if checked.plan is None:
+            raise PlanError(checked.problems)
+        load = Load(checked, self._shipped, self.current, self._vars.get(plan_name, {}))
+        generation = await load.run(self._import_timeout)
+        if generation is None:
+            raise PlanError(load.problems)
+        return generation
+
+    async def _check(self) -> dict[str, CheckedPlan | None]:
+        """Read the folder and check the plans that have changed; of the others, None."""
+        served = {name: generation.hash for name, generation in self._current.items()}
+        outcome = await call_abandonable(partial(self._check_changed, served), READ_TIMEOUT, "aura check of plans")
+        if isinstance(outcome.error, ImportTimeout):
+            raise ConfigError(f"the plans folder {self._root} cannot be read: {outcome.error}")
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.value or {}
+
+    def _check_changed(self, served: Mapping[str, str]) -> dict[str, CheckedPlan | None]:
+        found: dict[str, CheckedPlan | None] = {}
+        for snapshot in read_folder(self._root):
+            unchanged = served.get(snapshot.name) == snapshot.hash and not snapshot.problems
+            found[snapshot.name] = None if unchanged else self._check_plan(snapshot)
+        return found
+
+    def _check_plan(self, snapshot: Snapshot) -> CheckedPlan:
+        return check_plan(snapshot, self._shipped, self._timezone, self._resources)
+
+    async def _load(self, name: str, checked: CheckedPlan | None) -> Loaded:
+        former, using = self._current.get(name), self._using.get(name, Using(name))
+        kept = Loaded(former, using, former, using)
+        if checked is None:
+            kept.warnings = self._warnings[name]
+        elif checked.plan is None:
+            kept.errors = checked.problems
+        else:
+            load = Load(checked, self._shipped, self.current, self._vars.get(name, {}))
+            generation = await load.run(self._import_timeout)
+            if generation is not None:
+                return Loaded(generation, checked.using, former, using, warnings=load.warnings)
+            kept.errors, kept.warnings = load.problems, load.warnings
+        return kept
+
+
+def _status(name: str, one: Loaded, warnings: tuple[Problem, ...]) -> PlanStatus:
+    served = one.generation
+    plan = served.plan if served else Plan(name, "", {})
+    return PlanStatus(
+        name=name,
+        title=plan.title,
+        description=plan.description,
+        status="ready" if not one.errors else "stale" if served else "broken",
+        generation=served.hash if served else None,
+        task_count=len(plan.tasks),
+        errors=one.errors,
+        warnings=warnings,
+        uses=plan.uses,
+    )
