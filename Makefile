@@ -11,7 +11,7 @@ PIP    := -m pip --disable-pip-version-check -qq install -c constraints.txt
 CODE   := src tests $(wildcard plans benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check bench profile crash flood mutate test-all
+.PHONY: help setup serve test check bench profile crash power faults flood soak mutate test-all
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -40,8 +40,18 @@ profile: $(VENV)/.stamp-bench ## Show where the time of a run goes (ARGS="lane l
 crash: $(VENV)/.stamp-test ## Kill a server N=1000 times under load and check what is left (SEED=… repeats)
 	@$(BIN)/python -m tests.acceptance.crash $(or $(N),1000) $(SEED)
 
+power: $(VENV)/.stamp-test ## Cut the power N=2000 times under a recorded disk and check what is left (SEED=… repeats)
+	@$(BIN)/python -m tests.power $(or $(N),2000) $(SEED)
+
+faults: $(VENV)/.stamp-test ## Fail each call to the disk once and for ever (N=10: every 10th) and check what is left
+	@$(BIN)/python -m tests.power.faults $(or $(N),1) $(SEED)
+	@$(BIN)/python -m tests.power.injected
+
 flood: $(VENV)/.stamp-test ## Pour output at a server, N=50 commands at once, and show what it costs
 	@$(BIN)/python -m tests.acceptance.floods $(or $(N),50)
+
+soak: $(VENV)/.stamp-test ## Run and reload for SECONDS=600 with little kept, and show what grows
+	@$(BIN)/python -m tests.acceptance.soak $(or $(SECONDS),600)
 
 mutate: $(VENV)/.stamp-test ## Take rules of the kernel out, one by one, and show which tests notice
 	@$(BIN)/python -m tests.meta.mutations $(ARGS)

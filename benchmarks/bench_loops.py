@@ -16,7 +16,7 @@ from pathlib import Path
 import anyio
 from bench_runs import PLAN, engine, submit
 
-from aura.server import GC_THRESHOLDS, SWITCH_INTERVAL
+from aura.serving import GC_THRESHOLDS, SWITCH_INTERVAL
 
 PARALLELISM = 100
 

@@ -23,7 +23,8 @@ import msgspec
 from aura.config import load_settings
 from aura.engine.engine import Engine
 from aura.run import Cause, Request
-from aura.server import GC_THRESHOLDS, SWITCH_INTERVAL, Server
+from aura.server import Server
+from aura.serving import GC_THRESHOLDS, SWITCH_INTERVAL
 from aura.stores.sqlite import SqliteBackend
 
 LANE_LIMITS = (4, 32, 100, 500)

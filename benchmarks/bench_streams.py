@@ -26,7 +26,8 @@ from typing import Any
 import anyio
 
 from aura.config import load_settings
-from aura.server import GC_THRESHOLDS, SWITCH_INTERVAL, Server
+from aura.server import Server
+from aura.serving import GC_THRESHOLDS, SWITCH_INTERVAL
 
 FILES = 16_000
 LINE = "x" * 60

@@ -26,7 +26,7 @@ import anyio
 import bench_runs
 
 from aura.engine.engine import Engine
-from aura.server import GC_THRESHOLDS, SWITCH_INTERVAL
+from aura.serving import GC_THRESHOLDS, SWITCH_INTERVAL
 
 INTERVAL = 0.001
 #: Runs before the first that counts: threads are there, statements are prepared.

@@ -1,13 +1,18 @@
 """What all tests share."""
 
+import os
 import signal
 import sqlite3
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from aura.stores.memory import MemoryBackend
 
+# Where bytecode is not to be written, each of the many servers and commands of the suite would compile all of Aura.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # A suite that a script starts in the background inherits an ignored SIGINT, and with it every command that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -81,11 +81,31 @@ class PlanCounts(Shape, frozen=True, kw_only=True):
 
 
 class StoreStatus(Shape, frozen=True, kw_only=True):
-    """The storage: whether it takes writes, how many wait, and the commits since the start."""
+    """The storage: whether it takes new work, how many writes wait, and the commits since the start.
+
+    ``disk_free`` is the room on the data folder's disk in bytes at the last look, None where nobody looks.
+    """
 
     writable: bool
     pending: int
     commits: int
+    disk_free: int | None = None
+
+
+class RetentionStatus(Shape, frozen=True, kw_only=True):
+    """What is kept: ended runs for ``days``, and ``runs`` of them at most; what was removed since the start.
+
+    ``bytes`` is the size of the database, ``reusable_bytes`` of these wait to be used again, and ``oldest_at`` is when
+    the oldest run that is kept was accepted, all at the last look, a few seconds ago.
+    """
+
+    days: int
+    runs: int
+    removed_runs: int
+    removed_rows: int
+    bytes: int | None
+    reusable_bytes: int | None
+    oldest_at: Time | None
 
 
 class ServiceStatus(Shape, frozen=True, kw_only=True):
@@ -124,6 +144,31 @@ class EventsStatus(Shape, frozen=True, kw_only=True):
     suspended: list[Suspended] = []
 
 
+class LoopBlock(Shape, frozen=True, kw_only=True):
+    """The event loop was kept for ``seconds`` until ``at``, mostly at a line, by a step; null if not known."""
+
+    at: Time
+    seconds: float
+    file: str | None = None
+    line: int | None = None
+    function: str | None = None
+    cid: str | None = None
+    plan_name: str | None = None
+    task_name: str | None = None
+    step: str | None = None
+
+
+class LoopStatus(Shape, frozen=True, kw_only=True):
+    """How late the event loop last went on, in seconds, and what has blocked it within the last hour, the latest ten.
+
+    ``stalled``: for five seconds or more within the last minute, so that the server is not ready.
+    """
+
+    lag_s: float = 0.0
+    stalled: bool = False
+    blocked: list[LoopBlock] = []
+
+
 class ServerStatus(Shape, frozen=True, kw_only=True):
     """What a server is and how it fares."""
 
@@ -136,9 +181,11 @@ class ServerStatus(Shape, frozen=True, kw_only=True):
     resources: dict[str, ResourceStatus]
     plans: PlanCounts
     store: StoreStatus
+    retention: RetentionStatus | None = None
     services: dict[str, ServiceStatus]
     plan_services: PlanServices = PlanServices()
     events: EventsStatus = EventsStatus()
+    loop: LoopStatus = LoopStatus()
     reasons: list[str]
 
 

@@ -406,7 +406,11 @@ class StoreClosed(StoreError):
 
 
 class StoreReadOnly(StoreError):
-    """The disk is full: the store takes no new work until there is room again."""
+    """The storage cannot be written for now: it takes no new work until it can."""
+
+
+class StoreFull(StoreReadOnly):
+    """The disk has no room, or too little for new work."""
 
 
 class StoreLocked(StoreReadOnly):
@@ -439,6 +443,12 @@ class StoreCannotCreate(StoreError):
     """The data folder or a file in it cannot be made."""
 
     exit_code = ExitCode.CANNOT_CREATE
+
+
+class StoreNotPermitted(StoreCannotCreate):
+    """The data folder or a file in it is not ours to use."""
+
+    exit_code = ExitCode.NOT_PERMITTED
 
 
 # -- a host's ---------------------------------------------------------------------------------------------------------

@@ -48,9 +48,11 @@ class Site(StrEnum):
     SESSION = "session"
     #: Log lines.
     LOGS = "logs"
+    #: Retention removes a few rows.
+    PRUNE = "prune"
     #: The boot is over, in good order.
     BOOT_END = "boot_end"
-    #: One step of the schema.
+    #: The schema, made or brought up to date.
     SCHEMA = "schema"
     #: The boot is counted.
     BOOT_COUNT = "boot_count"

@@ -11,6 +11,8 @@ from itertools import accumulate
 LONG = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 #: The same for what should be over in milliseconds, such as commits.
 SHORT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+#: The same for what should not be at all: the event loop being blocked.
+BLOCKS = (0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 #: Upper bounds of sizes.
 SIZES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 5000.0)
 

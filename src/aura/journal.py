@@ -259,6 +259,8 @@ class Journal:
         self._ring = _Ring(ring, ring_bytes, first=1)
         self._runs: dict[str, _Ring] = {}
         self._sinks: list[Callable[[LogEntry], None]] = []
+        #: How many log lines were never stored; counted by the log writer.
+        self.unstored = 0
 
     @property
     def head(self) -> int:

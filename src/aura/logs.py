@@ -218,6 +218,8 @@ class LogWriter:
 
     ``write`` stores one batch and returns once it is committed. What waits is bounded: when there is too much, the
     oldest lines are dropped, and one line says how many. Readers see dropped lines live, but not in the history.
+    Lines are dropped as well while the storage cannot be written or its disk is short of room; that is said once it is
+    over, or what says so would be the next to be dropped.
     While nobody serves, lines gather up to the same bound. A batch whose ``write`` fails is kept for the next
     ``serve``; if that fails with it too it is dropped, so that no line can keep all others from being stored.
     """
@@ -248,6 +250,7 @@ class LogWriter:
         self.closing = anyio.Event()
         self._serving = False
         self._failed = False  # the latest batch could not be written and was put back
+        self._away = False  # the latest batch was dropped, since the storage could not be written
         self._ended = False  # ``serve`` has returned: nothing more will be stored
 
     def put(self, entry: LogEntry) -> None:
@@ -262,8 +265,12 @@ class LogWriter:
         """Drop the oldest lines while there are too many."""
         while len(self._waiting) > self._limit or self._bytes > self._limit_bytes:
             self._bytes -= self._waiting.popleft().size
-            self._dropped += 1
+            self._drop(1)
             self._done += 1
+
+    def _drop(self, count: int) -> None:
+        self._dropped += count
+        self._journal.unstored += count
 
     async def serve(self) -> None:
         """Store lines until ``close``, then the rest of them, and return.
@@ -295,10 +302,15 @@ class LogWriter:
         try:
             await self._write(batch)
         except StoreReadOnly:
-            self._dropped += len(batch)
+            self._away = True
+            self._drop(len(batch))
         except Exception:
             kept = self._put_back(batch)
             raise
+        else:
+            if self._away:
+                self._away = False
+                self._tell_dropped("the storage could not be written")
         finally:  # when it is cancelled, too: the storage has the batch
             self._failed = kept
             self._done += 0 if kept else len(batch)
@@ -307,7 +319,7 @@ class LogWriter:
     def _put_back(self, batch: deque[LogEntry]) -> bool:
         """Keep what could not be written before all that has come since; or drop it, if that was done with the last."""
         if self._failed or self._is_closed:
-            self._dropped += len(batch)
+            self._drop(len(batch))
             return False
         self._waiting.extendleft(reversed(batch))
         self._bytes += sum(entry.size for entry in batch)
@@ -323,10 +335,10 @@ class LogWriter:
     def _is_closed(self) -> bool:
         return self.closing.is_set()
 
-    def _tell_dropped(self) -> None:
-        if self._dropped and not self._is_closed:
+    def _tell_dropped(self, why: str = "the storage could not keep up") -> None:
+        if self._dropped and not self._away and not self._is_closed:
             count, self._dropped = self._dropped, 0
-            self._journal.log("warning", f"{count} log lines were not stored: the storage could not keep up")
+            self._journal.log("warning", f"{count} log lines were not stored: {why}")
 
     async def flush(self, timeout: float = 5.0) -> None:
         """Return once every line put so far is stored or dropped, after ``timeout`` seconds, or if nobody serves.

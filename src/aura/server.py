@@ -20,32 +20,27 @@ hangs stays behind in its group when the store has ended and the lock is given b
 fails all that waits for it and begins the stop (``lost``); there is no watchdog.
 """
 
-import gc
-import itertools
 import os
-import signal
 import sys
 import threading
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import TextIO
 
 import anyio
 from anyio import CancelScope, Event, create_task_group
 from anyio.abc import TaskGroup, TaskStatus
 
 import aura
-from aura import failpoints
 from aura.builtin import shipped
 from aura.clock import Clock, SystemClock
 from aura.config import Settings
-from aura.covering import covered_streams
 from aura.engine.boot import in_one_transaction, settle_orphans
 from aura.engine.engine import Engine
 from aura.engine.supervisor import Supervisor
-from aura.errors import AuraError, ExitCode, StoreError
-from aura.eventloop import StayingLoop
+from aura.errors import ExitCode, StoreError, StoreFull
 from aura.events import LogEntry
 from aura.failpoints import Site
 from aura.isolation.warm import Warm
@@ -53,18 +48,21 @@ from aura.journal import Journal
 from aura.loading.generations import Generations
 from aura.loading.snapshot import check_folder_safe
 from aura.logs import Console, Logs, LogWriter
+from aura.notify import STOPPING, Notifier
 from aura.processes.leftovers import adopting, end_boot_leftovers, end_leftovers, reap_adopted
 from aura.records.boots import begin_boot, end_boot, last_accepted
 from aura.records.logs import insert_logs, log_row
 from aura.records.state import read_states
 from aura.redaction import Redactor
-from aura.run import leaves_of
 from aura.runs.measures import serve_loop_lag
 from aura.runs.runtime import Runtime
 from aura.secrets import Provider, Secrets, default_providers, secret_warnings
 from aura.store import Store, StoreBackend
+from aura.stores.disk import Disk, FolderDisk
 from aura.stores.failpoints import with_failpoints
-from aura.stores.folder import DataFolder
+from aura.stores.folder import DATABASE_NAME, DataFolder
+from aura.stores.inspection import sound_records
+from aura.stores.space import Space
 from aura.stores.sqlite import SqliteBackend
 
 #: Seconds beyond the grace within which a stop is over, whatever hangs.
@@ -79,16 +77,8 @@ CONNECTION_GRACE = 0.3
 FLUSH_TIMEOUT = 0.3
 #: The grace that a second signal leaves, in seconds.
 HURRIED_GRACE = 0.5
-#: The longest pause of a failed listener to signals, in seconds: a signal that comes meanwhile must not wait for long.
-SIGNALS_PAUSE = 1.0
 #: How often adopted children that have ended are looked for, in seconds.
 REAP_EVERY = 5.0
-#: How long a busy worker thread keeps the interpreter before it must offer it: commits stay quick beside one.
-SWITCH_INTERVAL = 0.0005
-#: Allocations between two looks of the garbage collector. A run makes some hundred objects and hardly ever a cycle:
-#: with Python's own 700 the looks cost a tenth of all time. A batch of 500 runs at lane limit 500 keeps 50,000 objects
-#: alive; a look at those that will soon go by themselves costs a sixth (``benchmarks/profile_runs.py``).
-GC_THRESHOLDS = (100_000, 20, 20)
 
 
 class Server:
@@ -107,10 +97,13 @@ class Server:
         supervisor: Supervisor | None = None,
         guest: Callable[[], object] | None = None,
         providers: Sequence[Provider] | None = None,
+        disk: Disk | None = None,
+        notifier: Notifier | None = None,
     ) -> None:
         """``backend`` given: nothing is locked and the data folder holds workdirs alone.
 
-        ``providers``: where secrets of plans are looked for, instead of the places of this machine.
+        ``providers``: where secrets of plans are looked for, instead of the places of this machine. ``disk``: what says
+        how much room there is, instead of the data folder's own.
 
         ``guest`` makes it one, and is called once it has begun to stop, whoever asked for that.
         """
@@ -118,6 +111,8 @@ class Server:
         self._guest = guest
         self._http = http
         self._backend = backend
+        self._disk = disk
+        self._space = Space(disk, settings.store.min_free)
         self.providers = default_providers(os.environ) if providers is None else providers
         self._generations = generations or Generations(
             settings.plans,
@@ -135,6 +130,7 @@ class Server:
         self.supervisor.hide = self.redactor.text
         self._leave = leave or (_stay if guest else leave_hard)
         self._console = console
+        self.notifier = notifier or Notifier()
         self._opened = Event()
         self._stop_asked = Event()
         self._ended = threading.Event()
@@ -166,6 +162,15 @@ class Server:
     def _write_until(self, grace: float) -> None:
         end = anyio.current_time() + grace + WRITE_SLACK
         self._deadline = min(self._deadline or end, end)
+
+    async def reload(self) -> None:
+        """Load the plans again, if it has started and does not stop; what goes wrong is said in the log."""
+        if not self._booted or self._stop_asked.is_set():
+            return
+        try:
+            await self.engine.reload()
+        except Exception as error:
+            self.engine.runtime.log.error(f"the plans could not be loaded again: {error!r}")
 
     async def serve(self, *, task_status: TaskStatus[str] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run until ``request_stop`` or until the host cancels; ``started`` gives the address.
@@ -206,13 +211,17 @@ class Server:
         check_folder_safe(self.settings.plans)
         self._folder = folder = DataFolder.open(self.settings.data)
         try:
+            self._disk = self._disk or FolderDisk(folder.path)
+            self._space = Space(self._disk, self.settings.store.min_free)
+            self._space.open()
             await self._with_store(with_failpoints(SqliteBackend(folder.database)))
         finally:
             folder.release()
 
     async def _with_store(self, backend: StoreBackend) -> None:
         try:
-            runtime = self._boot(backend)
+            with sound_records(self.settings.data / DATABASE_NAME):
+                runtime = self._boot(backend)
         except BaseException:
             backend.close()
             raise
@@ -236,7 +245,9 @@ class Server:
             backend,
             on_fault=lambda error: runtime.fault("a change was not stored", error),
             on_fatal=lambda error: self._die(store, error),
+            on_full=self._space.drop,
         )
+        self._space.tell = journal.log
         runtime = Runtime(
             settings=self.settings,
             clock=clock,
@@ -248,6 +259,7 @@ class Server:
             secrets=Secrets(self.providers, redactor, logs.log.warning),
             boot=boot,
             store_id=store_id,
+            space=self._space,
             last_seq=last_seq,
             last_cid=last_cid,
         )
@@ -265,7 +277,7 @@ class Server:
             store.fail_all(error)
             self.request_stop()
             return
-        print(f"aura: {error}", file=sys.stderr)
+        say(str(error))
         self._leave(error.exit_code)
 
     async def _with_runs(self, runtime: Runtime, backend: StoreBackend) -> None:
@@ -277,6 +289,7 @@ class Server:
             writer = LogWriter(runtime.journal, lambda lines: _store_lines(runtime, lines))
             runtime.journal.add_sink(writer.put)
             engine = self.engine = Engine(runtime, writer.flush, self.supervisor)
+            engine.watchdog.tell = bool if self._guest else say  # stderr is the host's
             try:
                 with adopting() as able:
                     # services: log writer, console, reaper, loop lag; cancelled below, when all they serve has ended
@@ -311,8 +324,15 @@ class Server:
             wanted["reaper"] = _reap
         if self._backend is None or self._guest:  # in a world, a process that waits would hold the time
             wanted["warm processes"] = Warm(engine.runtime.boot_tag).serve
+            wanted["loop watchdog"] = engine.watchdog.serve  # so would its beat
+        if self._backend is None or self._guest:  # in a world, who tests it asks it to look
+            wanted["retention"] = engine.retention.serve
+        if self._disk is not None:  # in a world, only if it was given one
+            wanted["disk space"] = self._space.serve
         if self._http:  # whose door alone shows it; in a world, time would never stand still
             wanted["loop lag"] = partial(serve_loop_lag, engine.measures, self._clock)
+        if self.notifier.every:
+            wanted["keep-alive"] = self.notifier.serve_alive
         for name, serve in wanted.items():
             told = writer.closing if name == "log writer" else None  # the others are cancelled with their group
             services.start_soon(self.supervisor.serve, name, serve, told, name=name)
@@ -322,10 +342,12 @@ class Server:
         runtime = engine.runtime
         for pid in await end_leftovers(runtime.boot_tag.rpartition(".")[0], runtime.boot):
             runtime.log.warning(f"process {pid} of an older start was still there and has been ended")
-        queued = settle_orphans(backend.execute, runtime, self._clock)
-        runtime.plan_states.take_over(read_states(backend.execute))
+        with sound_records(self.settings.data / DATABASE_NAME):
+            queued = settle_orphans(backend.execute, runtime, self._clock)
+            runtime.plan_states.take_over(read_states(backend.execute))
         await engine.reload()
-        await engine.take_over(queued)
+        with sound_records(self.settings.data / DATABASE_NAME):
+            await engine.take_over(queued)
 
     async def _with_engine(self, engine: Engine, writer: LogWriter) -> None:
         # engine: its dispatcher and stops; they end by themselves once the engine has been stopped
@@ -338,6 +360,7 @@ class Server:
                     if self._http:
                         self.address = await self._open_http(doors, engine, closing)
                     engine.ready = self._booted = True
+                    engine.retention.ready.set()
                     self._opened.set()
                     await self._stop_asked.wait()
                 finally:  # also when a door has failed: whatever ends the server, this is how it ends
@@ -351,6 +374,7 @@ class Server:
         """Stop accepting, stop what runs, and write the last log lines."""
         if not self._guest:
             self._start_watchdog()
+        self.notifier.tell(STOPPING)
         self._write_until(self.settings.server.grace)
         engine.admission.closed = True
         grace_over = anyio.current_time() + self.settings.server.grace
@@ -390,7 +414,7 @@ class Server:
 
         def watch() -> None:
             if not self._ended.wait(seconds):
-                print(f"aura: the server did not stop within {seconds:g} s and is left as it is", file=sys.stderr)
+                say(f"the server did not stop within {seconds:g} s and is left as it is")
                 self._leave(ExitCode.INTERNAL)
 
         threading.Thread(target=watch, name="aura stop watchdog", daemon=True).start()
@@ -402,6 +426,12 @@ def leave_hard(code: int) -> None:
         with suppress(OSError, ValueError):  # nobody reads it any more
             stream.flush()
     os._exit(code)
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Say something beside the log, on stderr if no stream is given: a closed terminal or a full disk ends nothing."""
+    with suppress(OSError, ValueError):  # nobody reads it any more
+        print(f"aura: {text}", file=stream or sys.stderr, flush=True)
 
 
 def _stay(code: int) -> None:
@@ -419,6 +449,8 @@ def _count_boot(backend: StoreBackend, clock: Clock) -> tuple[str, int]:
 
 
 async def _store_lines(runtime: Runtime, lines: Sequence[LogEntry]) -> None:
+    if runtime.space.log_refusal:
+        raise StoreFull(runtime.space.log_refusal)
     unit = insert_logs([log_row(line) for line in lines])
     await runtime.store.put(unit, refusable=True, site=Site.LOGS).wait()
 
@@ -428,54 +460,3 @@ async def _reap() -> None:
     while True:
         await anyio.sleep(REAP_EVERY)
         reap_adopted()
-
-
-async def _listen_for_signals(server: Server, signals: AsyncIterator[signal.Signals], numbers: Iterator[int]) -> None:
-    """Turn the first signal into a stop, a second one into a quicker one, a third into an end at once."""
-    async for _ in signals:
-        if next(numbers) > 2:
-            leave_hard(ExitCode.INTERNAL)
-        server.request_stop()
-
-
-async def serve_until_signal(server: Server) -> int:
-    """Run a server until SIGINT or SIGTERM stops it, and give its exit code."""
-    # The handlers stay while the listener is in a pause: what comes then is kept, and heard after it.
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        listen = partial(_listen_for_signals, server, signals, itertools.count(1))
-        supervised = partial(server.supervisor.serve, "signals", listen, longest=SIGNALS_PAUSE)
-        # the server and the signals that stop it; the listener is cancelled when the server has ended
-        async with create_task_group() as group:
-            group.start_soon(supervised, name="signals")
-            async with create_task_group() as serving:
-                address = await serving.start(server.serve, name="serve")
-                print(f"aura: ready on {address}", flush=True)
-            group.cancel_scope.cancel("the server has ended")
-    return server.exit_code
-
-
-async def _run(settings: Settings) -> int:
-    """Serve, and leave: of Aura nothing is left then; a thread that still reads, or what plan code has left, is cut."""
-    server = Server(settings, console=True)
-    with covered_streams(server.redactor):
-        leave_hard(await serve_until_signal(server))
-    raise AssertionError("the process has ended")
-
-
-def run_server(settings: Settings) -> int:
-    """Run a server in this process until a signal stops it; the process ends with its exit code.
-
-    Raises:
-        ConfigError, StoreError: it could not start.
-    """
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    gc.set_threshold(*GC_THRESHOLDS)
-    os.umask(0o077)
-    failpoints.arm(os.environ.get(failpoints.VARIABLE, ""))
-    try:
-        return anyio.run(_run, settings, backend_options={"loop_factory": StayingLoop})
-    except BaseExceptionGroup as group:
-        for error in leaves_of(group):
-            if isinstance(error, AuraError):
-                raise error from None
-        raise

@@ -79,10 +79,14 @@ class ServerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LaneSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``limit`` runs hold a place at once, ``queue`` more may wait; stuck runs give ``max_stuck`` places back."""
+    """``limit`` runs hold a place at once, ``queue`` more may wait; stuck runs give ``max_stuck`` places back.
+
+    ``queue_bytes``: what the inputs of those that wait may come to.
+    """
 
     limit: Positive
     queue: Positive = 10_000
+    queue_bytes: Size = Size(256 * 2**20)
     max_stuck: Natural = 4
 
 

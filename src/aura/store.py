@@ -31,7 +31,16 @@ from typing import Protocol, TypeVar
 
 import anyio
 
-from aura.errors import Lost, StoreClosed, StoreCorrupt, StoreError, StoreIOError, StoreLocked, StoreReadOnly
+from aura.errors import (
+    Lost,
+    StoreClosed,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreIOError,
+    StoreLocked,
+    StoreReadOnly,
+)
 from aura.failpoints import Site
 from aura.histogram import SHORT, SIZES, Histogram
 
@@ -47,6 +56,8 @@ RETRY_EVERY = 0.5
 RETRY_SOON = 0.02
 #: How long another process may hold the lock before requests are refused for it, in seconds.
 BUSY_PATIENCE = 5.0
+#: What is said of a disk without any room.
+FULL = "the disk is full; make room, and Aura goes on by itself"
 
 
 class Owner(Protocol):
@@ -150,8 +161,11 @@ class Store:
         *,
         on_fault: Callable[[Exception], object],
         on_fatal: Callable[[StoreError], object],
+        on_full: Callable[[], bool] = bool,
     ) -> None:
+        """``on_full`` is called when the disk is full, and says whether it has made room."""
         self._backend = backend
+        self._on_full = on_full
         self._on_fault = on_fault
         self._on_fatal = on_fatal
         self._pending: list[Ticket] = []
@@ -302,6 +316,7 @@ class Store:
         self._pending = [*batch, *self._pending]  # what came while it was tried as well: it waits for the next try
         now = anyio.current_time()
         self._blocked_since = now if self._blocked_since is None else self._blocked_since
+        made_room = isinstance(error, StoreFull) and self._on_full()
         if self._closed.is_set():
             if now >= self._deadline:
                 self._give_up(error)
@@ -310,6 +325,8 @@ class Store:
             await anyio.sleep(RETRY_SOON)
         else:
             self._refuse(error)
+            if made_room:  # for what may not be refused: it is tried at once
+                return
             with anyio.move_on_after(RETRY_EVERY):  # the pause: bounded by itself, ended by ``close``
                 await self._closed.wait()
 
@@ -319,7 +336,7 @@ class Store:
         self._fail([t for t in self._pending if t.refusable], error)
         self._fail([t for t in self._pending if t.owner is not None and t.owner.refused], error)
         if not self._pending:  # a probe: somebody has to find out that it can be written again
-            self._pending.append(Ticket(_nothing, None, None, False))
+            self._pending.append(Ticket(_probe, None, None, False))
 
     def _fail(self, refused: list[Ticket], error: StoreReadOnly) -> None:
         for ticket in refused:
@@ -336,6 +353,12 @@ class Store:
 
 def _nothing(execute: Execute) -> None:
     """The unit that changes nothing."""
+
+
+def _probe(execute: Execute) -> None:
+    """The unit that writes and changes nothing: a full disk would take one that writes nothing."""
+    execute("INSERT INTO meta VALUES ('probe', '')")
+    execute("DELETE FROM meta WHERE key = 'probe'")
 
 
 def commit_batch(execute: Execute, batch: Sequence[Ticket]) -> None:
@@ -393,7 +416,7 @@ def raise_if_lost(error: Exception) -> None:
         return
     match getattr(error, "sqlite_errorcode", 0) & _PRIMARY:
         case sqlite3.SQLITE_FULL:
-            raise StoreReadOnly("the disk is full; make room, and Aura goes on by itself") from error
+            raise StoreFull(FULL) from error
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             raise StoreLocked("another process holds a lock on the database; end it, and Aura goes on") from error
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN:

@@ -71,4 +71,4 @@ def test_doctor_beside_its_server_finds_it_well(served: Served) -> None:
     said = {item["what"]: item["detail"] for item in items}
     assert said["server"] == f"running at {served.address}, version {__version__}"
     assert said["data folder"].endswith(", a server holds it")
-    assert "only its header was read" in said["database"]
+    assert "its pages were not checked" in said["database"]

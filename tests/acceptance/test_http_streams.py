@@ -11,6 +11,7 @@ from tests.fakes.engine import BOOT, FakeEngine
 from tests.fakes.web import Events, Web, open_web
 
 from aura.events import BOOT_SHIFT, Entry
+from aura.records.removal import LOGS_TO
 from aura.web import sse
 
 BASE = BOOT << BOOT_SHIFT
@@ -134,6 +135,17 @@ async def test_last_id_of_an_older_boot_goes_on_from_the_store(tmp_path: Path) -
         log(web, *(str(n) for n in range(30)))
         async with streaming(web, LOGS, older_entry.id) as events:
             assert await events.messages(30) == [str(n) for n in range(30)]
+
+
+async def test_last_id_that_is_kept_gets_a_gap_if_later_records_are_gone(tmp_path: Path) -> None:
+    """Retention goes run by run: the record that a client had last may be there while later ones are not."""
+    async with open_web(tmp_path, engine=FakeEngine(ring=10)) as web:
+        entries = log(web, *(str(n) for n in range(30)))
+        del web.engine.stored[10:20]
+        web.engine.removed[LOGS_TO] = entries[19].id
+        async with streaming(web, LOGS, entries[5].id) as events:
+            assert (await events.next())["data"] == {"from": str(entries[6].id), "to": str(entries[19].id)}
+            assert await events.messages(14) == [str(n) for n in (6, 7, 8, 9, *range(20, 30))]
 
 
 async def test_reader_that_fell_behind_gets_one_gap(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def count_all(engine: FakeEngine) -> None:
     measures.note_end("main", "lab", "failed")
     measures.note_step("failed", 2.0)
     measures.refusals.note("queue_full")
+    measures.note_block("lab", 8.0)
     for histogram in (measures.loop_lag, measures.store.commit_times, measures.store.batch_sizes):
         histogram.add(1.0)
 

@@ -21,7 +21,7 @@ from aura.web.openapi import document
 
 CONFIG = Path(__file__).parent / "schemathesis.toml"
 FUZZER = Path(sys.executable).with_name("schemathesis")
-CASES = 2000
+CASES = 1500
 PLAN = "steps:\n  say: {action: log, params: {message: hello}}\n"
 OPERATIONS = [
     (path, method) for path, item in document(ROUTES)["paths"].items() for method in item if method != "parameters"

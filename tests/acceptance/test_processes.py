@@ -6,14 +6,38 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.fakes.children import running_in, running_of
+from tests.fakes.door import wait_until
 from tests.fakes.served import Served, open_served, write_plans
 
+from aura.processes.leftovers import Seen, look_at, look_at_all
+
+#: What takes its time to end, or does not hear that it should.
+DEAF = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(100)"
 PLANS = {
     "lab/tasks/stubborn.yaml": """
 steps:
   hang:
     action: shell.run
     params: {shell: "trap '' TERM; setsid sleep 100 & echo ready; sleep 100; sleep 100"}
+""",
+    "lab/tasks/daemon.yaml": """
+steps:
+  leave: {action: shell.run, params: {shell: "(setsid sh -c 'setsid sleep 100 & exit' >/dev/null 2>&1 &)"}}
+  hang: {action: shell.run, params: {argv: [sleep, 100]}, depends_on: leave}
+""",
+    "lab/tasks/script.yaml": f"steps:\n  hang: {{action: python.run, params: {{code: {DEAF!r}}}}}\n".replace("'", '"'),
+    "lab/tasks/apart.yaml": "steps:\n  once: {action: pass_by}\n  hang: {action: hang, depends_on: once}\n",
+    "lab/actions.py": """
+import time
+from aura import action
+
+@action(isolation="process")
+def pass_by() -> None:
+    pass
+
+@action(isolation="process")
+def hang() -> None:
+    time.sleep(100)
 """,
 }
 
@@ -52,3 +76,30 @@ def test_processes_of_a_killed_server_are_ended_by_the_next_start(tmp_path: Path
         run = served.aura("show", cid, "--json").json
         assert (run["state"], run["stuck"]) == ("crashed", False)
     assert "of an older start was still there" in (tmp_path / "server.log").read_text()
+
+
+def started_by(served: Served) -> list[Seen]:
+    """Everything alive that bears the mark of this start of the server: idle interpreters too."""
+    tags = {seen.marks["AURA_BOOT"] for seen in look_at_all() if seen.parent == served.process.pid and seen.marks}
+    return [seen for seen in look_at_all() if not seen.zombie and seen.marks.get("AURA_BOOT") in tags]
+
+
+def is_alive(seen: Seen) -> bool:
+    """Whether this very process is, not another that has its number by now."""
+    now = look_at(seen.pid)
+    return now is not None and not now.zombie and now.start == seen.start
+
+
+def test_whatever_a_killed_server_has_started_is_ended_by_the_next_start(tmp_path: Path) -> None:
+    write_plans(tmp_path, PLANS)
+    with open_served(tmp_path) as served:
+        cids = [served.aura("run", f"lab/{task}", "--detach").out.strip() for task in ("daemon", "script", "apart")]
+        wait_until(lambda: all(len(running_of(cid)) >= count for cid, count in zip(cids, (2, 1, 1), strict=True)))
+        left = started_by(served)
+        assert {seen.marks["AURA_CID"] for seen in left} > {*cids}  # and the interpreters that are kept ready
+        served.process.kill()
+        served.process.wait(10)
+        assert [seen for seen in left if is_alive(seen)]  # those that do not notice that the server is gone
+    with open_served(tmp_path) as served:
+        assert not [seen for seen in left if is_alive(seen)], [seen for seen in left if is_alive(seen)]
+        assert not [seen for cid in cids for seen in running_of(cid)]

@@ -5,6 +5,7 @@ What it may be busy with meanwhile, and each way to stop it: ``test_stop_matrix`
 
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import time
@@ -126,7 +127,7 @@ def test_idle_server_ends_at_once_and_leaves_only_its_files(served: Served) -> N
     assert code == 0
     assert took < 1.5
     left = {p.name for p in (served.folder / "data").iterdir()}
-    assert left <= {"aura.db", "aura.lock", "token", "work"}
+    assert left <= {"aura.db", "aura.lock", "ballast", "token", "work"}
 
 
 def test_killed_server_is_told_by_the_next_start_and_its_children_are_gone(served: Served) -> None:
@@ -143,13 +144,18 @@ def test_killed_server_is_told_by_the_next_start_and_its_children_are_gone(serve
         assert (status["lanes"]["main"]["running"], status["state"]) == (0, "running")
 
 
-def test_other_starts_on_the_same_data_are_refused_and_harm_nothing(served: Served) -> None:
-    command = [AURA, "serve", "--data", "data", "--port", "0"]
-    others = [
-        subprocess.Popen(command, cwd=served.folder, env=environment({}), stdout=-1, stderr=-1, text=True)
-        for _ in range(5)
-    ]
-    answers = [(other.communicate(timeout=60)[1], other.returncode) for other in others]
-    assert {code for _, code in answers} == {75}
-    assert all(f"process {served.process.pid} on" in said for said, _ in answers)
-    assert served.aura("run", "lab/quick").code == 0
+def test_server_whose_words_nobody_takes_is_ready_and_ends_in_order(tmp_path: Path) -> None:
+    """Its streams go to a full disk; a terminal that was closed is the same to it."""
+    write_plans(tmp_path, {"lab/plan.yaml": "title: Lab\n"})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, open("/dev/full", "w") as full:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        env = environment({"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        command = [AURA, "serve", "--data", "data", "--port", "0"]
+        with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=full, stderr=full) as process:
+            try:
+                assert manager.recv(100) == b"READY=1"
+                process.terminate()
+                assert process.wait(30) == 0
+            finally:
+                process.kill()

@@ -12,7 +12,7 @@ from tests.fakes.served import environment
 SERVE = """
 import os, signal, sys
 from pathlib import Path
-from aura import server
+from aura import server, serving
 from aura.config import load_settings
 
 real = server.Server._boot
@@ -26,7 +26,7 @@ server.Server._boot = signalled
 folder = Path(sys.argv[1])
 (folder / "plans").mkdir(mode=0o755)
 chosen = {"data": folder / "data", "plans": folder / "plans", "port": 0}
-sys.exit(server.run_server(load_settings(chosen, {}, None, folder)))
+sys.exit(serving.run_server(load_settings(chosen, {}, None, folder)))
 """
 
 

@@ -1,9 +1,12 @@
 """The stop matrix: whatever a real server is busy with × each way to stop it, and what is left of it afterwards.
 
 A row is what the server is busy with, what it should exit with, and what should be on record of its runs; a column is
-how it is stopped. After a signal: the exit code, in time and not by the watchdog; no process, no lock, no temporary
-file; each run's record says how it ended. After ``system/stop``: nothing runs but what is counted as stuck, streams
-and requests are served, a start goes on, and a signal ends it as it should.
+how it is stopped. SIGTERM and a drain meet every row; what is heard alike (SIGINT), or differs only for what runs (a
+second signal, ``cancel``), meets those where it may matter.
+
+After a signal: the exit code, in time and not by the watchdog; no process, no lock, no temporary file; each run's
+record says how it ended. After ``system/stop``: nothing runs but what is counted as stuck, streams and requests are
+served, a start goes on, and a signal ends it as it should.
 """
 
 import fcntl
@@ -334,17 +337,25 @@ SIGNALS = {
     "SIGINT": [signal.SIGINT],
     "two signals": [signal.SIGTERM, signal.SIGINT],
 }
-by_row = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+#: What a stop has to end, or to leave behind.
+BUSY = [
+    *("a thread that hangs", "a child deaf to TERM", "one left behind"),
+    *("a service that hangs in its close", "100 runs", "a locked database"),
+]
+SIGNALLED = [
+    *[(row, "SIGTERM") for row in ROWS],
+    *[(row, "SIGINT") for row in ("idle", "a reader", "100 runs")],
+    *[(row, "two signals") for row in [*BUSY, "a reader that does not read", "a WebSocket that is not read"]],
+]
+STOPPED = [*[(row, "drain") for row in ROWS], *[(row, "cancel") for row in BUSY]]
 
 
-@by_row
-@pytest.mark.parametrize("numbers", SIGNALS.values(), ids=SIGNALS)
-def test_signal_ends_the_server_in_time_and_leaves_nothing(
-    tmp_path: Path, row: Row, numbers: list[signal.Signals]
-) -> None:
+@pytest.mark.parametrize(("name", "numbers"), SIGNALLED)
+def test_signal_ends_the_server_in_time_and_leaves_nothing(tmp_path: Path, name: str, numbers: str) -> None:
+    row = ROWS[name]
     with open_cell(tmp_path) as cell:
         with row.busy(cell):
-            assert cell.signal(*numbers) == row.code
+            assert cell.signal(*SIGNALS[numbers]) == row.code
             cell.check_nothing_left()
         if row.code == ExitCode.IO:
             start_again(cell)
@@ -360,9 +371,9 @@ def start_again(cell: Cell) -> None:
         assert again.signal(signal.SIGTERM) == 0
 
 
-@by_row
-@pytest.mark.parametrize("mode", ["drain", "cancel"])
-def test_stop_of_the_engine_ends_the_runs_and_leaves_the_server_up(tmp_path: Path, row: Row, mode: str) -> None:
+@pytest.mark.parametrize(("name", "mode"), STOPPED)
+def test_stop_of_the_engine_ends_the_runs_and_leaves_the_server_up(tmp_path: Path, name: str, mode: str) -> None:
+    row = ROWS[name]
     with open_cell(tmp_path) as cell, closing(cell.door.read("/api/logs/stream")) as reader, row.busy(cell) as let_go:
         cell.stop_engine(mode)
         let_go()

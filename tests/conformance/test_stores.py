@@ -85,17 +85,17 @@ async def test_files_of_a_plan_are_kept_once_and_as_long_as_a_run_needs_them(kep
     files = {"tasks/t.yaml": b"steps: {}", "actions/\udcff.py": bytes(range(256))}
     for seq, hash in ((1, "old"), (2, "new"), (3, "other")):
         await put_run(kept.store, seq, generation=hash).wait()
-        await kept.store.put(keep_generation("p", hash, files)).wait()
+        await kept.store.put(keep_generation("p", hash, files, dict)).wait()
     move(kept.store, 1, "queued", "cancelled", generation="old")
     move(kept.store, 2, "queued", "running", generation="new")
-    await kept.store.put(keep_generation("p", "other", {})).wait()
+    await kept.store.put(keep_generation("p", "other", {}, dict)).wait()
 
     async def found(*hashes: str) -> list[dict[str, bytes] | None]:
         return [await kept.store.read(partial(read_generation, plan_name="p", hash=hash)) for hash in hashes]
 
     assert await found("old", "new", "other") == [files] * 3  # a version that is kept costs no look at all open runs
     await put_run(kept.store, 4, generation="last").wait()
-    await kept.store.put(keep_generation("p", "last", files)).wait()
+    await kept.store.put(keep_generation("p", "last", files, dict)).wait()
     assert await found("old", "new", "other", "last") == [None, files, files, files]
 
 

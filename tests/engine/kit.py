@@ -21,6 +21,7 @@ from aura.run import Cause, Request, RunRecord, StepRecord
 from aura.runs.liverun import LiveRun
 from aura.servicedef import Service
 from aura.store import StoreBackend
+from aura.stores.disk import Disk
 from aura.testing.virtual_time import LIMIT, VirtualLoop
 from aura.testing.world import World, open_world
 
@@ -190,6 +191,7 @@ async def opened(
     generations: Any = None,
     faults: int = 0,
     resources: Mapping[str, Resource] | None = None,
+    disk: Disk | None = None,
     **lane_keys: Any,
 ) -> AsyncIterator[Opened]:
     """Open an engine over these tasks, and stop it at the end. It must have had ``faults`` engine faults by then."""
@@ -208,6 +210,7 @@ async def opened(
         generations=cast(Generations, generations or PythonGenerations(*tasks)),
         leave=left.append,
         kind=Opened,
+        disk=disk,
     ) as kit:
         kit.left = left
         await quiet()  # that it has started is an event of its own, and on record then

@@ -158,3 +158,26 @@ async def test_cancel_in_the_cleanup_after_a_timeout_is_what_was_told(tmp_path: 
     async with opened(tmp_path, made, backend=backend) as kit:
         record = await kit.ended(run.cid)
         assert (record.state, record.stop, record.error) == ("cancelled", "cancel", None)
+
+
+async def test_run_that_goes_on_has_nothing_on_record_that_runs(tmp_path: Path) -> None:
+    async def slow_to_stop(item: int) -> None:
+        try:
+            await anyio.sleep(3600 * item)
+        finally:
+            await anyio.sleep(5)
+
+    loop = step("a", slow_to_stop, loop={"for_each": [0, 1]}, params={"item": "{{ loop.item }}"}, idempotent=True)
+    made = task("t", loop, step("b", slow_to_stop, params={"item": 1}, idempotent=True), recovery=Recovery.RESUME)
+    async with crashed(tmp_path, made) as (kit, left):
+        run = await kit.begin("t")
+        await until(lambda: "a[1]" in run.live)
+        await kit.advance(10)
+        await kit.engine.pause(run.cid)
+    async with opened(tmp_path, made, backend=left[0]) as kit:
+        execute = kit.backend.execute
+        assert execute("SELECT state, held FROM run").fetchall() == [("preempted", 1)]
+        steps = "SELECT name, state, attempt, starts FROM step ORDER BY name"
+        assert execute(steps).fetchall() == [("a", "pending", 0, 1), ("b", "pending", 0, 1)]
+        items = "SELECT idx, state, attempt, starts FROM item ORDER BY idx"
+        assert execute(items).fetchall() == [(0, "succeeded", 1, 1), (1, "pending", 0, 1)]

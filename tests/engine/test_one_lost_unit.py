@@ -13,7 +13,7 @@ import anyio
 import pytest
 from tests.engine.kit import Opened, opened, quiet, step, task, turns, until
 from tests.fakes.invariants import check_idle
-from tests.fakes.kernel import forever, works
+from tests.fakes.kernel import forever, noting, works
 
 from aura.errors import RequestError
 from aura.lifecycle import FINAL, STARTABLE, Recovery, RunState
@@ -118,6 +118,17 @@ async def shutdown_of_what_was_resumed(kit: Opened, run: LiveRun) -> None:
     await in_one_turn(kit.engine.resume(run.cid), kit.engine.stop("cancel", 1))
 
 
+async def shutdown(kit: Opened, run: LiveRun) -> None:
+    await kit.engine.stop("cancel", 1)
+
+
+async def shutdown_twice(kit: Opened, run: LiveRun) -> None:
+    await shutdown(kit, run)
+    await kit.engine.start()
+    await kit.advance(1)
+    await shutdown(kit, run)
+
+
 STORIES: list[Callable[[Opened, LiveRun], Awaitable[str | None]]] = [
     pause,
     pause_and_resume,
@@ -128,7 +139,13 @@ STORIES: list[Callable[[Opened, LiveRun], Awaitable[str | None]]] = [
     cancel_at_rest,
     pause_of_what_starts_over,
     shutdown_of_what_was_resumed,
+    shutdown,
+    shutdown_twice,
 ]
+
+
+#: Which unit from the story's beginning on says that it rests.
+LOST_REST: dict[Any, int] = {shutdown: 1, pause_and_resume: 2}
 
 
 def check(run: LiveRun, answer: str | None) -> None:
@@ -148,7 +165,7 @@ async def come_to_its_end(kit: Opened, run: LiveRun) -> str:
     return state
 
 
-@pytest.mark.parametrize("recovery", [Recovery.FAIL, Recovery.RESTART])
+@pytest.mark.parametrize("recovery", list(Recovery))
 @pytest.mark.parametrize("queued", [False, True], ids=["it runs", "it waits"])
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__.replace("_", " "))
 async def test_one_lost_unit_of_many(
@@ -185,6 +202,29 @@ async def tell(folder: Path, story: Any, queued: bool, recovery: Recovery, units
         check(run, answer)
         assert await come_to_its_end(kit, run) in FINAL or units.lost_the_end
         check_idle(kit)
+        kit.engine.runtime.faults.clear()
+
+
+@pytest.mark.parametrize("story", [shutdown, pause_and_resume], ids=["shutdown", "pause"])
+async def test_on_resume_runs_though_the_rest_was_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, story: Any
+) -> None:
+    log: list[str] = []
+
+    async def slow() -> None:
+        log.append("a")
+        await anyio.sleep(20)
+
+    handlers: dict[str, Any] = {"on_preempt": [step("p", noting(log, "p"))], "on_resume": [step("r", noting(log, "r"))]}
+    async with opened(tmp_path, task("t", step("a", slow), recovery=Recovery.RESUME, **handlers)) as kit:
+        run = await kit.begin("t")
+        await until(lambda: run.live)
+        units = Units(runtime.change_run, LOST_REST[story])  # type: ignore[attr-defined]
+        monkeypatch.setattr(runtime, "change_run", units)
+        await story(kit, run)
+        await kit.engine.start()
+        assert (await kit.ended(run)).state == "succeeded"
+        assert (units.to[units.bad], log) == ("preempted", ["a", "p", "r", "a"])
         kit.engine.runtime.faults.clear()
 
 

@@ -168,7 +168,7 @@ def noted_stop(kit: Opened, run: LiveRun, kind: Stop, bodies: Bodies) -> str:
 async def end_of(kit: Opened, run: LiveRun) -> RunRecord:
     """The record of the ended run; one that was stopped to come back is brought back, as an interrupt's end would."""
     await until(lambda: run.state is RunState.PREEMPTED or run.cid not in kit.engine.runtime.open)
-    if run.state is RunState.PREEMPTED:
+    if run.state is RunState.PREEMPTED and not run.resumed:  # else it stands in its lane already
         kit.engine.dispatcher.enter(run)
     return await kit.ended(run)
 

@@ -8,11 +8,14 @@ import asyncio
 import io
 import os
 import signal
+import socket
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing, redirect_stderr
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, closing, redirect_stderr, suppress
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple, cast
 
 import anyio
@@ -27,8 +30,10 @@ from aura.engine.supervisor import FIRST_PAUSE, Child, Serve, Supervisor
 from aura.isolation import warm
 from aura.lifecycle import FINAL
 from aura.loading.generations import Generations
+from aura.notify import Notifier
 from aura.run import Cause, Request
-from aura.server import Server, serve_until_signal
+from aura.server import Server
+from aura.serving import serve_until_signal
 
 #: Seconds within which whatever does not hang is over.
 SOON = 20.0
@@ -88,6 +93,79 @@ class Breakable(Supervisor):
         await until(lambda: self.children[name].state == "running")
 
 
+class Thrower:
+    """Awaits a child; ``throw_in`` throws an error into it where it stands, as no code of its own would raise it."""
+
+    def __init__(self, serve: Serve) -> None:
+        async def served() -> None:
+            await serve()
+
+        self._coroutine = served()
+        self._task = asyncio.current_task()
+        self._error: BaseException | None = None
+        self._skip = 0
+
+    def throw_in(self, error: BaseException, skip: int) -> None:
+        """Throw it in when the child has gone on ``skip`` times more."""
+        self._error, self._skip = error, skip
+
+    def now(self) -> None:
+        """Throw it in now, if that has not happened yet."""
+        if self._error is not None and self._task is not None:
+            self._skip = 0
+            self._task.cancel()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self  # type: ignore[return-value]  # it has send and throw: all that an await needs
+
+    def __iter__(self) -> "Thrower":
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def send(self, value: Any) -> Any:
+        if self._error is None or self._skip:
+            self._skip = max(0, self._skip - 1)
+            return self._coroutine.send(value)
+        return self._throw_it()
+
+    def throw(self, error: BaseException, *_: Any) -> Any:
+        assert self._task is not None
+        if self._error is None or self._skip:
+            return self._coroutine.throw(error)
+        self._task.uncancel()
+        return self._throw_it()
+
+    def _throw_it(self) -> Any:
+        assert self._error is not None
+        error, self._error = self._error, None
+        return self._coroutine.throw(error)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+
+class Throwing(Breakable):
+    """Throws the error into the child itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.throwers: dict[str, Thrower] = {}
+
+    async def _until_fault(self, name: str, serve: Serve) -> None:
+        self.throwers[name] = thrower = Thrower(serve)
+        await thrower
+
+    async def throw_in(self, name: str, error: BaseException, skip: int, work: Callable[[], Awaitable[object]]) -> None:
+        """Throw an error into a child that has gone on ``skip`` times, or as often as ``work`` makes it."""
+        count = len(self.pauses)
+        self.throwers[name].throw_in(error, skip)
+        await work()
+        self.throwers[name].now()
+        await until(lambda: len(self.pauses) > count)
+
+
 async def _race(*waits: Callable[[], Awaitable[object]]) -> None:
     """Return when the first of them has; errors of a wait are its own."""
     # a child for each, which ends the group when it is done
@@ -109,6 +187,7 @@ class Live(NamedTuple):
     http: httpx2.AsyncClient
     gate: anyio.Event
     shown: io.StringIO
+    manager: socket.socket
 
     async def status(self) -> dict[str, Any]:
         return cast(dict[str, Any], (await self.http.get("/api/system/status")).json())
@@ -125,7 +204,7 @@ async def works() -> None:
 
 
 @asynccontextmanager
-async def opened(tmp: Path) -> AsyncIterator[Live]:
+async def opened(tmp: Path, kind: type[Breakable] = Breakable) -> AsyncIterator[Live]:
     """Serve as ``aura serve`` does; the task ``gated`` waits for the gate."""
     gate = anyio.Event()
 
@@ -135,21 +214,42 @@ async def opened(tmp: Path) -> AsyncIterator[Live]:
     (tmp / "plans").mkdir()
     tmp.chmod(0o700)
     plans = PythonGenerations(task("gated", step("a", gated)), task("quick", step("b", works)))
-    supervisor = Breakable()
+    supervisor = kind()
     shown = io.StringIO()
+    manager, notifier = _service_manager()
     server = Server(
-        make_settings(tmp, grace=0.5), console=True, supervisor=supervisor, generations=cast(Generations, plans)
+        make_settings(tmp, grace=0.5),
+        console=True,
+        supervisor=supervisor,
+        generations=cast(Generations, plans),
+        notifier=notifier,
     )
+    with manager:
+        async with _serving(server, shown):
+            headers = {"Authorization": "Bearer " + (tmp / "data/token").read_text().strip()}
+            async with httpx2.AsyncClient(base_url=server.address, headers=headers, timeout=SOON) as http:
+                try:
+                    yield Live(server, supervisor, http, gate, shown, manager)
+                finally:
+                    gate.set()
+
+
+def _service_manager() -> tuple[socket.socket, Notifier]:
+    """What systemd would be, and what is told to it."""
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind("")  # the system gives it an abstract name
+    manager.setblocking(False)
+    name = manager.getsockname().decode().replace("\0", "@", 1)
+    return manager, Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "100000"})
+
+
+@asynccontextmanager
+async def _serving(server: Server, shown: io.StringIO) -> AsyncIterator[None]:
     async with anyio.create_task_group() as group:  # the server, which ends by request_stop
         with redirect_stderr(shown):  # the console takes it as it is when the server starts
             group.start_soon(serve_until_signal, server)
             await until(lambda: server._opened.is_set())
-        headers = {"Authorization": "Bearer " + (tmp / "data/token").read_text().strip()}
-        async with httpx2.AsyncClient(base_url=server.address, headers=headers, timeout=SOON) as http:
-            try:
-                yield Live(server, supervisor, http, gate, shown)
-            finally:
-                gate.set()
+        yield
         server.request_stop()
 
 
@@ -217,11 +317,52 @@ async def reaper(live: Live) -> Callable[[], Awaitable[None]]:
     return check
 
 
+async def disk_space(live: Live) -> Callable[[], Awaitable[None]]:
+    space = live.server.engine.runtime.space
+    space.free = None
+
+    async def check() -> None:
+        await until(lambda: space.free is not None)
+
+    return check
+
+
+async def keep_alive(live: Live) -> Callable[[], Awaitable[None]]:
+    with suppress(BlockingIOError):
+        while live.manager.recv(100):
+            pass
+
+    async def check() -> None:
+        await anyio.wait_readable(live.manager)
+
+    return check
+
+
+async def loop_watchdog(live: Live) -> Callable[[], Awaitable[None]]:
+    live.server.engine.watchdog.lag = -1.0
+
+    async def check() -> None:
+        await until(lambda: live.server.engine.watchdog.lag >= 0)
+        assert [thread.name for thread in threading.enumerate()].count("aura loop watchdog") == 1
+
+    return check
+
+
 async def loop_lag(live: Live) -> Callable[[], Awaitable[None]]:
     async def check() -> None:
         histogram = live.server.engine.measures.loop_lag
         before = sum(histogram.counts)
         await until(lambda: sum(histogram.counts) > before)
+
+    return check
+
+
+async def retention(live: Live) -> Callable[[], Awaitable[None]]:
+    kept = live.server.engine.retention
+    kept.sizes = None
+
+    async def check() -> None:
+        await until(lambda: kept.sizes is not None)
 
     return check
 
@@ -235,11 +376,15 @@ async def warm_processes(live: Live) -> Callable[[], Awaitable[None]]:
 
 ROWS = {
     "console": console,
+    "disk space": disk_space,
     "dispatcher": dispatcher,
     "http": http,
+    "keep-alive": keep_alive,
     "log writer": log_writer,
     "loop lag": loop_lag,
+    "loop watchdog": loop_watchdog,
     "reaper": reaper,
+    "retention": retention,
     "signals": signals,
     "warm processes": warm_processes,
 }
@@ -296,6 +441,44 @@ async def test_service_does_its_work_again(tmp_path: Path, name: str) -> None:
     assert pauses == sorted(pauses)
     assert pauses[0] == FIRST_PAUSE
     assert pauses[-1] > FIRST_PAUSE or name == "signals"
+
+
+class Strange(BaseException):
+    """Of no kind that anybody catches."""
+
+
+#: What a bug may raise, or a stranger's ``cancel`` bring about, anywhere.
+ERRORS: tuple[Callable[[], BaseException], ...] = (
+    lambda: OSError("injected"),
+    lambda: Strange("injected"),
+    lambda: SystemExit(3),
+    KeyboardInterrupt,
+    lambda: ExceptionGroup("g", [OSError("injected"), ValueError()]),
+    lambda: BaseExceptionGroup("g", [SystemExit(3)]),
+    asyncio.CancelledError,
+)
+
+
+@pytest.mark.parametrize("name", ROWS)
+async def test_error_that_comes_up_where_a_service_stands_ends_nothing_and_heals(tmp_path: Path, name: str) -> None:
+    chance = Random(name)
+    async with opened(tmp_path, Throwing) as live:
+        cid = await live.submit("gated")
+        assert isinstance(live.supervisor, Throwing)
+        for error in ERRORS:
+            await live.status()  # by a connection that stays open
+            work = partial(live.submit, "quick")
+            await live.supervisor.throw_in(name, error(), chance.randrange(4), work)
+            status = await live.status()
+            assert (status["state"], status["services"][name]["state"]) == ("degraded", "failed")
+            await live.supervisor.heal(name)
+        assert (await live.status())["services"][name]["failures"] == len(ERRORS)
+        assert not await live.is_over(cid)
+        live.gate.set()
+        with anyio.fail_after(SOON):
+            assert (await live.server.engine.history.wait_run(cid)).state == "succeeded"
+            for run in list(live.server.engine.runtime.open.values()):
+                assert (await live.server.engine.history.wait_run(run.cid)).state == "succeeded"
 
 
 @pytest.mark.parametrize("name", ROWS)

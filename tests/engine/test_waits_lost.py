@@ -13,6 +13,7 @@ from tests.engine.test_waiting_trees import waiting as waiting_tree
 from tests.fakes.invariants import check_idle
 from tests.fakes.kernel import copy_of, noting
 
+from aura.bus import Emitted
 from aura.errors import WaitFor
 from aura.plan import Semaphore
 from aura.run import Cause, Request
@@ -336,3 +337,35 @@ async def test_items_that_run_sub_tasks_wait_with_them(
             await world.settle()
             assert states(world) == ["succeeded"] * 4
             assert world.backend.execute("SELECT * FROM wait").fetchall() == []
+
+
+@pytest.mark.parametrize("handler", [False, True], ids=["a step", "a handler, which waits in its place"])
+@pytest.mark.parametrize("lost", [True, False], ids=["lost", "stored"])
+async def test_event_that_is_on_its_way_is_waited_for_no_more_only_when_it_is_stored(
+    tmp_path: Path, lost: bool, handler: bool
+) -> None:
+    emitted: list[Emitted] = []
+
+    async def emits_and_waits() -> None:
+        refused = "WHEN new.payload = CAST('1' AS BLOB)" if lost else "WHEN 0"
+        backend.execute(f"CREATE TRIGGER no BEFORE INSERT ON event {refused} BEGIN SELECT RAISE(ABORT, 'no'); END")
+        emitted.append(kit.engine.runtime.bus.emit("go", 1))
+        raise WaitFor(Wait(WaitKind.EVENT, pattern="go"))
+
+    backend = MemoryBackend()
+    waits = step("w", emits_and_waits)
+    made = task("t", step("a", asks), finally_=[waits]) if handler else task("t", waits)
+    async with opened(tmp_path, made, backend=backend) as kit:
+        run = await kit.begin("t")
+        if handler:
+            await until(lambda: "a" in run.open_waits)
+            await kit.engine.answer(run.cid, "a", None, True, {}, "somebody")
+        await until(lambda: emitted and emitted[0].ticket.done)
+        await quiet()
+        assert run.sealed is not lost
+        if lost:
+            await kit.engine.emit("go", 2)
+        await kit.ended(run)
+        heard = (await kit.steps(run))["w"].output
+        assert (heard["payload"], run.state) == (2 if lost else 1, "succeeded")
+        kit.engine.runtime.faults.clear()

@@ -141,6 +141,8 @@ class FakeEngine:
         self.steps: dict[str, list[StepRecord]] = {}
         self.progress: dict[str, dict[str, Any]] = {}
         self.stored: list[Entry] = []
+        #: The highest id that retention has taken, by stream.
+        self.removed: dict[str, int] = {}
         self.workdirs = Path("/nowhere")
         self.asked: list[tuple[Any, ...]] = []
         self.calls: list[tuple[Any, ...]] = []
@@ -276,6 +278,9 @@ class FakeEngine:
         events = [entry for entry in self.stored if entry.kind == "event" and after < entry.id < until][:limit]
         return EventPage([e for e in events if wanted.fits(e)], events[-1].id if len(events) == limit else None)
 
+    async def removed_to(self, stream: str) -> int:
+        return self.removed.get(stream, 0)
+
     async def cancel(self, cid: str, reason: str | None) -> str:
         run = (await self.get_run(cid)).record
         if run.state in FINAL:
@@ -343,9 +348,19 @@ class FakeEngine:
             "lanes": {"main": {"limit": 4, "running": 0, "queued": 0, "stuck": 0}},
             "resources": {"screen": {"capacity": 1, "in_use": 0, "waiting": 0}},
             "plans": {"ready": 1, "stale": 0, "broken": 1},
-            "store": {"writable": True, "pending": 0, "commits": 0},
+            "store": {"writable": True, "pending": 0, "commits": 0, "disk_free": 2**30},
+            "retention": {
+                "days": 30,
+                "runs": 100,
+                "removed_runs": 0,
+                "removed_rows": 0,
+                "bytes": 4096,
+                "reusable_bytes": 0,
+                "oldest_at": None,
+            },
             "services": {"http": {"state": "running", "failures": 0, "last_error": None}},
             "plan_services": {"open": 1, "stuck": 0},
+            "loop": {"lag_s": 0.0, "stalled": False, "blocked": []},
             "events": {"subscribers": 0, "on_the_way": 0, "failures": 0, "suspended": []},
             "reasons": self.reasons,
         }

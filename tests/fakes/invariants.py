@@ -75,7 +75,7 @@ def check_forgotten(kit: Opened, run: LiveRun) -> None:
 def check_idle(kit: Opened) -> None:
     """Nobody runs and nobody waits, and nobody holds anything but what is spent."""
     for lane in kit.engine.dispatcher.lanes.values():
-        assert (lane.waiting, lane.placed, lane.stuck) == (0, set(), set()), lane.name
+        assert (lane.waiting, lane.waiting_bytes, lane.placed, lane.stuck) == (0, 0, set(), set()), lane.name
     assert not kit.engine.runtime.open
     for name, resource, in_use, waiting in kit.engine.claims.pool:
         assert (waiting, isinstance(resource, Rate) or in_use) in ((0, True), (0, 0)), name

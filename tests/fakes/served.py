@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import PIPE
@@ -85,9 +85,14 @@ def write_plans(folder: Path, files: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def open_served(folder: Path, *argv: str, env: Mapping[str, str] | None = None) -> Iterator[Served]:
-    """Serve ``folder/plans`` with ``folder/data``; the server's log is ``folder/server.log``."""
-    command = [AURA, "serve", "--data", "data", *(argv or ("--port", "0"))]
+def open_served(
+    folder: Path, *argv: str, env: Mapping[str, str] | None = None, within: Sequence[str] = ()
+) -> Iterator[Served]:
+    """Serve ``folder/plans`` with ``folder/data``; the server's log is ``folder/server.log``.
+
+    ``within`` is a command that runs another in a place of its own, such as a namespace.
+    """
+    command = [*within, AURA, "serve", "--data", "data", *(argv or ("--port", "0"))]
     with (
         open(folder / "server.log", "a", encoding="utf-8") as log,
         subprocess.Popen(

@@ -28,10 +28,11 @@ and what has to come of it, all of it exact and nothing needed:
     check      instead of a run: the problems that loading finds, each ``line:column: part of the message``
 
 ``do`` is a list of: ``start`` a task, with the request's wishes, named by ``as``; ``together``, a list of starts;
-``find`` the last run of a task and name it; ``wait`` so many seconds; wait ``until`` a run, or a ``step`` of it, is in
-a ``state``; ``cancel pause resume`` a run, set its ``priority``, ``rerun`` it; ``emit`` an event with a ``payload``;
-``answer`` a ``step`` of a run, with its ``index``, ``values`` and ``approved: false``; ``crash`` or ``restart`` the
-server. ``pause`` waits until it rests, unless ``rests`` is false. With ``refused`` it has to be refused with this code.
+``find`` the last run of a task and name it; ``wait`` so many seconds; wait ``until`` a run, or a ``step`` of it, is
+in a ``state``; ``cancel pause resume`` a run, set its ``priority``, ``rerun`` it; ``emit`` an event with a
+``payload``; ``answer`` a ``step`` of a run, with its ``index``, ``values`` and ``approved: false``; ``crash`` or
+``restart`` the server; ``stop`` or ``start`` its ``engine``. ``pause`` waits until it rests, unless ``rests`` is
+false. With ``refused`` it has to be refused with this code.
 """
 
 from collections.abc import Iterator, Mapping

@@ -134,6 +134,7 @@ class Doing:
         if "takes" in self.data:
             assert took == pytest.approx(self.data["takes"], abs=0.01), self._explained()
         await self._check_logs()
+        self._check_nothing_is_open()
         if "do" not in self.data:
             await self._check_run(self.runs["t"], self.data)
         self._check_values()
@@ -190,6 +191,10 @@ class Doing:
         match doing:
             case {"cancel": name, **keys}:
                 await engine.cancel(self.runs[name].cid, keys.get("reason"))
+            case {"engine": "stop"}:
+                await engine.stop("cancel", 10.0)
+            case {"engine": "start"}:
+                await engine.start()
             case {"pause": name, **keys}:
                 await engine.pause(self.runs[name].cid)
                 if keys.get("rests", True):
@@ -213,6 +218,14 @@ class Doing:
             check_said([r["message"] for r in entries if r["fields"].get("said")], self.data["said"])
         for part in self.data.get("logged", ()):
             assert any(part in r["message"] for r in entries), [r["message"] for r in entries]
+
+    def _check_nothing_is_open(self) -> None:
+        """Of runs that have ended no step and no item is open, and nothing waits."""
+        for table in ("step", "item"):
+            states = self.world.backend.execute(f"SELECT DISTINCT state FROM {table}").fetchall()
+            assert {state for (state,) in states} <= STEP_FINAL, (table, self._explained())
+        for table in ("wait", "checkpoint"):
+            assert self.world.backend.execute(f"SELECT * FROM {table}").fetchall() == []
 
     def _check_values(self) -> None:
         """Compare the expressions of a case with their values, and those that are wrong with their errors."""

@@ -217,10 +217,24 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         "after a crash no sub-task starts alone",
-        "engine/boot.py",
-        "else decide_child(one, decided.get(parent_cid))",
-        "else decide(one)",
+        "engine/orphans.py",
+        "else decide_child(own, decided.get(parent_cid))",
+        "else own",
         "tests/engine/test_boot_trees.py",
+    ),
+    Mutation(
+        "only what may run again does, after a crash",
+        "engine/orphans.py",
+        "            return rule is Rule.AGAIN\n",
+        "            return True\n",
+        "tests/engine/test_resume_at_every_turn.py",
+    ),
+    Mutation(
+        "the code of a run that goes on is kept",
+        "engine/executor.py",
+        "keeping_code(run) if run.recovery is Recovery.RESUME else None",
+        "None",
+        "tests/engine/test_resume_at_every_turn.py",
     ),
     Mutation(
         "a bad unit fails alone",

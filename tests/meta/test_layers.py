@@ -27,7 +27,7 @@ LAYERS: Mapping[str, str] = {
     "one run": "runs",
     "all runs": "engine",
     "shipped actions": "builtin",
-    "doors": "api web server embed client cli",
+    "doors": "api notify web server serving embed client cli",
     "for authors": "testing",
 }
 #: What plan authors import, and the version: it belongs to the nouns, and everyone may import it.

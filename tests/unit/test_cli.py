@@ -99,9 +99,11 @@ STATUS: dict[str, Any] = {
     "lanes": {"main": {"limit": 4, "running": 1, "queued": 7, "stuck": 0}},
     "resources": {"lab/screen": {"capacity": 2, "in_use": 1, "waiting": 3}},
     "plans": {"ready": 2, "stale": 1, "broken": 0},
-    "store": {"writable": True, "pending": 0, "commits": 1},
+    "store": {"writable": True, "pending": 0, "commits": 1, "disk_free": 2**30},
+    "retention": None,
     "services": {},
     "plan_services": {"open": 0, "stuck": 0},
+    "loop": {"lag_s": 0.0, "stalled": False, "blocked": []},
     "events": {"subscribers": 0, "on_the_way": 0, "failures": 0, "suspended": []},
     "reasons": [],
 }

@@ -4,17 +4,21 @@ import fcntl
 import os
 import sqlite3
 import struct
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from tests.fakes.commands import Command, Outcome, commands_in
 from tests.fakes.server import FakeServer, open_fake_server
 
 from aura import __version__
+from aura.cli import database, folders
 from aura.cli import doctor as doctor_module
-from aura.cli import folders
+from aura.stores.backup import back_up
+from aura.stores.disk import FolderDisk, Free
 from aura.stores.sqlite import SqliteBackend, schema_steps
 
 STATUS = {
@@ -28,6 +32,8 @@ STATUS = {
     "store": {"writable": True, "pending": 0, "commits": 1},
     "services": {},
 }
+#: Of this process: other tests may look for leftovers at the same time.
+STORE = uuid4().hex
 TASK = "steps: {a: {action: log, params: {message: x}}}"
 
 
@@ -140,6 +146,23 @@ def test_data_folder_on_a_network_file_system_fails(run: Command, data: Path, mo
     assert "network file system (nfs4); choose a folder on a local disk" in found
 
 
+@pytest.mark.parametrize(
+    ("kind", "text"), [("tmpfs", "lost at the next restart"), ("overlay", "lost with the container"), ("ext4", "")]
+)
+def test_data_folder_that_does_not_last_is_warned_about(
+    run: Command, data: Path, monkeypatch: pytest.MonkeyPatch, kind: str, text: str
+) -> None:
+    monkeypatch.setattr(folders, "file_system", lambda path: kind)
+    found = [line for line in said(run("doctor"), "warn") if line.startswith("data folder")]
+    assert [text in line for line in found] == ([True] if text else [])
+
+
+def test_disk_with_too_few_files_fails(run: Command, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FolderDisk, "free", lambda self: Free(2**40, 5))
+    (found,) = said(run("doctor"), "fail")
+    assert found.startswith("disk: 5 more files can be made")
+
+
 def test_disk_with_too_little_room_fails(run: Command, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AURA_STORE__MIN_FREE", "900TB")
     (found,) = said(run("doctor"), "fail")
@@ -152,7 +175,7 @@ def test_lock_that_is_held_is_seen_without_taking_it(run: Command, data: Path) -
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = run("doctor")
     assert ", a server holds it" in found.out
-    assert "only its header was read" in found.out
+    assert "its pages were not checked" in found.out
     assert any("one holds the data folder, but no server answers" in line for line in said(found, "fail"))
 
 
@@ -214,7 +237,7 @@ def test_check_of_a_huge_database_ends_in_time(run: Command, data: Path, monkeyp
     )
     db.commit()
     db.close()
-    monkeypatch.setattr(folders, "CHECK_TIME", 0.0)
+    monkeypatch.setattr(database, "CHECK_TIME", 0.0)
     found = run("doctor")
     assert (found.code, "too large to be checked within 0 s" in found.out) == (0, True)
 
@@ -222,6 +245,70 @@ def test_check_of_a_huge_database_ends_in_time(run: Command, data: Path, monkeyp
 def test_database_from_the_future_is_the_clock_s_fault(run: Command, data: Path) -> None:
     os.utime(data / "aura.db", (4_000_000_000, 4_000_000_000))
     assert any(line.startswith("clock: ") for line in said(run("doctor"), "warn"))
+
+
+def begin_boot(data: Path, started_at: float, ended_at: float | None) -> None:
+    """Note the third start of a server."""
+    store = SqliteBackend(data / "aura.db")
+    store.execute("INSERT INTO meta VALUES ('store_id', ?)", (STORE,))
+    store.execute("INSERT INTO boot VALUES (3, ?, ?, '0')", (started_at, ended_at))
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("ended_at", "level", "text"),
+    [(None, "warn", "3 did not end in good order"), (2.0, "ok", "3 ended in good order, at ")],
+)
+def test_end_of_the_last_server_is_told(
+    run: Command, data: Path, ended_at: float | None, level: str, text: str
+) -> None:
+    begin_boot(data, 1.0, ended_at)
+    before = snapshot(data)
+    found = run("doctor")
+    assert (found.code, any(line.startswith(f"boot: {text}") for line in said(found, level))) == (0, True)
+    assert snapshot(data) == before
+
+
+def test_database_that_no_server_has_started_on_is_ok(run: Command, data: Path) -> None:
+    found = said(run("doctor"), "ok")
+    assert "boot: no server has started on it yet" in found
+    size = (data / "aura.db").stat().st_size / 2**20
+    assert f"database: {size:.1f} MiB, and 0.0 MiB of its log" in found
+
+
+def test_clock_that_was_put_back_is_warned_about(run: Command, data: Path) -> None:
+    begin_boot(data, time.time() + 500, None)
+    (found,) = [line for line in said(run("doctor"), "warn") if line.startswith("clock: the newest record")]
+    assert "s ahead of this clock: it was put back; set the clock right" in found
+
+
+@pytest.mark.parametrize(
+    ("tag", "held", "told"),
+    [(f"{STORE}.3", False, True), (f"{STORE}.3", True, False), (f"{STORE}.2", True, True), ("other.2", False, False)],
+    ids=["the last one's", "the present one's", "an older one's", "another folder's"],
+)
+def test_processes_that_a_server_has_left_are_named(
+    run: Command, data: Path, monkeypatch: pytest.MonkeyPatch, tag: str, held: bool, told: bool
+) -> None:
+    begin_boot(data, 1.0, None)
+    monkeypatch.setattr(database, "is_held", lambda folder: held)
+    with subprocess.Popen(["cat"], env={"AURA_BOOT": tag}, stdin=subprocess.PIPE) as process:
+        found = [line for line in said(run("doctor"), "warn") if line.startswith("processes: ")]
+    assert any(f"has left {process.pid} running" in line for line in found) is told
+
+
+def test_log_of_another_database_beside_a_backup_fails(run: Command, data: Path) -> None:
+    back_up(data / "aura.db", data / "copy", len(schema_steps()))
+    (data / "copy").rename(data / "aura.db")
+    (data / "aura.db-wal").write_bytes(b"of another one")
+    (found,) = [line for line in said(run("doctor"), "fail") if line.startswith("database")]
+    assert "belongs to the database that was there before" in found
+
+
+def test_log_without_its_database_fails(run: Command, data: Path) -> None:
+    (data / "aura.db").rename(data / "aura.db-wal")
+    (found,) = [line for line in said(run("doctor"), "fail") if line.startswith("database")]
+    assert f"{data / 'aura.db'} is gone, and {data / 'aura.db-wal'} has what was written to it last" in found
 
 
 # -- plans, clock, bounds, server -------------------------------------------------------------------------------------
@@ -272,6 +359,22 @@ def test_clock_s_tool_that_hangs_is_not_waited_for(
     began = time.monotonic()
     assert "clock: nothing here says who sets it" in said(run("doctor"), "ok")
     assert time.monotonic() - began < 40
+
+
+def test_bounds_are_those_of_settings_and_code(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AURA_LANES__MAIN__QUEUE", "77")
+    monkeypatch.setenv("AURA_STORE__RETENTION__DAYS", "9")
+    monkeypatch.setattr("aura.web.app.MAX_STREAMS", 4321)
+    found = [line.removeprefix("bounds: ") for line in said(run("doctor"), "ok") if line.startswith("bounds: ")]
+    kinds = [line.partition(":")[0] for line in found]
+    assert kinds == [
+        *("lane main", "lane event", "lane interrupt", "requests", "streams", "tokens", "outputs", "processes"),
+        *("events", "state of a plan", "history", "history of no run", "log lines on their way to the store"),
+        "connections",
+    ]
+    assert "77 more wait" in found[0]
+    assert found[4].startswith("streams: 4321,")
+    assert "for 9 days" in found[10]
 
 
 def test_few_files_are_fewer_connections(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:

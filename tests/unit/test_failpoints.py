@@ -28,7 +28,7 @@ SOURCE = ROOT / "src" / "aura"
 #: All places that commit, or write to the database in another way, with what stands there. A new one needs its site.
 COMMITS = {
     ("store.py", "COMMIT"),
-    ("boot.py", "COMMIT"),
+    ("engine/boot.py", "COMMIT"),
     ("stores/sqlite.py", "COMMIT"),
     ("stores/sqlite.py", "executescript"),
     ("stores/sqlite.py", "PRAGMA wal_checkpoint(TRUNCATE)"),

@@ -121,9 +121,21 @@ async def test_leftover_may_clean_up(tmp_path: Path) -> None:
     assert cleaned.exists()
 
 
+async def test_first_boot_looks_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No boot of this folder was before it; each look at all processes takes its time."""
+
+    def looked() -> list[leftovers.Seen]:
+        raise AssertionError("it looked")
+
+    monkeypatch.setattr(leftovers, "look_at_all", looked)
+    assert await leftovers.end_leftovers(STORE, 1) == []
+    with pytest.raises(AssertionError):
+        await leftovers.end_leftovers(STORE, 2)
+
+
 def test_server_that_was_started_by_a_run_spares_itself_and_its_ancestors() -> None:
     script = (
-        "import anyio, sys; from aura import leftovers; "
+        "import anyio, sys; from aura.processes import leftovers; "
         f"sys.exit(len(anyio.run(leftovers.end_leftovers, {STORE!r}, 2)))"
     )
     command = ["sh", "-c", '"$0" -c "$1"; exit $?', sys.executable, script]

@@ -5,10 +5,25 @@ from typing import Any
 
 import pytest
 
+from aura.records.ageing import NOBODYS, find_cutoff, take_keys, take_of_nobody
 from aura.records.keys import KeyRow, find_key, insert_key
 from aura.records.reading import RunFilter, get_run, get_step_rows, get_steps, list_runs, read_logs, read_run_stream
+from aura.records.removal import (
+    Bounds,
+    Clearing,
+    Gone,
+    Window,
+    family_of,
+    find_known,
+    find_runs,
+    find_window,
+    remove_runs,
+)
 from aura.store import Execute
 from aura.stores.memory import MemoryBackend
+
+#: Everything is old.
+OLD = Bounds(cutoff=9.0, fresh=9.0, runs=3)
 
 
 def explained(query: Callable[[Execute], object]) -> list[str]:
@@ -161,8 +176,18 @@ def test_window_is_right_where_the_clock_was_put_back(wanted: RunFilter, seqs: l
         pytest.param(lambda x: insert_key(KeyRow("run", "k", b"", b"", 1, 1, 1.0))(x), id="new key"),
         pytest.param(lambda x: read_logs(x, after=1, limit=10, cid="a"), id="lines of a run"),
         pytest.param(lambda x: read_logs(x, after=1, limit=10, newest=True), id="newest lines"),
+        pytest.param(lambda x: find_window(x, OLD), id="what may go"),
+        pytest.param(lambda x: find_runs(x, OLD, Window(5, 5, 6), 0, 10), id="runs that go"),
+        pytest.param(lambda x: family_of(x, 1, 1.0, 6), id="family that goes"),
+        pytest.param(lambda x: remove_runs([Gone(1, "a")])(x), id="going"),
+        pytest.param(lambda x: Clearing([Gone(1, "a")], 10)(x), id="what is left"),
+        pytest.param(lambda x: find_known(x, ["a"]), id="workdirs"),
+        pytest.param(lambda x: find_cutoff(x, NOBODYS[0], 1.0), id="lines of nobody"),
+        pytest.param(lambda x: take_of_nobody(NOBODYS[0], 1.0)(x, 10), id="old lines"),
+        pytest.param(lambda x: take_of_nobody(NOBODYS[1], 1.0)(x, 10), id="old events"),
+        pytest.param(lambda x: take_keys(1.0)(x, 10), id="old keys"),
     ],
 )
 def test_what_is_of_one_run_is_found_by_an_index(query: Callable[[Execute], object]) -> None:
-    tables = ("run", "step", "history", "log", "h", "r", "idempotency")
+    tables = ("run", "step", "history", "log", "event", "item", "wait", "h", "r", "p", "c", "idempotency")
     assert not [line for line in explained(query) if line in {f"SCAN {table}" for table in tables}]

@@ -132,7 +132,9 @@ def test_list_of_steps_is_a_sequence(tmp_path: Path) -> None:
         pytest.param(f"timeout: 90\nsteps: {{a: {LOG}}}", "1:10: timeout: 90 has no unit; say 90s", id="timeout"),
         pytest.param(f"timeout: 0\nsteps: {{a: {LOG}}}", "1:10: timeout: 0 would be over at once", id="timeout-0"),
         pytest.param(
-            f"recovery: resume\nsteps: {{a: {LOG}}}", "1:11: recovery: `resume` is not supported", id="resume"
+            f"recovery: resum\nsteps: {{a: {LOG}}}",
+            "1:11: recovery: fail or resume or restart is needed, not 'resum'; did you mean 'resume'?",
+            id="recovery",
         ),
         pytest.param(f"labels: {{a: 1}}\nsteps: {{a: {LOG}}}", "1:13: the label a must be plain text", id="label"),
         pytest.param(f"labels: [a]\nsteps: {{a: {LOG}}}", "1:9: labels must be a mapping, not a list", id="labels"),

@@ -1,6 +1,6 @@
 """``aura doctor``: what an operator needs to know of this machine, these settings and this data, on a page.
 
-It changes nothing. What is on the disk is looked at in ``folders``.
+It changes nothing. What is on the disk is looked at in ``folders`` and ``database``, what may grow in ``bounds``.
 """
 
 import os
@@ -48,12 +48,16 @@ def _findings() -> Iterator[Finding]:
         what, _, advice = str(error).partition("; ")
         yield fail("settings", what, advice or "see docs/reference/settings.md")
         return
+    from aura.cli.bounds import check_bounds
+    from aura.cli.database import check_database
     from aura.cli.folders import check_data, check_plans_folder, is_held
 
     yield from check_data(settings)
+    if settings.data.is_dir():
+        yield from check_database(settings.data)
     yield from check_plans_folder(settings)
     yield from _check_clock()
-    yield from _check_bounds(settings)
+    yield from check_bounds(settings)
     yield from _check_server(is_held(settings.data))
 
 
@@ -96,22 +100,6 @@ def _check_clock() -> Iterator[Finding]:
         yield warn("clock", "not synchronized by NTP", "`timedatectl set-ntp true`, or let another service set it")
     else:
         yield ok("clock", "synchronized by NTP" if synchronized == "yes" else "nothing here says who sets it")
-
-
-def _check_bounds(settings: "Settings") -> Iterator[Finding]:
-    from aura.web.app import MAX_STREAMS
-    from aura.web.server import MAX_CONNECTIONS, connection_limit
-
-    lanes = ", ".join(f"{name} {lane.limit} (queue {lane.queue})" for name, lane in settings.lanes.items())
-    yield ok("bounds", f"places by lane: {lanes}")
-    body, ring = settings.server.body_limit // 1024, settings.logs.ring
-    yield ok("bounds", f"a request's body {body} KiB, {ring} log records for a live reader, {MAX_STREAMS} streams")
-    limit = connection_limit()
-    if limit < MAX_CONNECTIONS:
-        detail = f"{limit} connections, not {MAX_CONNECTIONS}, since a process may open few files here"
-        yield warn("bounds", detail, "raise it if you need more: ulimit -n, or LimitNOFILE= of its unit")
-    else:
-        yield ok("bounds", f"{limit} connections")
 
 
 def _check_server(held: bool) -> Iterator[Finding]:

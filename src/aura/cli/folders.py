@@ -1,14 +1,10 @@
-"""What ``aura doctor`` looks at on the disk: the data folder, its lock and its database, the plans folder.
+"""What ``aura doctor`` looks at on the disk: the data folder and its lock, the plans folder.
 
 Nothing is changed and nothing is locked: whether a server holds the folder is read from ``/proc/locks``.
 """
 
 import os
-import shutil
-import sqlite3
 import stat
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,18 +12,20 @@ from typing import TYPE_CHECKING
 from aura.cli.findings import Finding, fail, ok, warn
 from aura.errors import AuraError, ConfigError
 from aura.settings import Settings
-from aura.stores.folder import DATABASE_NAME, LOCK_NAME, NETWORK, file_system
-from aura.stores.sqlite import schema_steps
+from aura.stores.disk import FolderDisk
+from aura.stores.folder import LOCK_NAME, NETWORK, file_system
+from aura.stores.space import MIN_FILES
 
 if TYPE_CHECKING:
     from aura.plan import Plan
 
 LOCKS = Path("/proc/locks")
-#: Seconds for the check of a database, and up to which size it is copied for it if its server ended badly.
-CHECK_TIME = 10.0
-COPIED = 256 * 1024 * 1024
-_MAGIC = b"SQLite format 3\0"
-_VERSION_AT = 60
+#: Kinds of file systems that do not keep what is on them: when it is lost, and what to do.
+PASSING = {
+    "tmpfs": ("is lost at the next restart of this machine", "choose a folder on a disk with --data"),
+    "ramfs": ("is lost at the next restart of this machine", "choose a folder on a disk with --data"),
+    "overlay": ("is lost with the container that this is, if it is one", "put the data folder on a volume"),
+}
 
 
 def check_data(settings: Settings) -> Iterator[Finding]:
@@ -38,8 +36,7 @@ def check_data(settings: Settings) -> Iterator[Finding]:
         return
     try:
         yield from _check_folder(folder)
-        yield _check_room(folder, settings.store.min_free)
-        yield from _check_database(folder)
+        yield from _check_room(folder, settings.store.min_free)
     except OSError as error:
         yield fail("data folder", f"{folder}: {error.strerror}", "run this as the server's user")
 
@@ -62,6 +59,9 @@ def _check_folder(folder: Path) -> Iterator[Finding]:
         return
     if kind in NETWORK:
         yield fail("data folder", f"{folder} is on a network file system ({kind})", "choose a folder on a local disk")
+    if kind in PASSING:
+        when, advice = PASSING[kind]
+        yield warn("data folder", f"{folder} is on {kind}, and so {when}", advice)
     if status.st_uid != os.geteuid():
         yield fail("data folder", f"{folder} belongs to uid {status.st_uid}", "run `aura` as that user, or move it")
     if status.st_mode & 0o077:
@@ -73,76 +73,14 @@ def _check_folder(folder: Path) -> Iterator[Finding]:
             yield warn("data folder", f"{file} has mode {mode & 0o777:04o}", f"chmod 0600 {file}")
 
 
-def _check_room(folder: Path, least: int) -> Finding:
-    free = shutil.disk_usage(folder).free
-    detail = f"{free // 2**20} MiB free, at least {least // 2**20} MiB wanted (store.min_free)"
-    return ok("disk", detail) if free >= least else fail("disk", detail, "make room, or new work will be refused")
-
-
-# -- the database -----------------------------------------------------------------------------------------------------
-
-
-def _check_database(folder: Path) -> Iterator[Finding]:
-    file = folder / DATABASE_NAME
-    if not file.exists() or not file.stat().st_size:
-        yield ok("database", "there is none yet; the first `aura serve` makes it")
-        return
-    with file.open("rb") as opened:
-        header = opened.read(100)
-    if not header.startswith(_MAGIC):
-        yield fail("database", f"{file} is not one of SQLite", "put a backup there")
-        return
-    yield _check_version(int.from_bytes(header[_VERSION_AT : _VERSION_AT + 4]))
-    yield _check_content(folder, file)
-    if file.stat().st_mtime > time.time() + 60:
-        yield warn("clock", f"{file} was written in what is the future by this clock", "set the clock right")
-
-
-def _check_version(version: int) -> Finding:
-    known = len(schema_steps())
-    if version > known:
-        advice = "install the newer Aura again, or use another data folder"
-        return fail("database", f"schema {version}, written by a newer Aura; this one knows {known}", advice)
-    later = "" if version == known else f"; the next start brings it to {known}"
-    return ok("database", f"schema {version}{later}")
-
-
-def _check_content(folder: Path, file: Path) -> Finding:
-    if is_held(folder):
-        return ok("database", "in use, so that only its header was read; the server checked it when it started")
-    wal = file.with_name(f"{file.name}-wal")
-    try:
-        if not wal.exists() or not wal.stat().st_size:
-            return _quick_check(file)
-        if file.stat().st_size + wal.stat().st_size > COPIED:
-            return ok("database", "its server did not end by itself; the next start checks it")
-        with tempfile.TemporaryDirectory(prefix="aura-doctor-") as copies:
-            copy = Path(shutil.copy(file, copies))
-            shutil.copy(wal, copies)
-            return _quick_check(copy, "mode=rw")  # of a copy: SQLite has to write beside a log that it reads
-    except sqlite3.Error as error:
-        return _damaged(str(error))
-
-
-def _quick_check(file: Path, mode: str = "mode=ro&immutable=1") -> Finding:
-    end = time.monotonic() + CHECK_TIME
-    db = sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True)
-    try:
-        db.set_progress_handler(lambda: time.monotonic() > end, 10_000)
-        found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
-            raise
-        return ok("database", f"too large to be checked within {CHECK_TIME:.0f} s; nothing was wrong till then")
-    finally:
-        db.close()
-    return ok("database", "quick_check finds nothing wrong") if found == "ok" else _damaged(found)
-
-
-def _damaged(what: str) -> Finding:
-    return fail(
-        "database", f"damaged: {what}", "put a backup there, or keep the file and let `sqlite3 … .recover` help"
-    )
+def _check_room(folder: Path, least: int) -> Iterator[Finding]:
+    free = FolderDisk(folder).free()
+    detail = f"{free.bytes // 2**20} MiB free, at least {least // 2**20} MiB wanted (store.min_free)"
+    advice = "make room; till then new work is refused"
+    yield ok("disk", detail) if free.bytes >= least else fail("disk", detail, advice)
+    if free.files is not None:
+        detail = f"{free.files} more files can be made, at least {MIN_FILES} wanted"
+        yield ok("disk", detail) if free.files >= MIN_FILES else fail("disk", detail, advice)
 
 
 # -- the plans --------------------------------------------------------------------------------------------------------

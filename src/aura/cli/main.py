@@ -42,6 +42,7 @@ COMMANDS = {
     "stop": "system",
     "reload": "system",
     "token": "token",
+    "backup": "backup",
     "doctor": "doctor",
     "open": "open",
     "schema": "schema",

@@ -7,6 +7,7 @@ escapes what JSON itself would let through. Tables are plain aligned columns, so
 import json
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -58,8 +59,9 @@ def print_json(value: Any) -> None:
 
 
 def say(message: str) -> None:
-    """A line for the user on stderr."""
-    click.echo(message, err=True)
+    """A line for the user on stderr; that nobody can read it changes nothing, the exit code least of all."""
+    with suppress(OSError):
+        click.echo(message, err=True)
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]], below: Sequence[Sequence[str]] = ()) -> None:

@@ -37,6 +37,6 @@ def serve(
     settings = settings_of(flags)
     if no_auth:
         say("aura: warning: --no-auth: every user of this machine can run commands here")
-    from aura.server import run_server
+    from aura.serving import run_server
 
     return run_server(settings)

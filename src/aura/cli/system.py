@@ -36,6 +36,8 @@ def _facts(status: api.ServerStatus) -> Iterator[tuple[str, Any]]:
     yield "started", local_time(status.started_at)
     yield "up for", seconds(status.uptime_s)
     yield "plans", ", ".join(f"{count} {word}" for word, count in plans if count) or "none"
+    if status.retention and status.retention.bytes is not None:
+        yield "history", _said_of_history(status.retention)
     yield from (("reason", reason) for reason in status.reasons)
     yield from (("service", _said_of(name, child)) for name, child in status.services.items() if child.failures)
 
@@ -90,6 +92,12 @@ def say_problems(problems: Iterable[Problem]) -> None:
 def _said_of(name: str, child: api.ServiceStatus) -> str:
     times = "once" if child.failures == 1 else f"{child.failures} times"
     return f"{name} is {child.state}, has failed {times}, the last time with {child.last_error}"
+
+
+def _said_of_history(kept: api.RetentionStatus) -> str:
+    since = f", runs since {local_time(kept.oldest_at)}" if kept.oldest_at else ""
+    gone = f", {kept.removed_runs} removed" if kept.removed_runs else ""
+    return f"{(kept.bytes or 0) / 2**20:.1f} MiB{since}{gone}"
 
 
 def _say_state(answer: api.EngineAnswer, as_json: bool, then: str) -> None:

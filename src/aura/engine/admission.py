@@ -133,15 +133,19 @@ class Admission:
             if isinstance(bad, RequestError):
                 raise bad
         requests = [request for request in given if isinstance(request, Request)]
+        with self._runtime.measures.refusals:  # of the whole batch: it may be asked again as it is
+            self.check_open()
+            self.check_space()
         beside: Counter[Slot] = Counter()
+        acceptable: list[Accepted] = []
         for index, request in enumerate(requests):
             try:
                 with self._runtime.measures.refusals:
-                    self._check(request, cause, beside=beside)
+                    acceptable.append(self._check(request, cause, beside=beside)[0])
             except RequestError as refused:
                 raise _within_batch(refused, index) from None
         with self._runtime.measures.refusals:
-            self._check_room(requests)
+            self._check_room(acceptable)
         return requests
 
     def request_together(
@@ -224,11 +228,14 @@ class Admission:
         """Say what is accepted. ``beside`` counts those of one batch that are looked at together, by their slots."""
         parent = origin.run if origin and origin.call else None
         self.check_open(within=parent is not None)
+        if parent is None:
+            self.check_space()
         generation, task = self._runtime.generations.task(request.plan_name, request.task_name)
         inputs = _checked_inputs(task, request)
+        encoded = encode(inputs)
         lane = request.lane or task.lane
         if parent is None:
-            self._check_lane(lane, 1)
+            self._check_lane(lane, 1, len(encoded))
         labels = {**task.labels, **request.labels}
         slot = self._modes.slot(generation, task, inputs, labels)
         if slot is not None:
@@ -255,7 +262,7 @@ class Admission:
             root_cid=origin.run.accepted.root_cid if origin else cid,
             depth=origin.run.accepted.depth + 1 if origin else 0,
             boot=self._runtime.boot,
-            inputs=encode(inputs),
+            inputs=encoded,
             mode_key=slot.key if slot else None,
             secret_inputs=secret_pointers(task, inputs),
             call=origin.call if origin else None,
@@ -276,26 +283,28 @@ class Admission:
         if unavailable is not None:
             raise RequestError("storage_unavailable", str(unavailable), retry_after=RETRY_AFTER)
 
-    def _check_lane(self, name: str, wanted: int) -> None:
+    def check_space(self) -> None:
+        """Say whether the disk has room for new work; what was accepted goes on without asking.
+
+        Raises:
+            RequestError: ``storage_unavailable``.
+        """
+        refusal = self._runtime.space.refusal
+        if refusal is not None:
+            raise RequestError("storage_unavailable", refusal, retry_after=RETRY_AFTER)
+
+    def _check_lane(self, name: str, wanted: int, size: int) -> None:
         if name not in OPEN_LANES:
             known = " or ".join(sorted(OPEN_LANES))
             raise RequestError("invalid", f"there is no lane {name!r}", errors=[FieldError("/lane", f"say {known}")])
-        lane = self._dispatcher.lanes[name]
-        if lane.waiting + wanted > lane.queue_limit:
-            raise RequestError(
-                "queue_full",
-                f"{lane.waiting} runs wait in lane {name}, and it takes {lane.queue_limit}; ask again later",
-                retry_after=RETRY_AFTER,
-            )
+        full = self._dispatcher.lanes[name].full(wanted, size)
+        if full is not None:
+            raise RequestError("queue_full", f"{full}; ask again later", retry_after=RETRY_AFTER)
 
-    def _check_room(self, requests: Sequence[Request]) -> None:
-        wanted: dict[str, int] = {}
-        for request in requests:
-            _, task = self._runtime.generations.task(request.plan_name, request.task_name)
-            lane = request.lane or task.lane
-            wanted[lane] = wanted.get(lane, 0) + 1
-        for lane, count in wanted.items():
-            self._check_lane(lane, count)
+    def _check_room(self, beside: Sequence[Accepted]) -> None:
+        for lane in {one.lane for one in beside}:
+            sizes = [len(one.inputs) for one in beside if one.lane == lane]
+            self._check_lane(lane, len(sizes), sum(sizes))
 
     # -- making and undoing
 

@@ -1,49 +1,33 @@
 """The boot: counts this start, and settles what an older one left, before anybody is told that the server is ready.
 
 Only one process owns the data folder (the lock), so whatever an older boot left as running is an orphan by proof: there
-are no heartbeats and no leases. Each orphan is moved by the boot table of ``lifecycle`` with compare-and-set, all of
-them in one transaction with their history. A crash in the middle of it changes nothing.
+are no heartbeats and no leases. What becomes of each is decided in ``orphans``. Here they are moved with
+compare-and-set, all of them in one transaction with their history. A crash in the middle of it changes nothing.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 import msgspec
 
 from aura.clock import Clock
-from aura.errors import InternalError, StoreCannotCreate, StoreReadOnly
+from aura.engine.orphans import IN_THE_MIDDLE, UNKNOWN_STEP, Orphan, decide_all
+from aura.errors import StoreCannotCreate, StoreReadOnly
 from aura.events import EventEntry
 from aura.failpoints import Moment, Site, passed
-from aura.lifecycle import FINAL, PLACED, STARTABLE, STEP_FINAL, Recovery, RunState, StepState, Stop, boot_move
+from aura.lifecycle import FINAL, STARTABLE, STEP_FINAL, RunState, StepState
 from aura.records.boots import OpenRun, read_open_runs
 from aura.records.checkpoints import forget_checkpoints
 from aura.records.columns import encode, encoded
-from aura.records.generations import drop_generations
-from aura.records.loops import end_items, forget_items
+from aura.records.generations import drop_generations, read_again
+from aura.records.loops import LoopUnit, end_items, forget_items
 from aura.records.runs import Accepted, RunColumns, StepRow, change_run
 from aura.records.waits import forget_waits
-from aura.run import Cause, Failure
+from aura.run import Cause
 from aura.runs.restoring import inherited_of
 from aura.runs.runtime import Runtime, history_row
 from aura.store import Execute, raise_if_lost
-
-#: Why a sub-task is ended that had not begun, or rested.
-PARENT_ENDED = "its parent has ended"
-#: After so many crashes in a row under the same run it is not started again (reason ``parked``).
-PARK_AFTER = 3
-
-
-class Orphan(msgspec.Struct, frozen=True):
-    """A run that an older boot left open, and what becomes of it."""
-
-    found: OpenRun
-    to: RunState
-    reason: str | None
-    error: Failure | None
-    cleanup_error: Failure | None
-    crashes: int
 
 
 def in_one_transaction(execute: Execute, site: Site, work: Callable[[], None]) -> None:
@@ -59,23 +43,25 @@ def in_one_transaction(execute: Execute, site: Site, work: Callable[[], None]) -
             work()
             passed(site, Moment.INSIDE)
         except BaseException:
-            execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # a disk that is full has made SQLite do so already
+                execute("ROLLBACK")
             raise
         execute("COMMIT")
     except sqlite3.Error as error:
         with suppress(StoreReadOnly):
             raise_if_lost(error)
-        message = f"the database cannot be written: {error}; if another process holds it, end that and start again"
+        advice = "make room if its disk is full, end what holds it if it is locked, and start again"
+        message = f"the database cannot be written: {error}; {advice}"
         raise StoreCannotCreate(message) from error
     passed(site, Moment.AFTER)
 
 
 def settle_orphans(execute: Execute, runtime: Runtime, clock: Clock) -> list[OpenRun]:
-    """Move every orphan, and give the runs that are queued or preempted now, in the order of their acceptance.
+    """Move every orphan, and give the runs that may start now, or rest, in the order of their acceptance.
 
     Runs on the writing connection, before the store's flusher does.
     """
-    orphans = decide_all(read_open_runs(execute))
+    orphans = decide_all(read_open_runs(execute), read_again(execute), clock.wall())
     staged = []
 
     def settle() -> None:
@@ -94,112 +80,8 @@ def settle_orphans(execute: Execute, runtime: Runtime, clock: Clock) -> list[Ope
     return [_as_moved(o) for o in orphans if o.to in STARTABLE]
 
 
-def decide_all(found: Iterable[OpenRun]) -> list[Orphan]:
-    """Say what becomes of each; they come in the order of acceptance, and so a parent before its sub-tasks."""
-    decided: dict[str, Orphan] = {}
-    for one in found:
-        parent_cid = one.record.parent_cid
-        decided[one.record.cid] = decide(one) if parent_cid is None else decide_child(one, decided.get(parent_cid))
-    return list(decided.values())
-
-
-def decide_child(found: OpenRun, parent: Orphan | None) -> Orphan:
-    """Say what becomes of a sub-task: it is kept if both rest, and else it ends, whatever its ``recovery``."""
-    orphan = decide(found)
-    state = RunState(found.record.state)
-    if orphan.to in FINAL or (state in _RESTING and parent is not None and _rests(parent)):
-        return orphan
-    if state in PLACED:
-        return Orphan(found, RunState.CRASHED, "crash", _unknown(found), _not_run(ran=True), orphan.crashes)
-    begun = found.record.started_at is not None
-    return Orphan(found, RunState.CANCELLED, PARENT_ENDED, None, _not_run(begun), orphan.crashes)
-
-
-_RESTING = (RunState.WAITING, RunState.PREEMPTED)
-
-
-def _rests(orphan: Orphan) -> bool:
-    return orphan.to in _RESTING and orphan.found.record.state == orphan.to
-
-
-def decide(found: OpenRun) -> Orphan:
-    """Say what becomes of one orphan: its computed outcome if its steps had all ended, else by the boot table."""
-    record = found.record
-    state, recovery = RunState(record.state), Recovery(record.recovery)
-    stop = Stop[record.stop.upper()] if record.stop else None
-    ran = state in PLACED
-    crashes = found.crashes + 1 if ran else found.crashes
-    if ran and found.ending is not None:
-        unknown = Failure("cleanup_unknown", "the server ended during its clean-up; how far it came is unknown")
-        to, error = RunState(found.ending), failure_on_record(record.error)
-        if to is RunState.TIMED_OUT and stop is Stop.CANCEL:  # it was cancelled in its clean-up, and somebody was told
-            to, error = RunState.CANCELLED, None
-        return Orphan(found, to, record.reason, error, unknown, crashes)
-    if ran and record.stuck and stop in (Stop.INTERRUPT, Stop.SHUTDOWN):  # it had been given up: it may not come back
-        return Orphan(found, RunState.CANCELLED, "stuck", None, _not_run(ran), crashes)
-    to = boot_move(state, stop, recovery)
-    if to is RunState.QUEUED and crashes >= PARK_AFTER:
-        return Orphan(found, RunState.CRASHED, "parked", _unknown(found), _not_run(ran), crashes)
-    if to is RunState.PREEMPTED and ran:  # nothing is resumed in the middle of a step yet
-        to = RunState.CRASHED
-    if to is RunState.QUEUED and found.held:  # it was told to pause, and somebody was told so
-        to = RunState.PREEMPTED
-    match to:
-        case RunState.QUEUED | RunState.WAITING | RunState.PREEMPTED:
-            return Orphan(found, to, record.reason, None, None, crashes)
-        case RunState.CRASHED:
-            return Orphan(found, to, "crash", _unknown(found), _not_run(ran), crashes)
-        case RunState.CANCELLED | RunState.TIMED_OUT:
-            return Orphan(found, to, record.reason, None, _not_run(ran), crashes)
-        case _:
-            raise InternalError(f"the boot table moved run {record.cid} from {state} to {to}")
-
-
-def failure_on_record(shown: Mapping[str, Any] | None) -> Failure | None:
-    """A failure read back from a record."""
-    return Failure(**shown) if shown else None
-
-
-def _unknown(found: OpenRun) -> Failure:
-    """Name the steps that were caught in the middle."""
-    caught = _caught(found.steps)
-    if not caught:
-        return Failure("crashed", "the server ended under it, between two steps")
-    names = ", ".join(caught)
-    text = f"the server ended while step {names} was running; what it did is unknown"
-    return Failure("crashed", text, caught[0])
-
-
-def _not_run(ran: bool) -> Failure | None:
-    return Failure("not_run", "the server had ended: its clean-up steps did not run") if ran else None
-
-
-def _caught(steps: Iterable[StepRow]) -> list[str]:
-    return [row[1] for row in steps if row[2] not in STEP_FINAL and row[2] != StepState.PENDING]
-
-
 def _move(execute: Execute, runtime: Runtime, orphan: Orphan, now: float) -> EventEntry:
     record = orphan.found.record
-    ended = orphan.to in FINAL
-    held = not ended and orphan.found.held
-    columns = RunColumns(
-        state=orphan.to.value,
-        stop=record.stop if ended else None,
-        reason=orphan.reason if ended or held else None,
-        generation=record.generation,
-        ending=None,
-        stuck=record.stuck,
-        held=held,
-        attempt=record.attempt,
-        crashes=orphan.crashes,
-        started_at=record.started_at if ended else None,
-        finished_at=now if ended else None,
-        active_s=record.active_s if ended else 0.0,
-        boot=runtime.boot,
-        result=encoded(record.result),
-        error=encoded(orphan.error.shown()) if orphan.error else None,
-        cleanup_error=encoded(orphan.cleanup_error.shown()) if orphan.cleanup_error else None,
-    )
     entry = runtime.journal.stage(
         "run.requeued" if orphan.to is RunState.QUEUED else f"run.{orphan.to.value}",
         cid=record.cid,
@@ -209,28 +91,67 @@ def _move(execute: Execute, runtime: Runtime, orphan: Orphan, now: float) -> Eve
         root=record.root_cid,
         depth=record.depth,
     )
-    steps = [_step_row(row, ended, now) for row in orphan.found.steps if row[2] not in STEP_FINAL]
-    if not ended:
-        steps = _steps_again(orphan.found)
-    change_run(record.seq, steps, [history_row(record.seq, entry)], record.state, columns)(execute)
+    columns = _columns(orphan, runtime.boot, now)
+    change_run(record.seq, _steps(orphan, now), [history_row(record.seq, entry)], record.state, columns)(execute)
+    if orphan.goes_on is not None:
+        _put_items(execute, orphan.found, orphan.goes_on)
+        return entry
     if orphan.found.waits:
         forget_waits(execute, record.seq)
     if orphan.found.checkpoints:
         forget_checkpoints(execute, record.seq)
     if orphan.found.loops:
-        _settle_items(execute, orphan.found, ended, now)
+        _settle_items(execute, orphan.found, orphan.to in FINAL, now)
     return entry
+
+
+def _columns(orphan: Orphan, boot: int, now: float) -> RunColumns:
+    record = orphan.found.record
+    ended = orphan.to in FINAL
+    keeps = ended or orphan.goes_on is not None
+    return RunColumns(
+        state=orphan.to.value,
+        stop=record.stop if ended else None,
+        reason=orphan.reason if ended or orphan.held else None,
+        generation=record.generation,
+        ending=None,
+        stuck=record.stuck,
+        held=orphan.held,
+        attempt=record.attempt,
+        crashes=orphan.crashes,
+        started_at=record.started_at if keeps else None,
+        finished_at=now if ended else None,
+        active_s=record.active_s if keeps else 0.0,
+        boot=boot,
+        result=encoded(record.result),
+        error=encoded(orphan.error.shown()) if orphan.error else None,
+        cleanup_error=encoded(orphan.cleanup_error.shown()) if orphan.cleanup_error else None,
+    )
+
+
+def _steps(orphan: Orphan, now: float) -> list[StepRow]:
+    """The rows of an orphan's steps that are written."""
+    found = orphan.found
+    if orphan.goes_on is not None:
+        return [row for row, was in zip(orphan.goes_on.steps, found.steps, strict=True) if row != was]
+    if orphan.to in FINAL:
+        return [_step_row(row, ended=True, now=now) for row in found.steps if row[2] not in STEP_FINAL]
+    return _steps_again(found)
+
+
+def _put_items(execute: Execute, found: OpenRun, goes_on: OpenRun) -> None:
+    """Write what was in the middle of a try of the items of a run that goes on."""
+    for name, rows in goes_on.loops.items():
+        changed = [row for row, was in zip(rows.items, found.loops[name].items, strict=True) if row != was]
+        LoopUnit(found.record.seq, (), {}, changed)(execute)
 
 
 def _settle_items(execute: Execute, found: OpenRun, ended: bool, now: float) -> None:
     """The items of an orphan: as its steps."""
     if ended:
-        end_items(execute, found.record.seq, now, _UNKNOWN_STEP)
+        end_items(execute, found.record.seq, now, UNKNOWN_STEP)
     else:
         forget_items(execute, found.record.seq, but_of={row[1] for row in inherited_of(found)})
-
-
-_UNKNOWN_STEP = encode(Failure("outcome_unknown", "the server ended while it was running").shown())
 
 
 def _step_row(row: StepRow, ended: bool, now: float) -> StepRow:
@@ -238,9 +159,9 @@ def _step_row(row: StepRow, ended: bool, now: float) -> StepRow:
     seq, name, state, attempt, starts, started_at, *_ = row
     if not ended:
         return (seq, name, StepState.PENDING.value, 0, starts, None, None, None, None, None, None, None)
-    if state == StepState.PENDING:
+    if state not in IN_THE_MIDDLE:
         return (seq, name, StepState.CANCELLED.value, attempt, starts, started_at, now, None, None, None, None, None)
-    return (seq, name, StepState.FAILED.value, attempt, starts, started_at, now, None, None, _UNKNOWN_STEP, None, None)
+    return (seq, name, StepState.FAILED.value, attempt, starts, started_at, now, None, None, UNKNOWN_STEP, None, None)
 
 
 def _steps_again(found: OpenRun) -> list[StepRow]:
@@ -251,6 +172,8 @@ def _steps_again(found: OpenRun) -> list[StepRow]:
 
 def _as_moved(orphan: Orphan) -> OpenRun:
     found = orphan.found
+    if orphan.goes_on is not None:
+        return msgspec.structs.replace(orphan.goes_on, crashes=orphan.crashes)
     if orphan.to == found.record.state:
         return found
     record = msgspec.structs.replace(found.record, state=orphan.to.value, started_at=None, active_s=0.0)

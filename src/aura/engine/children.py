@@ -16,8 +16,8 @@ step or item, the try, and the how-manieth call of ``ctx.run`` in it. A try that
 calls again, and each of them finds the sub-task that answered it: one that has ended is not run again, one that rests
 goes on. A handler's calls are always new. A sub-task that nobody asks for again is cancelled when its parent ends.
 
-What a crash does: the boot settles a sub-task with its parent (``boot``). It is kept if both rest; else it has ended,
-whatever its ``recovery``. A parent that starts over makes new calls.
+What a crash does: the boot settles a sub-task with its parent (``orphans``). It is kept if both rest, or can go on
+where they were; else it has ended, and a parent that goes on asks for it anew. One that starts over makes new calls.
 """
 
 import asyncio
@@ -32,6 +32,7 @@ from anyio import CancelScope
 from aura.actions import plain_json
 from aura.engine.admission import Admission, Admitted, Origin, refusal
 from aura.engine.dispatcher import Dispatcher
+from aura.engine.orphans import CRASH, NOT_BEGUN, PARENT_RESTS
 from aura.engine.pausing import Pausing
 from aura.errors import BadOutput, ParamsInvalid, RequestError, TaskFailed, TaskRecursion, WaitFor
 from aura.lifecycle import FINAL, PLACED, RunState, Stop, end_of_stop
@@ -48,8 +49,9 @@ from aura.wait import Wait, WaitKind
 #: How many seconds before its parent's attempt a sub-task has to be gone: time to be given up as stuck first.
 STEP_DOWN = 0.1
 #: Why a sub-task rests, or is cancelled: with its parent, with the server, or since nobody waits for it any more.
-PARENT_RESTS = "its parent rests"
 SHUTDOWN = "shutdown"
+#: The reasons of sub-tasks that have ended without an answer: nobody waited any more, or the server ended under them.
+_NO_ANSWER = frozenset({UNAWAITED, NOT_BEGUN, CRASH})
 
 
 class Children:
@@ -136,7 +138,7 @@ class Children:
         if run.phase is not Phase.MAIN or attempt.step.starts <= attempt.step.attempt:
             return None  # it was not stopped to come back
         record = await self._runtime.store.read(partial(get_child, parent_cid=run.cid, call=call))
-        return None if record is None or record.reason == UNAWAITED else record
+        return None if record is None or record.reason in _NO_ANSWER else record
 
     # -- waiting
 

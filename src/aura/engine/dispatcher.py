@@ -20,7 +20,6 @@ What a crash does: nothing here is stored. Queued runs are rows; the boot puts t
 import asyncio
 import heapq
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from enum import Enum, auto
 from functools import partial
 from typing import Any
 
@@ -34,10 +33,6 @@ from aura.runs.liverun import LiveRun
 from aura.runs.runtime import Runtime
 
 
-class _Signal(Enum):
-    KICK = auto()
-
-
 class Dispatcher:
     """Gives runs their places, in order. ``execute`` is what a started run's child runs."""
 
@@ -47,10 +42,11 @@ class Dispatcher:
         self.lanes = {name: Lane(name, settings) for name, settings in lanes.items()}
         self.execute: Callable[[LiveRun], Coroutine[Any, Any, None]]
         # Unbounded as a stream, bounded by admission: it refuses what would make a lane's queue longer than its limit.
-        self._send, self._receive = anyio.create_memory_object_stream[LiveRun | _Signal](float("inf"))
-        self._kicked = False
+        self._send, self._receive = anyio.create_memory_object_stream[LiveRun](float("inf"))
+        #: Rung with each run and each kick. ``serve`` waits for it with nothing in hand: a run that is handed to one
+        #: who waits in ``receive`` is lost with it if an error comes up there.
+        self._bell = anyio.Event()
         self._stopping = True
-        self._closed = False
         #: By time. As in a lane's heap, an entry counts while its run points to it: one that was paused and resumed
         #: may have two.
         self._delayed: list[tuple[float, int, LiveRun]] = []
@@ -63,12 +59,12 @@ class Dispatcher:
 
     def enter(self, run: LiveRun) -> None:
         """Take a run that may start: accepted, or to run again at its old position."""
-        self.lanes[run.lane].waiting += 1
+        self.lanes[run.lane].count(run)
         run.waits = True
         self._send.send_nowait(run)
+        self._bell.set()
         if self._stopping:  # nobody serves: what is cancelled meanwhile must not pile up in the stream
             self.take_in()
-            self.kick()  # one may have been among what was taken in, and ``serve`` still has to hear of its stop
 
     def leave(self, run: LiveRun) -> None:
         """Forget a run that waits, in its lane or in the place of its parent: it is not to start."""
@@ -76,7 +72,7 @@ class Dispatcher:
         if run.waits:
             run.waits = False
             run.entry = None
-            self.lanes[run.lane].waiting -= 1
+            self.lanes[run.lane].discount(run)
             self.lanes[run.lane].aside.discard(run)
 
     def change_priority(self, run: LiveRun, priority: int) -> None:
@@ -92,15 +88,11 @@ class Dispatcher:
         """Move what has arrived into the heaps."""
         try:
             while True:
-                self._take(self._receive.receive_nowait())
+                run = self._receive.receive_nowait()
+                if run.waits:
+                    self._place_in_heap(run)
         except anyio.WouldBlock:
             return
-
-    def _take(self, message: LiveRun | _Signal) -> None:
-        if isinstance(message, _Signal):
-            self._kicked = False
-        elif message.waits:
-            self._place_in_heap(message)
 
     def _place_in_heap(self, run: LiveRun) -> None:
         now = self._runtime.clock.wall()
@@ -140,14 +132,14 @@ class Dispatcher:
     async def serve(self) -> None:
         """Start runs as places come free, until ``request_stop``; return at once if that came first."""
         self.kick()
-        async with self._receive.clone() as stream:
-            async for message in stream:
-                self._take(message)
-                self.take_in()
-                if self._stopping:
-                    return
-                self._take_due()
-                self._fill()
+        while True:
+            await self._bell.wait()
+            self._bell = anyio.Event()
+            self.take_in()
+            if self._stopping:
+                return
+            self._take_due()
+            self._fill()
 
     def allow(self) -> None:
         """Let runs start again, by the next ``serve``."""
@@ -155,9 +147,7 @@ class Dispatcher:
 
     def kick(self) -> None:
         """Wake the dispatcher: a place came free, or an order changed."""
-        if not self._kicked and not self._closed:
-            self._kicked = True
-            self._send.send_nowait(_Signal.KICK)
+        self._bell.set()
 
     def request_stop(self) -> None:
         """Let ``serve`` return; nothing starts after it has."""
@@ -203,7 +193,7 @@ class Dispatcher:
 
     def _start(self, lane: Lane, run: LiveRun) -> None:
         run.waits = False
-        lane.waiting -= 1
+        lane.discount(run)
         if run.state not in STARTABLE:
             return
         run.state = RunState.RUNNING
@@ -308,7 +298,6 @@ class Dispatcher:
     def queued(self, lane: str | None = None) -> list[LiveRun]:
         """What waits, lane by lane, in the order in which it would start; delayed ones last."""
         self.take_in()
-        self.kick()  # a kick may have been among what was taken in
         wanted = [found for name, found in self.lanes.items() if lane in (None, name)]
         ready = [run for found in wanted for run in found.in_order()]
         delayed = [entry[2] for entry in sorted(self._delayed, key=lambda d: d[:2]) if entry[2].entry is entry]
@@ -324,7 +313,6 @@ class Dispatcher:
 
     def close(self) -> None:
         """End the stream and the timer, when the server ends."""
-        self._closed = True
         self._claims.close()
         if self._timer:
             self._timer.cancel()

@@ -28,6 +28,7 @@ class Emitting:
             RequestError: ``reserved_event``, ``invalid``, ``events_full``, or it could not be stored; nothing was.
         """
         self._admission.check_open()
+        self._admission.check_space()
         emitted = self._runtime.bus.emit(name, payload)
         try:
             await emitted.ticket.wait()

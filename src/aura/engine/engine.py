@@ -28,7 +28,9 @@ from aura.engine.ownevents import OwnEvents
 from aura.engine.pausing import Pausing
 from aura.engine.priorities import Priorities, Prioritized
 from aura.engine.reruns import Reruns
+from aura.engine.retention import Retention
 from aura.engine.supervisor import Supervisor
+from aura.engine.watchdog import Watchdog
 from aura.errors import RequestError
 from aura.events import EventReceipt
 from aura.lifecycle import FINAL, RunState, Stop
@@ -97,8 +99,10 @@ class Engine:
         self.modes.cancel = self._request_cancel
         self.waits.cancel = self.sub_tasks.cancel
         self.dispatcher.execute = executor.execute
+        self.retention = Retention(runtime)
         self.own_events = OwnEvents(runtime.bus, runtime.boot, lambda: self.reasons)
-        runtime.on_fault = supervisor.on_failure = self.own_events.look
+        runtime.on_fault = supervisor.on_failure = runtime.space.on_short = self.own_events.look
+        self.watchdog = Watchdog(runtime, lambda: self.ready, self.own_events.look)
         self.children: TaskGroup
         self._state: State = "stopped"
         #: Counts stops: only the last one may say ``stopped``.
@@ -124,7 +128,8 @@ class Engine:
         """Why it is degraded, or does not take or start work."""
         unavailable = self.runtime.store.unavailable
         left = self.runtime.services.reasons
-        return [*self.runtime.faults, *self.supervisor.reasons, *left, *([str(unavailable)] if unavailable else [])]
+        storage = [str(unavailable)] if unavailable else self.runtime.space.reasons
+        return [*self.runtime.faults, *self.supervisor.reasons, *left, *self.watchdog.reasons, *storage]
 
     async def start(self) -> ShownState:
         """Begin to start runs. Harmless if it does already.
@@ -515,10 +520,17 @@ class Engine:
             "lanes": lanes,
             "resources": self.claims.status(),
             "plans": plans,
-            "store": {"writable": store.unavailable is None, "pending": store.pending, "commits": store.commits},
+            "store": {
+                "writable": store.unavailable is None and self.runtime.space.refusal is None,
+                "pending": store.pending,
+                "commits": store.commits,
+                "disk_free": self.runtime.space.free.bytes if self.runtime.space.free else None,
+            },
+            "retention": self.retention.status(),
             "services": self.supervisor.status(),
             "plan_services": self.runtime.services.status(),
             "events": self.runtime.bus.status(),
+            "loop": self.watchdog.status(),
             "reasons": self.reasons,
         }
 

@@ -29,7 +29,7 @@ from aura.engine.claims import Claims
 from aura.engine.starting import Starting
 from aura.errors import AuraError, RequestError, RunError
 from aura.graph import Graph, Progress
-from aura.lifecycle import FINAL, PLACED, STARTABLE, RunState, StepState, end_of_stop
+from aura.lifecycle import FINAL, PLACED, STARTABLE, Recovery, RunState, StepState, end_of_stop
 from aura.loading.generation import Generation
 from aura.loading.inputs import check_inputs
 from aura.plan import Task
@@ -37,6 +37,7 @@ from aura.processes.leftovers import end_run_leftovers
 from aura.run import Failure, failure_of
 from aura.runs.attempt import Attempt, EdgeCause
 from aura.runs.conclude import Conclusions
+from aura.runs.keptcode import keeping_code
 from aura.runs.liverun import LiveRun, Phase
 from aura.runs.measures import Measures
 from aura.runs.perform import perform
@@ -144,7 +145,8 @@ class Executor:
 
     async def _work(self, run: LiveRun, goes_on: bool) -> Graph:
         """Drive ``on_resume`` of a run that goes on, then its steps. Gives the graph that says what came of it."""
-        was_stopped = goes_on and (run.row is RunState.PREEMPTED or run.taken_over)
+        # by its row alone it was not if the unit was lost that said so
+        was_stopped = goes_on and (run.row is RunState.PREEMPTED or run.taken_over or run.resumed)
         if was_stopped and run.stop is None and run.task is not None and run.task.on_resume:
             graph = run.enter(Phase.ON_RESUME)
             await self._drive(run, graph)
@@ -282,7 +284,8 @@ class Executor:
             again = run.started_at is not None
             run.started_at = run.started_at or self._runtime.clock.wall()
             run.happened.insert(0, ("run.resumed" if again else "run.started", None, None))
-            return self._runtime.hand_over(run, RunState.RUNNING, None if again else self._noting_wait(run))
+            also = keeping_code(run) if run.recovery is Recovery.RESUME else None  # a crash may come at any time
+            return self._runtime.hand_over(run, RunState.RUNNING, None if again else self._noting_wait(run), also)
         changed, run.columns_changed = run.columns_changed, False
         return self._runtime.hand_over(run, run.row if changed else None)
 

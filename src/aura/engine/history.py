@@ -16,6 +16,7 @@ from aura.events import Entry
 from aura.lifecycle import RunState
 from aura.records.events import EventFilter, EventPage, read_events
 from aura.records.reading import RunFilter, get_run, get_steps, list_children, list_runs, read_logs, read_run_stream
+from aura.records.removal import removed_to
 from aura.run import RunRecord, StepRecord
 from aura.runs.liverun import LiveRun
 from aura.runs.runtime import Runtime
@@ -86,7 +87,7 @@ class History:
 
         found = await self._runtime.store.read(query)
         if found is None:
-            raise _unknown(cid)
+            raise self._unknown(cid)
         record, steps, children = found
         return RunDetail(self.as_it_is(record), steps, [self.as_it_is(c) for c in children], self.progress_of(cid))
 
@@ -143,6 +144,10 @@ class History:
         """Of the next ``limit`` events with ids above ``after`` and below ``until`` those that are wanted, by id."""
         return await self._runtime.store.read(lambda x: read_events(x, wanted, after, until, limit))
 
+    async def removed_to(self, stream: str) -> int:
+        """The highest id that retention has taken off a stream (``EVENTS_TO`` or ``LOGS_TO``); 0 if it took none."""
+        return await self._runtime.store.read(lambda x: removed_to(x, stream))
+
     async def record(self, cid: str) -> RunRecord:
         """One run as it is on record.
 
@@ -151,7 +156,7 @@ class History:
         """
         record = await self._runtime.store.read(lambda x: get_run(x, cid))
         if record is None:
-            raise _unknown(cid)
+            raise self._unknown(cid)
         return record
 
     def as_it_is(self, record: RunRecord) -> RunRecord:
@@ -174,6 +179,7 @@ class History:
         steps = [*shown.get("steps", ()), *keys[:WAITS_SHOWN]]
         return shown | {"steps": steps, "waits": waits[:WAITS_SHOWN], "waits_total": len(waits)}
 
-
-def _unknown(cid: str) -> RequestError:
-    return RequestError("unknown_run", f"there is no run {cid[:64]!r}; `aura runs` lists them")
+    def _unknown(self, cid: str) -> RequestError:
+        kept = self._runtime.settings.store.retention
+        bounds = f"{kept.days} day{'s' * (kept.days > 1)} and {kept.runs} at most"
+        return RequestError("unknown_run", f"there is no run {cid[:64]!r}: ended runs are kept for {bounds}")

@@ -6,9 +6,10 @@ still points to it (``run.entry is entry``); a changed priority or a cancel poin
 dropped when it comes up. A run that waits for what others hold is set aside, with its entry, and does not hold up those
 behind it; it comes back to its position when it may have it.
 
-Invariants: ``waiting`` counts the entries that count, plus those that are still on their way to the heap; a run is in
-``placed`` while it holds a place. A stuck run gives its place back, but only ``max_stuck`` of them at a time: beyond
-that the lane shrinks, so that hanging work cannot pile up without a bound.
+Invariants: ``waiting`` counts the entries that count, plus those that are still on their way to the heap, and
+``waiting_bytes`` is what the inputs of these come to; a run is in ``placed`` while it holds a place. A stuck run gives
+its place back, but only ``max_stuck`` of them at a time: beyond that the lane shrinks, so that hanging work cannot pile
+up without a bound.
 """
 
 import heapq
@@ -28,8 +29,10 @@ class Lane:
         self.name = name
         self.limit = settings.limit
         self.queue_limit = settings.queue
+        self.bytes_limit = settings.queue_bytes
         self.max_stuck = settings.max_stuck
         self.waiting = 0
+        self.waiting_bytes = 0
         self.placed: set[LiveRun] = set()
         self.stuck: set[LiveRun] = set()
         #: What was first in the lane and waits for what others hold.
@@ -39,6 +42,28 @@ class Lane:
     @property
     def has_place(self) -> bool:
         return len(self.placed) < self.limit - max(0, len(self.stuck) - self.max_stuck)
+
+    def full(self, runs: int, size: int) -> str | None:
+        """Say why so many more runs, whose inputs come to ``size`` bytes, may not wait; None if they may.
+
+        One alone is taken whatever its size while nothing waits: it could never be, otherwise.
+        """
+        if self.waiting + runs > self.queue_limit:
+            return f"{self.waiting} runs wait in lane {self.name}, and it takes {self.queue_limit}"
+        if (self.waiting or runs > 1) and self.waiting_bytes + size > self.bytes_limit:
+            held = f"{self.waiting_bytes} bytes of inputs wait in lane {self.name}"
+            return f"{held}, these are {size}, and it takes {self.bytes_limit}"
+        return None
+
+    def count(self, run: LiveRun) -> None:
+        """Count a run that waits from now on."""
+        self.waiting += 1
+        self.waiting_bytes += len(run.accepted.inputs)
+
+    def discount(self, run: LiveRun) -> None:
+        """Count it no more."""
+        self.waiting -= 1
+        self.waiting_bytes -= len(run.accepted.inputs)
 
     def push(self, run: LiveRun) -> None:
         """Put a run at its position: by priority, then by order of acceptance."""

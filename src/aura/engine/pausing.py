@@ -20,15 +20,15 @@ restart it takes the plan's current one if that has the same hash, and else what
 that cannot be loaded any more it stays held, and a resume says so.
 
 What a crash does: ``preempted`` rows are left as they are. One that was ``running`` and held may be in the middle of a
-step: it goes by ``recovery``, and one that is to start over does so when it is resumed.
+step: it goes by ``recovery``, and one that is to start over, or to go on, does so when it is resumed.
 """
 
 from collections.abc import Callable
 
 from aura.engine.admission import refusal
-from aura.engine.boot import failure_on_record
 from aura.engine.claims import Claims
 from aura.engine.dispatcher import Dispatcher
+from aura.engine.orphans import failure_on_record
 from aura.errors import RequestError
 from aura.lifecycle import FINAL, PLACED, RunState, Stop
 from aura.records.boots import OpenRun

@@ -20,7 +20,7 @@ TASK_KEYS = (
 )
 STEP_KEYS = ("retry", "timeout", "continue_on_failure", "idempotent", "resources")
 LANES = ("main", "event")
-RECOVERIES = ("fail", "restart")
+RECOVERIES = ("fail", "resume", "restart")
 MAX_LABEL_NAME = 64
 MAX_LABEL = 256
 
@@ -58,7 +58,7 @@ def read_for_task(fields: Fields, default: TaskDefaults) -> TaskDefaults:
         timeout=fields.duration("timeout", default.timeout),
         queue_timeout=fields.duration("queue_timeout", default.queue_timeout),
         cleanup_timeout=fields.duration("cleanup_timeout", default.cleanup_timeout),
-        recovery=Recovery(fields.choice("recovery", default.recovery.value, RECOVERIES, ("resume",))),
+        recovery=Recovery(fields.choice("recovery", default.recovery.value, RECOVERIES)),
         labels={**default.labels, **_read_labels(fields)},
         resources=read_needs(fields, default.resources),
     )

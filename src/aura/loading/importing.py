@@ -37,6 +37,8 @@ import anyio
 from aura.errors import Problem
 
 T = TypeVar("T")
+#: What the names of plans' modules begin with.
+PACKAGE = "_aura_plan_"
 #: A file name of code and a line.
 Place = tuple[str, int]
 
@@ -44,6 +46,11 @@ Place = tuple[str, int]
 def code_of(plan_name: str) -> str:
     """What the file names of a plan's code begin with, whatever its version."""
     return f"{plan_name}@"
+
+
+def is_plan_code(frame: FrameType) -> bool:
+    """Whether a frame is in a module of a plan, whosever and of whatever version."""
+    return str(frame.f_globals.get("__name__", "")).startswith(PACKAGE)
 
 
 class ImportTimeout(Exception):
@@ -63,7 +70,7 @@ class Package:
     _numbers = itertools.count(1)
 
     def __init__(self, plan_name: str, directory: str, generation: str, files: Mapping[str, bytes]) -> None:
-        self.name = f"_aura_plan_{next(self._numbers)}_{plan_name}"
+        self.name = f"{PACKAGE}{next(self._numbers)}_{plan_name}"
         self.plan_name = plan_name
         self.directory = directory
         self.code_prefix = f"{code_of(plan_name)}{generation[:12]}/"

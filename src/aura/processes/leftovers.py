@@ -237,17 +237,21 @@ def _pauses() -> Iterator[float]:
 async def end_leftovers(store_id: str, boot: int) -> list[int]:
     """End what older boots of this data folder left running; give the numbers of those processes.
 
-    This process and its ancestors are spared: a server may have been started by a run of the one before it.
+    This process and its ancestors are spared: a server may have been started by a run of the one before it. The first
+    boot of a data folder has none before it, and looks for nothing.
     """
+    if boot <= 1:
+        return []
     spared = _ancestry()
 
     def wanted(seen: Seen) -> bool:
-        return seen.pid not in spared and _is_older(seen.marks.get(BOOT, ""), store_id, boot)
+        return seen.pid not in spared and is_older(seen.marks.get(BOOT, ""), store_id, boot)
 
     return (await end_processes(wanted, countdown(LEFTOVER_PATIENCE)))[0]
 
 
-def _is_older(tag: str, store_id: str, boot: int) -> bool:
+def is_older(tag: str, store_id: str, boot: int) -> bool:
+    """Whether a mark (``BOOT``) is of an older boot of this data folder."""
     store, _, number = tag.rpartition(".")
     return store == store_id and number.isdecimal() and int(number) < boot
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from aura.errors import StoreError
 from aura.eventnames import matches
 from aura.events import Chain, Entry, EventEntry
 from aura.records.columns import decode, decoded, encode, encoded
@@ -35,6 +36,17 @@ def insert_event(event: EventEntry) -> Unit:
 
     def unit(execute: Execute) -> None:
         execute(_INSERT, row)
+
+    return unit
+
+
+def require_event(event_id: int) -> Unit:
+    """The unit that changes nothing, and fails if an event that was handed over before it was not stored."""
+
+    def unit(execute: Execute) -> None:
+        kept = "SELECT 1 FROM event WHERE id=? UNION ALL SELECT 1 FROM history WHERE id=?"
+        if execute(kept, (event_id, event_id)).fetchone() is None:
+            raise StoreError(f"event {event_id} was not stored")
 
     return unit
 

@@ -42,13 +42,23 @@ def insert_key(row: KeyRow) -> Unit:
     def unit(execute: Execute) -> None:
         if execute(_INSERT_KEY, values).rowcount != 1:
             raise KeyTaken(f"idempotency key {row.key!r} is on record already")
-        for rowid, is_open in execute(_OLD_KEYS, (row.at, OLD_KEYS)).fetchall():
-            if is_open:
-                execute("UPDATE idempotency SET keep_until=? WHERE rowid=?", (row.at + KEEP_KEYS, rowid))
-            else:
-                execute("DELETE FROM idempotency WHERE rowid=?", (rowid,))
+        drop_old_keys(execute, row.at, OLD_KEYS)
 
     return unit
+
+
+def drop_old_keys(execute: Execute, now: float, limit: int) -> int:
+    """Look at the oldest keys that need not be kept any more, and say how many were let go of.
+
+    One whose run has not ended is kept for another while.
+    """
+    gone = 0
+    for rowid, is_open in execute(_OLD_KEYS, (now, limit)).fetchall():
+        if is_open:
+            execute("UPDATE idempotency SET keep_until=? WHERE rowid=?", (now + KEEP_KEYS, rowid))
+        else:
+            gone += execute("DELETE FROM idempotency WHERE rowid=?", (rowid,)).rowcount
+    return gone
 
 
 def find_key(execute: Execute, scope: str, key: str) -> tuple[bytes, bytes] | None:

@@ -17,6 +17,7 @@ from aura.store import Execute
 #: How many items of a step are shown.
 ITEMS_SHOWN = 100
 _OPEN = "state IN ('pending', 'running', 'retrying', 'waiting', 'stopping')"
+_RUNS = "state IN ('running', 'stopping')"
 _FAILED = "state IN ('failed', 'timed_out')"
 _LOOPS = "SELECT step, items FROM loop WHERE seq=?"
 _COUNTS = f"SELECT count(*), total({_OPEN}), total({_FAILED}) FROM item WHERE seq=? AND step=?"  # noqa: S608 - our words
@@ -93,10 +94,10 @@ def _shown(execute: Execute, seq: int, step: str, over: Any) -> ShownLoop:
 
 
 def end_items(execute: Execute, seq: int, now: float, failed: bytes) -> None:
-    """End what is open of the loops of a run that has ended without them; ``failed`` is the error of what had begun."""
+    """End what is open of the loops of a run that has ended without them; ``failed`` is the error of what ran."""
     execute(
-        f"""UPDATE item SET error=CASE state WHEN 'pending' THEN NULL ELSE ? END, finished_at=?,
- state=CASE state WHEN 'pending' THEN 'cancelled' ELSE 'failed' END WHERE seq=? AND {_OPEN}""",  # noqa: S608
+        f"""UPDATE item SET error=iif({_RUNS}, ?, NULL), finished_at=?, state=iif({_RUNS}, 'failed', 'cancelled')
+ WHERE seq=? AND {_OPEN}""",  # noqa: S608
         (failed, now, seq),
     )
 

@@ -194,6 +194,10 @@ class Edge:
         assert self._coroutine is not None
         self._coroutine.close()
 
+    def is_round(self, scope: CancelScope) -> bool:
+        """Whether it is the scope that the coroutine runs in: the scopes that its children begin are inside that."""
+        return scope is self._inner
+
     def frames(self) -> list[FrameType]:
         """The frames that the coroutine is suspended in, outermost first."""
         return suspended_in(self._coroutine)

@@ -1,24 +1,32 @@
-"""The code of runs that rest: kept in the store with them, and loaded again after a restart if it is not served then.
+"""The code of runs that go on: kept in the store with them, and loaded again after a restart if it is not served then.
 
 While the server lives a run holds its generation itself. What is kept is the plan's files, in the unit that makes the
-run ``preempted``; a run that never rests costs nothing here. Loading them checks and imports them as any load does, and
-serves them to nobody but the runs that began with them. Of plans that it uses nothing is kept: their actions are taken
-as they are then, as every attempt takes them.
+run ``preempted`` or ``waiting``, or, of one with ``recovery: resume``, in that of its first start; a run that does
+neither costs nothing here. With the files stands which steps may run again (``records.generations``). Loading them
+checks and imports them as any load does, and serves them to nobody but the runs that began with them. Of plans that it
+uses nothing is kept: their actions are taken as they are then, as every attempt takes them.
 """
 
 from functools import partial
 from weakref import WeakValueDictionary
 
 from aura.errors import RequestError, StoreError
+from aura.lifecycle import Recovery
 from aura.loading.generation import Generation
-from aura.plan import Task
-from aura.records.generations import keep_generation, read_generation
+from aura.plan import Plan, Step, Task
+from aura.records.generations import Rule, TaskRules, keep_generation, read_generation
 from aura.runs.liverun import LiveRun
 from aura.runs.runtime import Runtime
 from aura.store import Unit
 
 #: A plan whose files are larger than this together, in bytes, is not kept: it can be resumed as long as it is served.
 MAX_KEPT = 64 * 1024 * 1024
+#: Shipped actions that change nothing, so that a crash in the middle of one has left nothing half done. ``event.wait``
+#: is none of them: begun anew it would not hear of what came before the crash.
+HARMLESS = frozenset({"assert", "fail", "log", "sleep", "stop", "approval.wait", "state.get"}) | {
+    *("file.checksum", "file.glob", "file.read", "json.parse", "json.query"),
+    *("text.replace", "text.search", "text.split"),
+}
 
 
 def keeping_code(run: LiveRun) -> Unit | None:
@@ -26,7 +34,20 @@ def keeping_code(run: LiveRun) -> Unit | None:
     generation = run.generation
     if generation is None or sum(map(len, generation.files.values())) > MAX_KEPT:
         return None
-    return keep_generation(run.plan_name, generation.hash, generation.files)
+    again = partial(_rules_of, generation.plan)  # of each start it would be the dearest part
+    return keep_generation(run.plan_name, generation.hash, generation.files, again)
+
+
+def _rules_of(plan: Plan) -> TaskRules:
+    """What may be done after a crash with each step, of the tasks that go on where they were."""
+    resumed = {name: task for name, task in plan.tasks.items() if task.recovery is Recovery.RESUME}
+    return {name: {step.name: _rule_of(step) for step in task.steps.values()} for name, task in resumed.items()}
+
+
+def _rule_of(step: Step) -> Rule:
+    if step.idempotent or step.action in HARMLESS:
+        return Rule.AGAIN
+    return Rule.CALL if step.action == "task.run" else Rule.NEVER
 
 
 class KeptCode:

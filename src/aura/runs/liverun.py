@@ -159,7 +159,7 @@ class LiveRun(msgspec.Struct, eq=False):
     hold_ticket: Ticket | None = None
     #: An older boot left it in the middle, and it has not gone on yet.
     taken_over: bool = False
-    #: Somebody resumed it, and it has not gone on yet: whenever it is ``preempted`` it stands in its lane.
+    #: It goes on by itself or somebody resumed it, and has not yet: whenever it is ``preempted`` it stands in its lane.
     resumed: bool = False
     sealed: bool = False
     refused: bool = False

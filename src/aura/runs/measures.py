@@ -31,7 +31,7 @@ import anyio
 
 from aura.clock import Clock
 from aura.errors import RequestError
-from aura.histogram import LONG, SHORT, Histogram
+from aura.histogram import BLOCKS, LONG, SHORT, Histogram
 
 #: Over how long rates and percentiles are taken: so many slots of so many seconds.
 SLOTS = 30
@@ -145,6 +145,8 @@ class Measures:
         #: Times of steps, by how they ended.
         self.steps: dict[str, Histogram] = {}
         self.loop_lag = Histogram(SHORT)
+        #: How long the event loop was blocked, by the name under which the plan to blame is counted.
+        self.blocked: dict[str, Histogram] = {}
         self._recent = {lane: _Ring() for lane in lanes}
         self._plans: set[str] = set()
         self._cells: dict[Place, _Cell] = {}
@@ -180,6 +182,10 @@ class Measures:
         if found is None:
             found = self.steps[state] = Histogram(LONG)
         found.add(seconds if seconds > 0 else 0.0)
+
+    def note_block(self, label: str, seconds: float) -> None:
+        """The event loop was blocked; ``label`` is of a plan, or of none."""
+        self.blocked.setdefault(label, Histogram(BLOCKS)).add(seconds)
 
     def label(self, plan_name: str) -> str:
         """The name under which a plan is counted."""

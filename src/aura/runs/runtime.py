@@ -41,6 +41,7 @@ from aura.runs.planstates import PlanStates
 from aura.runs.services import Services
 from aura.secrets import Secrets
 from aura.store import Store, Ticket, Unit
+from aura.stores.space import Space
 
 #: How many ``def`` actions may be in worker threads at once; further ones wait for a thread.
 ACTION_THREADS = 64
@@ -72,12 +73,15 @@ class Runtime:
         secrets: Secrets,
         boot: int,
         store_id: str,
+        space: Space | None = None,
         last_seq: int = 0,
         last_cid: str | None = None,
     ) -> None:
         self.settings = settings
         self.clock = clock
         self.store = store
+        #: What the disk has room for.
+        self.space = space or Space()
         self.journal = journal
         self.logs = logs
         self.log = logs.logger_for()

@@ -85,8 +85,9 @@ class Seal:
         run.finished_at = self._runtime.clock.wall()
         run.happened = [("run.crashed", None, None)]
         run.drop_checkpoints()
-        with suppress(BaseException):
-            self._stop_timers(run)
+        for end in (self._waits.end_all, self._stop_timers):
+            with suppress(BaseException):
+                end(run)
         with suppress(BaseException):
             _end_steps_bare(run, run.finished_at)
         try:
@@ -137,8 +138,10 @@ class Seal:
 
     def _come_back(self, run: LiveRun, outcome: RunState) -> None:
         """Make ready for the next start: what had begun and not ended is pending again."""
-        if run.stop is Stop.SHUTDOWN:
+        if _is_shut_down(run):
             run.crashes = 0  # the server ended in good order: crashes count in a row only
+        if run.stop is Stop.SHUTDOWN:
+            run.resumed |= outcome is RunState.PREEMPTED and run.held is None  # it goes on by itself
         reason = run.held or run.reason
         if outcome is RunState.QUEUED or not run.begun:
             self._waits.end_all(run)
@@ -237,6 +240,11 @@ def _give_back_items(run: LiveRun, progress: StepProgress) -> None:
             progress.loop.give_back(item)
             run.mark(item)
     progress.loop.left.sort(key=lambda item: item.index)
+
+
+def _is_shut_down(run: LiveRun) -> bool:
+    """Whether a shutdown stops it, or what it is a part of: it is interrupted then."""
+    return run.stop is Stop.SHUTDOWN or (run.parent is not None and _is_shut_down(run.parent))
 
 
 def _start_over(run: LiveRun) -> None:

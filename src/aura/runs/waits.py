@@ -33,7 +33,7 @@ import heapq
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import msgspec
@@ -41,12 +41,13 @@ import msgspec
 from aura.bus import Delivery
 from aura.clock import rfc3339
 from aura.errors import LoopDetected, RequestError, StoreError
-from aura.events import EventEntry, chain_after
+from aura.events import SHOWN, EventEntry, chain_after
 from aura.failpoints import Site
 from aura.graph import Progress
 from aura.lifecycle import PLACED, RunState, StepState
 from aura.loading.approvals import ACTION, check_values, secrets_of_answer
 from aura.masking import secret_values, uncovered
+from aura.records.events import require_event
 from aura.records.runs import together
 from aura.records.waits import WaitRow, open_wait, wake
 from aura.runs.attempt import Attempt
@@ -54,7 +55,7 @@ from aura.runs.hiding import secrets_in
 from aura.runs.liverun import LiveRun, Phase
 from aura.runs.runtime import Runtime
 from aura.runs.scope import scope_for
-from aura.store import Ticket
+from aura.store import Ticket, Unit
 from aura.wait import SHORTEST, Came, OpenWait, Wait, WaitKind
 
 #: How much earlier than its time a timer of the event loop may strike, in seconds.
@@ -109,6 +110,7 @@ class Waits:
         self._watch(run, opened, progress.since)
         if here is None:
             run.dirty_waits[progress.key] = opened  # with what has come already
+        self._look_on_the_way(opened, progress.since)
         return opened
 
     def end(self, run: LiveRun, key: str) -> None:
@@ -183,13 +185,27 @@ class Waits:
         if opened.wait.kind is WaitKind.EVENT:
             listener = self._listeners[id(opened)] = Listener(self._runtime, self, run, opened)
             self._runtime.bus.subscribe(listener)
-            delivery = listener.look_back(since)
-            if delivery is not None:  # it is on record with the wait itself
-                delivery.committed()
+            found = listener.look_back(since, stored=True)
+            if found is not None:  # it is on record with the wait itself
+                found.delivery.committed()
         elif opened.wait.kind is WaitKind.TASK:
             child = self._runtime.open.get(opened.wait.cid or "")
             if child is None or child.sealed or child.woken or child.state is not RunState.WAITING:
                 self._over(run, opened, Came())
+
+    def _look_on_the_way(self, opened: OpenWait, since: int) -> None:
+        """Take the first event since then that fits of those on their way to the store; it counts when it is there.
+
+        What it is taken with stands behind it in the store's queue, and fails if it was not stored.
+        """
+        listener = self._listeners.get(id(opened))
+        found = listener.look_back(since, stored=False) if listener is not None else None
+        if found is not None:
+            unit = require_event(found.event.id)
+            self._put(found.delivery, unit if found.delivery.unit is None else together([unit, found.delivery.unit]))
+
+    def _put(self, delivery: Delivery, unit: Unit) -> None:
+        self._runtime.store.put(unit, delivery.committed, lambda _: delivery.lost(), site=Site.EVENT)
 
     def _unwatch(self, opened: OpenWait) -> None:
         listener = self._listeners.pop(id(opened), None)
@@ -282,12 +298,13 @@ class Waits:
             run.dirty_waits[opened.key] = opened
             self._runtime.hand_over(run)
         listener = self._listeners.get(id(opened))
-        delivery = listener.look_back(former + 1) if listener is not None else None
-        if delivery is not None and delivery.unit is not None:
-            put = self._runtime.store.put
-            put(delivery.unit, delivery.committed, lambda _: delivery.lost(), site=Site.EVENT)
-        elif delivery is not None:
-            delivery.committed()
+        found = listener.look_back(former + 1, stored=True) if listener is not None else None
+        if found is None:
+            self._look_on_the_way(opened, former + 1)
+        elif found.delivery.unit is not None:
+            self._put(found.delivery, found.delivery.unit)
+        else:
+            found.delivery.committed()
 
     def fail(self, run: LiveRun, opened: OpenWait, error: Exception) -> None:
         """End a wait that can never be over as it should: its step fails."""
@@ -359,11 +376,13 @@ class Listener:
             return None
         return self._waits.claim_event(self._run, self._opened, event, value)
 
-    def look_back(self, since: int) -> Delivery | None:
-        """The first of the events that came since then, if one fits: it is on its way to the store, or there."""
+    def look_back(self, since: int, *, stored: bool) -> "_Found | None":
+        """The first of the events since then that fits: of those that are stored, or of those on their way there."""
         bus = self._runtime.bus
-        offers = (bus.offer(self, event) for event in bus.recent(self.pattern, since))
-        return next((delivery for delivery in offers if delivery is not None), None)
+        for event in bus.recent(self.pattern, since):
+            if (event.state == SHOWN) is stored and (delivery := bus.offer(self, event)) is not None:
+                return _Found(event, delivery)
+        return None
 
     def suspend(self, reason: str) -> None:
         """Events went round in a circle through it: its step fails."""
@@ -374,6 +393,13 @@ class Listener:
         progress = run.graphs[Phase.MAIN if self._opened.here is None else run.phase].find(self._opened.key)
         when = progress.step.event_when
         return when is None or when.test({**scope_for(run, progress, self._runtime.clock), "event": value})
+
+
+class _Found(NamedTuple):
+    """An event that came before it was waited for, and what it brings about."""
+
+    event: EventEntry
+    delivery: Delivery
 
 
 class _Claim(msgspec.Struct, eq=False):

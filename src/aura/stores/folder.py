@@ -5,6 +5,7 @@ written in the file only says who holds it. A folder on a network file system is
 database's shared memory can be trusted there.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -13,13 +14,45 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from aura.errors import StoreCannotCreate, StoreInUse
+from aura.errors import StoreCannotCreate, StoreError, StoreInUse, StoreIOError, StoreNotPermitted
 
 LOCK_NAME = "aura.lock"
 DATABASE_NAME = "aura.db"
 #: Where Linux says what is mounted (proc(5)); elsewhere it is not there, and no folder is refused.
 MOUNTS = Path("/proc/self/mountinfo")
 NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ncpfs", "fuse.sshfs", "davfs", "fuse.davfs"})
+
+
+#: What to do about an error of the system, where that is known better than where it happened.
+_ADVICE = {
+    errno.ENOSPC: "make room on its disk",
+    errno.EDQUOT: "make room on its disk",
+    errno.EROFS: "make its file system writable, or choose another with --data",
+    errno.EMFILE: "let the process open more files: ulimit -n, or LimitNOFILE= of its unit",
+    errno.ENFILE: "too many files are open on this machine: end what opens them",
+    errno.EACCES: "run the server as its owner, or choose another with --data",
+    errno.EPERM: "run the server as its owner, or choose another with --data",
+    errno.EIO: "its disk fails; the system's log (dmesg) may say more",
+}
+
+
+#: What an error of the system is, if not that something cannot be made.
+_KINDS: dict[int, type[StoreError]] = {
+    errno.EACCES: StoreNotPermitted,
+    errno.EPERM: StoreNotPermitted,
+    errno.EIO: StoreIOError,
+}
+
+
+def cannot_use(what: str, error: OSError, advice: str) -> StoreError:
+    """The error that ends a start for an error of the system; ``advice`` is what to do if nothing better is known."""
+    kind = _KINDS.get(error.errno or 0, StoreCannotCreate)
+    return kind(f"{what}: {error.strerror or error}; {_ADVICE.get(error.errno or 0, advice)}")
+
+
+def is_known(error: OSError) -> bool:
+    """Whether it is of this machine rather than a fault of Aura's: it is known what to do about it."""
+    return error.errno in _ADVICE
 
 
 class DataFolder:
@@ -35,18 +68,18 @@ class DataFolder:
 
         Raises:
             StoreCannotCreate: the folder or its lock file cannot be made, or it is on a network file system.
+            StoreNotPermitted: it is another user's.
             StoreInUse: another process owns it; the message names it.
         """
         lock = -1
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(path)
             os.chmod(path, 0o700)
             _check_local(path)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             lock = os.open(path / LOCK_NAME, flags, 0o600)
         except OSError as error:
-            message = f"the data folder {path} cannot be used: {error.strerror}; choose another with --data"
-            raise StoreCannotCreate(message) from error
+            raise cannot_use(f"the data folder {path} cannot be used", error, "choose another with --data") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -67,6 +100,23 @@ class DataFolder:
             fcntl.flock(self._lock, fcntl.LOCK_UN)  # a child that is just being forked still shares the descriptor
             os.close(self._lock)
             self._lock = None
+
+
+def sync_folder(path: Path) -> None:
+    """Bring a folder's list of files to the disk: without it a power cut may take a file that has just been made."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make(path: Path) -> None:
+    """Make the folder and those above it that are missing, so that they stay."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
 
 
 def _check_local(path: Path) -> None:
@@ -94,8 +144,9 @@ def _sign(lock: int) -> None:
         "host": socket.gethostname(),
         "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, json.dumps(who).encode(), 0)
+    with suppress(OSError):  # a full disk has no room for it, and the lock holds without
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, json.dumps(who).encode(), 0)
 
 
 def _name(holder: str) -> str:

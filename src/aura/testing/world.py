@@ -31,6 +31,7 @@ from aura.run import Cause, Request, RunRecord, StepRecord
 from aura.runs.liverun import LiveRun
 from aura.server import Server
 from aura.store import StoreBackend
+from aura.stores.disk import Disk
 from aura.stores.memory import MemoryBackend
 from aura.testing.virtual_time import LIMIT, Deadlock, VirtualClock, VirtualLoop
 
@@ -223,11 +224,13 @@ async def open_world(
     leave: Callable[[int], None] | None = None,
     kind: type[World] = World,
     secrets: Mapping[str, str | None] = {},
+    disk: Disk | None = None,
 ) -> AsyncIterator[Any]:
     """Open a world over the plan in the folder ``plan`` (and those beside it), and stop it at the end.
 
     ``settings``, ``backend``, ``generations``, ``leave``: what the server gets instead of its own; ``kind``: the class
-    of what is given; ``secrets``: as for ``World.secrets``, from the beginning.
+    of what is given; ``secrets``: as for ``World.secrets``, from the beginning; ``disk``: what says how much
+    room there is.
 
     Raises:
         Deadlock: what the body waits for can never come. AssertionError: the plan cannot be served.
@@ -243,6 +246,7 @@ async def open_world(
             backend=backend,
             generations=generations,
             providers=[GivenSecrets(secrets)],
+            disk=disk,
         )
         failed: Exception | None = None
         # the server and the test's body; the body's end stops the server

@@ -17,6 +17,7 @@ from aura.clock import Clock
 from aura.config import Settings
 from aura.errors import RequestError, StoreCannotCreate
 from aura.store import Store
+from aura.stores.folder import cannot_use, sync_folder
 from aura.web.failures import Failures
 from aura.web.grants import STRANGER, Grant
 from aura.web.guard import SAFE_METHODS
@@ -145,7 +146,7 @@ def ensure_token(data: Path) -> str:
         if not os.path.lexists(path):  # nobody else makes it meanwhile: the folder is locked
             _create(path)
     except OSError as error:
-        raise StoreCannotCreate(f"cannot write {path}: {error.strerror}; make its folder writable") from error
+        raise cannot_use(f"cannot write {path}", error, "make its folder writable") from error
     return _read(path)
 
 
@@ -159,6 +160,7 @@ def _create(path: Path) -> None:
         file.flush()
         os.fsync(descriptor)
     os.rename(new, path)
+    sync_folder(path.parent)
 
 
 def _read(path: Path) -> str:

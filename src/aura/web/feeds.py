@@ -11,6 +11,7 @@ from aura.events import RUN_ENDED, Entry, EventEntry, LogEntry
 from aura.journal import Batch, Gap, Reader
 from aura.lifecycle import RunState
 from aura.records.events import EventFilter
+from aura.records.removal import EVENTS_TO, LOGS_TO
 from aura.run import RunRecord
 from aura.web.facade import Engine
 from aura.web.query import LogQuery
@@ -29,6 +30,8 @@ class _FeedOfAll:
     """
 
     reader: Reader
+    #: What retention calls the stream.
+    _stream: str
 
     def __init__(self, engine: Engine, last_id: int | None) -> None:
         """``last_id`` is -1 if it is none that we could have given."""
@@ -74,11 +77,17 @@ class _FeedOfAll:
             self.reader = self._subscribe(last_id)
 
     async def _tell_pruned(self, stream: Stream, last_id: int) -> None:
-        """The record that the client had last is gone from the history, so others after it may be gone as well."""
+        """Tell a gap if the history has let go of records behind ``last_id``; what it has kept of them follows.
+
+        So it has if that record itself is gone, or one of a later run: runs go one by one, and not in the order of ids.
+        """
+        last = min(await self._engine.history.removed_to(self._stream), self.reader.start - 1)
         found = await self._first(last_id - 1)
         if found is None or found.id > last_id:
-            until = min(found.id, self.reader.start) if found else self.reader.start
-            await stream.tell_gap(Gap(last_id + 1, until - 1), until - 1)
+            last = max(last, min(found.id, self.reader.start) - 1 if found else self.reader.start - 1)
+        elif last <= last_id:
+            return
+        await stream.tell_gap(Gap(last_id + 1, last), last)
 
     async def _replay(self, stream: Stream, after: int, until: int) -> None:
         following: int | None = after
@@ -89,6 +98,8 @@ class _FeedOfAll:
 
 class LogFeed(_FeedOfAll):
     """Log lines."""
+
+    _stream = LOGS_TO
 
     def __init__(self, engine: Engine, wanted: LogQuery, last_id: int | None) -> None:
         self._wanted = wanted
@@ -109,6 +120,8 @@ class LogFeed(_FeedOfAll):
 
 class EventFeed(_FeedOfAll):
     """Events, Aura's own too."""
+
+    _stream = EVENTS_TO
 
     def __init__(self, engine: Engine, wanted: EventFilter, last_id: int | None) -> None:
         self._wanted = wanted

@@ -77,6 +77,9 @@ class Metrics(Collector):
         yield from _lanes(status["lanes"])
         yield from self._work()
         yield from _store(status["store"])
+        yield from _retention(status["retention"])
+        lost = self._engine.journal.unstored
+        yield _counter("log_lines_dropped", "Log lines that were not stored.", [], [((), lost)])
         yield from self._door()
 
     def _work(self) -> Iterator[Metric]:
@@ -93,6 +96,8 @@ class Metrics(Collector):
         yield _histogram("step_seconds", steps, "state", measures.steps)
         lag = "How much later than asked for the event loop went on."
         yield _histogram("loop_lag_seconds", lag, "", measures.loop_lag)
+        blocked = "How long the event loop was blocked, by the plan whose code did it."
+        yield _histogram("loop_blocked_seconds", blocked, "plan", measures.blocked)
         yield _histogram("store_commit_seconds", "Time that a commit took.", "", measures.store.commit_times)
         yield _histogram(
             "store_commit_units", "Changes that were written in one commit.", "", measures.store.batch_sizes
@@ -130,7 +135,20 @@ def _lanes(lanes: Mapping[str, Mapping[str, int]]) -> Iterator[Metric]:
 
 def _store(store: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge("store_pending_units", "Changes that wait to be written.", store["pending"])
-    yield _gauge("store_writable", "1 while the storage can be written.", store["writable"])
+    yield _gauge("store_writable", "1 while the storage takes new work.", store["writable"])
+    if store["disk_free"] is not None:
+        yield _gauge("disk_free_bytes", "Room on the disk of the data folder.", store["disk_free"])
+
+
+def _retention(kept: Mapping[str, Any]) -> Iterator[Metric]:
+    for name, key, text in (
+        ("store_bytes", "bytes", "Size of the database."),
+        ("store_reusable_bytes", "reusable_bytes", "Of the database, what waits to be used again."),
+        ("store_oldest_run_timestamp_seconds", "oldest_at", "When the oldest run that is kept was accepted."),
+    ):
+        yield _gauges(name, text, [], [] if kept[key] is None else [((), kept[key])])
+    yield _counter("retention_runs", "Ended runs that were removed.", [], [((), kept["removed_runs"])])
+    yield _counter("retention_rows", "Rows that were removed.", [], [((), kept["removed_rows"])])
 
 
 def _by_name(values: Mapping[str, float]) -> Rows:

@@ -151,7 +151,7 @@ def connection_limit() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
-    return max(min(MAX_CONNECTIONS, soft - RESERVED_FILES), RESERVED_FILES // 4)
+    return max(min(MAX_CONNECTIONS, soft - RESERVED_FILES), soft // 4)
 
 
 async def serve_http(

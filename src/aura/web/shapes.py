@@ -199,7 +199,10 @@ def status(given: Mapping[str, Any]) -> api.ServerStatus:
     """What the server is and how it fares."""
     events = given["events"]
     suspended = [{**one, "at": utc(one["at"])} for one in events["suspended"]]
-    changed = {"started_at": utc(given["started_at"]), "events": {**events, "suspended": suspended}}
+    kept = {**given["retention"], "oldest_at": time(given["retention"]["oldest_at"])}
+    changed = {"started_at": utc(given["started_at"]), "events": {**events, "suspended": suspended}, "retention": kept}
+    blocked = [{**one, "at": utc(one["at"])} for one in given["loop"]["blocked"]]
+    changed["loop"] = {**given["loop"], "blocked": blocked}
     return msgspec.convert({**given, **changed}, api.ServerStatus)
 
 

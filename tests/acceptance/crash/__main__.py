@@ -31,11 +31,13 @@ def main(kills: int, seed: int) -> int:
     begun = time.monotonic()
     random = Random(seed)
     planned = deaths(random, random.sample(NAMES, len(NAMES)), LONGEST, every=2)
-    report = Campaign(folder, seed, tell).run(islice(planned, kills))
+    report = Campaign(folder, seed, tell).run(islice(planned, kills), older=True)
     evidence = collect(folder)
     print(f"{report}; {len(evidence.runs)} runs on record, {time.monotonic() - begun:.0f} s")
     print(f"{evidence.killed_running} times runs were killed with it; the last one ended with {report.end_code}")
-    wrong = [*report.wrong, *(f"not reached: {death}" for death in report.missed), *problems(evidence)]
+    print(f"kills that met each moment:\n{report.sometimes}")
+    missed = [f"not reached: {death}" for death in report.missed] + [f"never: {m}" for m in report.sometimes.never()]
+    wrong = [*report.wrong, *missed, *problems(evidence)]
     if wrong or report.end_code:
         print("\n".join([*wrong, f"SEED={seed}, kept in {folder}"]))
         return 1

@@ -13,9 +13,11 @@ from random import Random
 from threading import Event
 from typing import Any
 
-from tests.acceptance.crash import mix
-from tests.acceptance.crash.clients import Client, Where, ask
+from tests.acceptance.crash import mix, past
+from tests.acceptance.crash.clients import Client
+from tests.acceptance.crash.door import Where, ask
 from tests.acceptance.crash.life import PATIENCE, START_TIME, Death, Server, at_failpoint, at_random, open_server
+from tests.acceptance.crash.sometimes import Sometimes
 from tests.fakes.served import write_plans
 
 from aura.failpoints import NAMES, Site
@@ -41,6 +43,7 @@ class Report:
         self.wrong: list[str] = []
         self.ready: list[float] = []
         self.hits: Counter[str] = Counter()
+        self.sometimes = Sometimes()
         self.end_code: int | None = None
 
     def __str__(self) -> str:
@@ -80,8 +83,13 @@ class Campaign:
         self.report = Report(seed)
         write_plans(folder, mix.plan_files(folder))
 
-    def run(self, planned: Iterable[Death]) -> Report:
-        """Live each life to its planned death, then one more until nothing is open, and stop it in good order."""
+    def run(self, planned: Iterable[Death], older: bool = False) -> Report:
+        """Live each life to its planned death, then one more until nothing is open, and stop it in good order.
+
+        ``older``: the first finds the database of an older Aura.
+        """
+        if older:
+            past.make_older(self._folder)
         with ExitStack() as stack:
             seed = self.report.seed
             clients = [stack.enter_context(closing(Client(n, self._folder, seed))) for n in range(CLIENTS)]
@@ -89,13 +97,16 @@ class Campaign:
                 if not any(self._live(death, clients) for _ in range(TRIES)):
                     self.report.missed.append(str(death))
                 self._progress(self.report)
-        self._live_in_peace(clients)
+            self._live_in_peace(clients)
+        self.report.sometimes.ended(self._folder)
         for client in clients:
             self.report.wrong += client.wrong
         return self.report
 
     def _live(self, death: Death, clients: Sequence[Client]) -> bool:
         """One life; say whether it ended as planned."""
+        if death.with_past:
+            past.add_ended_runs(self._folder)
         with open_server(self._folder, death) as server:
             with server.killed_after(death.delay if death.in_boot and not death.failpoint else START_TIME):
                 where = server.wait_ready()
@@ -103,7 +114,7 @@ class Campaign:
                 self.report.ready.append(server.ready_s)
             if where is not None:
                 self._serve(server, where, death, clients)
-            return self._count(server.wait_end(), death, clients)
+            return self._count(server, death, clients)
 
     def _serve(self, server: Server, where: Where, death: Death, clients: Sequence[Client]) -> None:
         """Let the clients at it until it is dead."""
@@ -117,16 +128,19 @@ class Campaign:
         for thread in threads:
             thread.join()
 
-    def _count(self, code: int, death: Death, clients: Sequence[Client]) -> bool:
-        report = self.report
-        report.kills += code == -signal.SIGKILL
-        report.unanswered += any(client.in_flight for client in clients)
+    def _count(self, server: Server, death: Death, clients: Sequence[Client]) -> bool:
+        report, killed = self.report, server.wait_end() == -signal.SIGKILL
+        in_flight = [client.in_flight for client in clients if client.in_flight]
+        report.kills += killed
+        report.unanswered += killed and bool(in_flight)
         report.acknowledged = sum(client.acknowledged for client in clients)
         report.repeated = sum(client.repeated for client in clients)
         for client in clients:
-            client.in_flight = False
+            client.in_flight = None
         former, report.hits = report.hits, self._hits()
-        return code == -signal.SIGKILL and (not death.failpoint or report.hits != former)
+        if killed:
+            report.sometimes.killed(self._folder, in_flight, report.hits - former, server.ready_s is not None)
+        return killed and (not death.failpoint or report.hits != former)
 
     def _hits(self) -> Counter[str]:
         return Counter(_HIT.findall((self._folder / "server.log").read_text(encoding="utf-8")))
@@ -141,31 +155,38 @@ class Campaign:
             for task in mix.CANCELLED:
                 ask(where, "POST", "/api/tasks/cancel", {"task_name": task})
             for client in clients:
-                client.check_tokens(where)
-                client.check_sessions(where)
-            resume_all(where)
-            wait_idle(where)
+                client.credentials.check(where)
+                client.ask_again(where)
+            finish(where, clients)
             server.process.terminate()
             self.report.end_code = server.wait_end()
 
 
-def resume_all(where: Where) -> None:
-    """Resume what the clients left paused; what waits for its place by now refuses, which is as well."""
+def finish(where: Where, clients: Sequence[Client]) -> None:
+    """Resume what is paused and wake what waits for its client, until no run is open."""
+    end = time.monotonic() + PEACE
+    while not _is_over(where, clients):
+        assert time.monotonic() < end, f"runs are still open {PEACE:.0f} s after the last start"
+        time.sleep(0.1)
+
+
+def _is_over(where: Where, clients: Sequence[Client]) -> bool:
+    woken = sum(client.wake_all(where) for client in clients) == len(clients)
+    rests = _resume_all(where) + len(ask(where, "GET", "/api/runs?state=waiting&limit=1")["items"])
+    return woken and not rests and not _is_busy(ask(where, "GET", "/api/system/status")["lanes"])
+
+
+def _resume_all(where: Where) -> int:
+    """Resume what is paused; what waits for its place by now refuses, which is as well. Says how many these were."""
     page = "/api/runs?state=preempted"
-    cursor = ""
+    cursor, count = "", 0
     while cursor is not None:
         answer = ask(where, "GET", page + (f"&cursor={cursor}" if cursor else ""))
         for run in answer["items"]:
             ask(where, "POST", f"/api/tasks/{run['cid']}/resume")
+        count += len(answer["items"])
         cursor = answer["next_cursor"]
-
-
-def wait_idle(where: Where) -> None:
-    """Look until no run is queued or running."""
-    end = time.monotonic() + PEACE
-    while _is_busy(ask(where, "GET", "/api/system/status")["lanes"]):
-        assert time.monotonic() < end, "runs are still open a minute after the last start"
-        time.sleep(0.02)
+    return count
 
 
 def _is_busy(lanes: dict[str, Any]) -> bool:

@@ -1,10 +1,14 @@
-"""What must be true after any number of kills. Each check gives what is wrong, one text for each case."""
+"""What must be true after any number of kills. Each check gives what is wrong, one text for each case.
+
+Here are those of whole runs and of what is left; ``stepchecks`` has those of steps, ``toldchecks`` those of what
+clients were told. Slots belong here once there is a schedule: none twice, and none missing but by its rule.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from tests.acceptance.crash import mix
-from tests.acceptance.crash.evidence import Evidence, Run
+from tests.acceptance.crash import mix, stepchecks, toldchecks
+from tests.acceptance.crash.evidence import Evidence
 
 from aura.lifecycle import FINAL, STEP_FINAL
 
@@ -13,10 +17,12 @@ Check = Callable[[Evidence], Iterator[str]]
 FINAL_STATES = frozenset(state.value for state in FINAL)
 FINAL_STEPS = frozenset(state.value for state in STEP_FINAL)
 FINAL_EVENTS = frozenset(f"run.{state}" for state in FINAL_STATES)
+#: What a run was last told to do if it ran.
+BEGUN = frozenset({"run.started", "run.resumed"})
 #: What the data folder holds once the server has ended in good order.
-FILES = frozenset({"aura.db", "aura.lock", "token", "work"})
-#: Seconds by which two processes may differ about the time.
-CLOCKS = 0.05
+FILES = frozenset({"aura.db", "aura.lock", "ballast", "token", "work"})
+#: Beginnings of names of what is kept on purpose: the database as it was before its schema was brought up to date.
+KEPT = ("aura.db.before-",)
 
 
 def acknowledged_runs_are_there(evidence: Evidence) -> Iterator[str]:
@@ -34,7 +40,7 @@ def every_run_was_asked_for_once(evidence: Evidence) -> Iterator[str]:
     """A run is one request's; one that was refused left nothing."""
     sent = {note.key for note in evidence.notes if note.kind == "sent"}
     refused = {note.key for note in evidence.notes if note.kind == "told" and note.status not in (0, 202)}
-    keys = Counter(run.key for run in evidence.runs.values() if run.parent is None)
+    keys = Counter(run.key for run in evidence.runs.values() if run.parent is None and run.asked_by is None)
     for key, count in keys.items():
         if key not in sent:
             yield f"nobody asked for the run with key {key!r}"
@@ -69,6 +75,22 @@ def nothing_failed_by_itself(evidence: Evidence) -> Iterator[str]:
             yield f"run {run.cid} ({run.task}) was to start again, and is crashed, reason {run.reason}"
 
 
+def only_what_ran_crashed(evidence: Evidence) -> Iterator[str]:
+    """What was queued, waited or was paused when the server died is there as before."""
+    for run in evidence.runs.values():
+        if run.state == "crashed" and run.parent is None and BEGUN.isdisjoint(run.events[-2:-1]):
+            yield f"run {run.cid} ({run.task}) did not run, and is crashed: {' '.join(run.events)}"
+
+
+def only_what_was_told_to_stop_is_cancelled(evidence: Evidence) -> Iterator[str]:
+    """By a client, or by a shutdown that it is not to outlive."""
+    for run in evidence.runs.values():
+        if run.state != "cancelled" or run.task in mix.CANCELLED or run.parent is not None:
+            continue
+        if (run.reason, run.recovery) != ("shutdown", "fail"):
+            yield f"nobody cancelled run {run.cid} ({run.task}, {run.recovery}), and it is, reason {run.reason}"
+
+
 def calls_have_one_answer(evidence: Evidence) -> Iterator[str]:
     """A sub-task never runs alone, and of each call of a run one at most has run to an end of its own."""
     parts = [run for run in evidence.runs.values() if run.parent is not None]
@@ -83,79 +105,11 @@ def calls_have_one_answer(evidence: Evidence) -> Iterator[str]:
             yield f"call {call} of run {parent_cid} was answered {count} times"
 
 
-def cancels_were_told_the_truth(evidence: Evidence) -> Iterator[str]:
-    """202 ``cancelled`` is the end, 202 ``stopping`` ends so unless every step had ended; 409 named the end."""
-    for note in evidence.notes:
-        run = evidence.runs.get(note.cid)
-        if note.kind != "cancel" or run is None or note.status == 503:
-            continue
-        if note.status == 202:
-            if run.state != "cancelled" and (note.state == "cancelled" or not _finished(run)):
-                yield f"run {run.cid} ({run.task}) was to be cancelled (told: {note.state}), and is {run.state}"
-        elif note.status != 409 or note.state != run.state:
-            yield f"cancel of run {run.cid} was answered {note.status} {note.state}, and it is {run.state}"
-
-
-def pauses_were_told_the_truth(evidence: Evidence) -> Iterator[str]:
-    """202 ``preempted`` is on record; 409 was of a run that was ending or had another reason to stop."""
-    for note in evidence.notes:
-        run = evidence.runs.get(note.cid)
-        if note.kind == "pause" and note.state == "preempted" and run and "run.preempted" not in run.events:
-            yield f"pause of run {run.cid} ({run.task}) was answered {note.state}, and it never was"
-
-
-def _finished(run: Run) -> bool:
-    return run.state == "succeeded" and all(step.state == "succeeded" for step in run.steps)
-
-
-def ends_that_were_shown_stay(evidence: Evidence) -> Iterator[str]:
-    """Who was shown an end was shown the end."""
-    for note in evidence.notes:
-        if note.kind == "seen":
-            run = evidence.runs.get(note.cid)
-            if run is None or run.state != note.state:
-                yield f"run {note.cid} was shown as {note.state}, and is {run.state if run else 'not on record'}"
-
-
-def steps_ran_as_often_as_recorded(evidence: Evidence) -> Iterator[str]:
-    """A body never begins before its start is committed; only of a paused run one that a crash may not repeat does."""
-    begun = Counter((mark.cid, mark.step) for mark in evidence.marks)
-    for (cid, name), count in begun.items():
-        run = evidence.runs.get(cid)
-        starts = next((step.starts for step in run.steps if step.name == name), 0) if run else 0
-        if run is None or count > starts:
-            yield f"step {name} of run {cid} ran {count} times, and {starts} starts are on record"
-        elif run.recovery == "fail" and count > 1 and "run.preempted" not in run.events:
-            yield f"step {name} of run {cid} ({run.task}) ran {count} times, though it may not be repeated"
-
-
-def finishes_follow_their_marks(evidence: Evidence) -> Iterator[str]:
-    """A step that succeeded has run, and its finish was recorded after it had."""
-    last = {(mark.cid, mark.step): mark for mark in evidence.marks}
-    for run in evidence.runs.values():
-        for step in run.steps:
-            if step.state != "succeeded" or step.name not in mix.MARKED[run.task]:
-                continue
-            mark = last.get((run.cid, step.name))
-            if mark is None:
-                yield f"step {step.name} of run {run.cid} succeeded on record and never ran"
-            elif not (step.started_at or 0) - CLOCKS <= mark.at <= (step.finished_at or 0) + CLOCKS:
-                yield f"step {step.name} of run {run.cid} ran at {mark.at}, and not while it was on record as running"
-
-
-def clean_up_ran(evidence: Evidence) -> Iterator[str]:
-    """A ``finally`` runs; where the server was killed before its end, the record says that it is unknown."""
-    for run in evidence.runs.values():
-        tidied = any(step.name == "tidy" and step.state == "succeeded" for step in run.steps)
-        if run.task == "tidy" and run.state == "succeeded" and tidied == run.unclean:
-            told = "says that it is unknown" if run.unclean else "says nothing of it"
-            yield f"run {run.cid} succeeded, its clean-up did {'' if tidied else 'not '}run, and its record {told}"
-
-
 def nothing_is_left(evidence: Evidence) -> Iterator[str]:
     """No process, lock or file of a dead server."""
     yield from (f"process {process} is still there" for process in evidence.processes)
-    yield from (f"file {name} is left in the data folder" for name in evidence.files if name not in FILES)
+    left = (name for name in evidence.files if name not in FILES and not name.startswith(KEPT))
+    yield from (f"file {name} is left in the data folder" for name in left)
     if not evidence.lock_is_free:
         yield "the lock of the data folder is still held"
 
@@ -169,13 +123,26 @@ CHECKS: tuple[Check, ...] = (
     every_run_was_asked_for_once,
     each_run_ends_once,
     nothing_failed_by_itself,
+    only_what_ran_crashed,
+    only_what_was_told_to_stop_is_cancelled,
     calls_have_one_answer,
-    cancels_were_told_the_truth,
-    pauses_were_told_the_truth,
-    ends_that_were_shown_stay,
-    steps_ran_as_often_as_recorded,
-    finishes_follow_their_marks,
-    clean_up_ran,
+    toldchecks.cancels_were_told_the_truth,
+    toldchecks.pauses_were_told_the_truth,
+    toldchecks.ends_that_were_shown_stay,
+    toldchecks.batches_are_whole,
+    toldchecks.events_are_on_record_once,
+    toldchecks.waits_were_woken_by_what_came,
+    toldchecks.answers_count,
+    stepchecks.steps_ran_as_often_as_recorded,
+    stepchecks.finishes_follow_their_marks,
+    stepchecks.finished_work_is_kept,
+    stepchecks.checkpoints_are_kept,
+    stepchecks.crashes_say_what_is_unknown,
+    stepchecks.runs_that_go_on_are_greeted,
+    stepchecks.clean_up_ran,
+    stepchecks.state_counts_each_run_once,
+    stepchecks.steps_emit_once,
+    stepchecks.starts_ask_once,
     nothing_is_left,
     database_is_whole,
 )

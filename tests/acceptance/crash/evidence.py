@@ -6,10 +6,12 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from tests.acceptance.crash import mix
-from tests.acceptance.crash.clients import LABEL, Note, read_journals
+from tests.acceptance.crash.clients import LABEL
+from tests.acceptance.crash.journal import Note, read_journals
 from tests.fakes.children import running_in
 
 from aura.processes.leftovers import look_at_all
@@ -23,6 +25,8 @@ class Step(msgspec.Struct, frozen=True):
     starts: int
     started_at: float | None
     finished_at: float | None
+    output: Any = None  # of a step that asked or waited for somebody
+    finishes: int = 0  # how often it is on record that it succeeded
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -39,6 +43,19 @@ class Run(msgspec.Struct, frozen=True):
     steps: Sequence[Step]
     parent: str | None = None  # the cid of the run that it is a part of, and which of its calls it answers
     call: str | None = None
+    paused: bool = False  # it was stopped to come back, not by a crash alone
+    error: str = ""  # the message
+    asked_by: tuple[str, str] | None = None  # the run and the step that asked for it to be started
+
+
+class Emitted(msgspec.Struct, frozen=True):
+    """An event on record that a client or a step has emitted."""
+
+    id: str
+    name: str
+    key: str  # of the client's
+    cid: str | None  # of the step's
+    step: str | None
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -47,6 +64,10 @@ class Evidence(msgspec.Struct, frozen=True):
     runs: Mapping[str, Run]
     notes: Sequence[Note]
     marks: Sequence[mix.Mark]
+    counts: Sequence[mix.Count] = ()
+    tallies: Sequence[mix.Count] = ()
+    tally: int = 0  # what the plan's state has come to
+    events: Sequence[Emitted] = ()
     killed_running: int = 0
     database: Sequence[str] = ("ok",)
     processes: Sequence[str] = ()
@@ -63,6 +84,10 @@ def collect(folder: Path) -> Evidence:
             runs=_runs(db),
             notes=read_journals(folder),
             marks=mix.read_marks(folder),
+            counts=mix.read_counts(folder, "counts"),
+            tallies=mix.read_counts(folder, "tallies"),
+            tally=_tally(db),
+            events=_emitted(db),
             killed_running=_killed_running(db),
             database=[str(row[0]) for row in db.execute("PRAGMA integrity_check")]
             + [f"foreign key: {row}" for row in db.execute("PRAGMA foreign_key_check")],
@@ -74,21 +99,54 @@ def collect(folder: Path) -> Evidence:
 
 def _runs(db: sqlite3.Connection) -> dict[str, Run]:
     events: dict[int, list[str]] = {}
-    for seq, name in db.execute("SELECT seq, name FROM history WHERE step IS NULL ORDER BY seq, id"):
+    paused = set()
+    for seq, name, by_boot in db.execute(_EVENTS):
         events.setdefault(seq, []).append(name)
-    steps: dict[int, list[Step]] = {}
-    for seq, *row in db.execute(_STEPS):
-        steps.setdefault(seq, []).append(Step(*row))
-    columns = "seq, cid, task_name, state, reason, recovery, cleanup_error IS NOT NULL, labels, parent_cid, call"
+        if name == "run.preempted" and not by_boot:
+            paused.add(seq)
+    steps = _steps(db)
     found = {}
-    for seq, cid, task, state, reason, recovery, unclean, labels, *part in db.execute(f"SELECT {columns} FROM run"):
+    for seq, cid, task, state, reason, recovery, unclean, labels, *part, error, cause in db.execute(_RUNS):
         told, done = events.get(seq, []), steps.get(seq, [])
-        found[cid] = Run(cid, task, state, reason, recovery, bool(unclean), _key(labels), told, done, *part)
+        run = Run(cid, task, state, reason, recovery, bool(unclean), _key(labels), told, done, *part)
+        asked = _asked_by(msgspec.json.decode(cause)) if part[0] is None else None
+        found[cid] = msgspec.structs.replace(run, paused=seq in paused, error=error or "", asked_by=asked)
     return found
 
 
-_STEPS = """SELECT seq, name, state, starts, started_at, finished_at FROM step
- UNION ALL SELECT seq, step || '[' || idx || ']', state, starts, started_at, finished_at FROM item"""
+def _steps(db: sqlite3.Connection) -> dict[int, list[Step]]:
+    finishes = {(seq, name): count for seq, name, count in db.execute(_FINISHES)}
+    steps: dict[int, list[Step]] = {}
+    for seq, name, state, starts, started_at, finished_at, output in db.execute(_STEPS):
+        told = msgspec.json.decode(output) if output else None
+        step = Step(name, state, starts, started_at, finished_at, told, finishes.get((seq, name), 0))
+        steps.setdefault(seq, []).append(step)
+    return steps
+
+
+def _asked_by(cause: dict[str, Any]) -> tuple[str, str] | None:
+    return (cause["cid"], cause["step"]) if cause.get("kind") == "task" else None
+
+
+_RUNS = """SELECT seq, cid, task_name, state, reason, recovery, cleanup_error IS NOT NULL, labels, parent_cid, call,
+ json_extract(error, '$.message'), cause FROM run"""
+_EVENTS = """SELECT seq, name, json_extract(payload, '$.boot') FROM history WHERE step IS NULL ORDER BY seq, id"""
+_STEPS = f"""SELECT seq, name, state, starts, started_at, finished_at,
+  CASE WHEN name IN ('b', '{mix.ASKED}') THEN output END FROM step
+ UNION ALL SELECT seq, step || '[' || idx || ']', state, starts, started_at, finished_at, NULL FROM item"""
+_FINISHES = """SELECT seq, step || coalesce('[' || json_extract(payload, '$.item') || ']', '') AS key, count(*)
+ FROM history WHERE name='step.succeeded' GROUP BY seq, key"""
+
+
+def _tally(db: sqlite3.Connection) -> int:
+    row = db.execute("SELECT value FROM state WHERE plan_name=? AND key=?", (mix.PLAN, mix.TALLY)).fetchone()
+    return int(msgspec.json.decode(row[0])) if row else 0
+
+
+def _emitted(db: sqlite3.Connection) -> list[Emitted]:
+    query = "SELECT id, name, json_extract(payload, '$.key'), cid, step FROM event WHERE name=? OR name LIKE ?"
+    rows = db.execute(query, (mix.TOLD, f"{mix.CALL}.%"))
+    return [Emitted(str(id), name, key or "", cid, step) for id, name, key, cid, step in rows]
 
 
 def _key(labels: str) -> str:

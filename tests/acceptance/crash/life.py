@@ -2,14 +2,15 @@
 
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from threading import Timer
 from typing import NamedTuple
 
-from tests.acceptance.crash.clients import Where
+from tests.acceptance.crash import mix
+from tests.acceptance.crash.door import Where
 from tests.fakes.served import AURA, READY, environment
 
 from aura.failpoints import VARIABLE, Site
@@ -23,7 +24,7 @@ SETTINGS = {"AURA_GRACE": "1s", "AURA_LANES__MAIN__LIMIT": "12"}
 
 _IN_BOOT = frozenset({Site.SCHEMA, Site.BOOT_COUNT, Site.BOOT_SETTLE})
 _IN_STOP = frozenset({Site.COME_BACK, Site.BOOT_END, Site.CHECKPOINT})
-_FAVOURED = {Site.COME_BACK: "again", Site.STUCK: "stubborn", Site.STOPPING: "slow"}
+_FAVOURED = {Site.COME_BACK: "again", Site.STUCK: "stubborn", Site.STOPPING: "slow", Site.EVENT: "hear"}
 #: Sites that many runs pass: there the kill may wait for a later one.
 _BUSY = frozenset({Site.ACCEPT, Site.START, Site.HOP, Site.OUTCOME})
 
@@ -37,6 +38,8 @@ class Death(NamedTuple):
     #: Seconds from ready to a SIGTERM: there are failpoints that are passed only by a server that is being stopped.
     stop_after: float | None = None
     favoured: str | None = None
+    #: Whether there is something in the data folder that is no longer kept.
+    with_past: bool = False
 
     def __str__(self) -> str:
         return self.failpoint or f"{self.delay * 1000:.0f} ms after {'its start' if self.in_boot else 'ready'}"
@@ -47,14 +50,16 @@ def at_failpoint(name: str, random: Random) -> Death:
     site = Site(name.partition(".")[0])
     count = random.randint(1, 5) if site in _BUSY else 1
     stop_after = random.uniform(0.15, 0.3) if site in _IN_STOP else None
-    return Death(f"{name}:kill@{count}", 0.0, site in _IN_BOOT, stop_after, _FAVOURED.get(site))
+    favoured, with_past = _FAVOURED.get(site), site is Site.PRUNE
+    return Death(f"{name}:kill@{count}", 0.0, site in _IN_BOOT, stop_after, favoured, with_past)
 
 
 def at_random(random: Random, longest: float) -> Death:
-    """Die at any moment; one in five of a boot."""
+    """Die at any moment; one in five of a boot. Half of the others have one task asked for more often."""
     if random.random() < 0.2:
         return Death(delay=random.uniform(0.1, 0.8), in_boot=True)
-    return Death(delay=random.uniform(0.005, longest))
+    favoured = random.choice([*mix.WEIGHTS]) if random.random() < 0.5 else None
+    return Death(delay=random.uniform(0.005, longest), favoured=favoured)
 
 
 class Server:
@@ -94,15 +99,15 @@ class Server:
 
 
 @contextmanager
-def open_server(folder: Path, death: Death | None = None) -> Iterator[Server]:
-    """Start a server on the folder's data; it is dead at the end."""
+def open_server(folder: Path, death: Death | None = None, more: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Start a server on the folder's data, with ``more`` settings; it is dead at the end."""
     command = [AURA, "serve", "--data", "data", "--port", "0", "--no-reload"]
-    more = SETTINGS | ({VARIABLE: death.failpoint} if death else {})
+    settings = SETTINGS | ({VARIABLE: death.failpoint} if death else {}) | dict(more or {})
     begun = time.monotonic()
     with (
         open(folder / "server.log", "a", encoding="utf-8") as log,
         subprocess.Popen(
-            command, cwd=folder, env=environment(more), stdout=subprocess.PIPE, stderr=log, text=True
+            command, cwd=folder, env=environment(settings), stdout=subprocess.PIPE, stderr=log, text=True
         ) as process,
     ):
         try:

@@ -1,13 +1,17 @@
 """Each check of the crash tests finds what it is for."""
 
+from pathlib import Path
+from threading import Event
 from typing import Any
 
 import msgspec
 import pytest
 from tests.acceptance.crash.checks import CHECKS, problems
-from tests.acceptance.crash.clients import Note
-from tests.acceptance.crash.evidence import Evidence, Run, Step
-from tests.acceptance.crash.mix import Mark
+from tests.acceptance.crash.clients import Client
+from tests.acceptance.crash.door import Where
+from tests.acceptance.crash.evidence import Emitted, Evidence, Run, Step
+from tests.acceptance.crash.journal import Note
+from tests.acceptance.crash.mix import Count, Mark
 
 DONE = Step("a", "succeeded", starts=1, started_at=10.0, finished_at=12.0)
 TOLD = ("run.accepted", "run.started", "run.succeeded")
@@ -37,7 +41,34 @@ def parts(*parents: str) -> dict[str, Any]:
     return {"runs": {"c1": RUN} | made}
 
 
-CRASHED = {"state": "crashed", "reason": "crash", "events": ("run.accepted", "run.crashed")}
+def heard(kind: str, key: str, event: str = "7") -> dict[str, Any]:
+    """The good run, which has waited for an event or an answer; ``event`` is the only one on record."""
+    outputs: dict[str, Any] = {"hear": {"payload": {"key": key}}, "ask": {"approved": key == "yes"}}
+    done = Step({"hear": "b", "ask": "ask"}[kind], "succeeded", 1, 10.0, 12.0, outputs[kind])
+    told = (Note("emit", "0-2", cid="c1"), Note("emitted", "0-2", status=202, cid="c1", state="7"))
+    asked = (Note("answer", cid="c1", state="no"), Note("answered", status=202, cid="c1", state="no"))
+    emitted = Emitted(event, "call.c1", "0-2", None, None)
+    return {**run(task=kind, steps=(done,)), **notes(*told, *asked), "marks": (), "events": (emitted,)}
+
+
+def resumed(step: str, **changes: Any) -> dict[str, Any]:
+    """The good run as one that resumes, with one step."""
+    done = Step(step, "succeeded", starts=2, started_at=10.0, finished_at=12.0)
+    return run(task="keep", recovery="resume", steps=(msgspec.structs.replace(done, **changes),))
+
+
+def asked_for(*by: tuple[str, str]) -> dict[str, Any]:
+    """The good run, which asks for others, and those that were asked for."""
+    good = msgspec.structs.replace(RUN, task="beget", steps=(msgspec.structs.replace(DONE, name="b"),))
+    more = {f"s{n}": msgspec.structs.replace(RUN, cid=f"s{n}", key="", steps=(), asked_by=b) for n, b in enumerate(by)}
+    return {"runs": {"c1": good} | more, "marks": ()}
+
+
+TWICE = (MARK._replace(step="b"), MARK._replace(step="b"))
+WHOLE = (Note("sent", "0-1", "slow", batch="0-1"), Note("sent", "0-9", "slow", batch="0-1"))
+TOLD_EVENT = Emitted("9", "told", "", "c1", "a")
+CRASHED = {"state": "crashed", "reason": "crash", "events": (*TOLD[:2], "run.crashed")}
+CANCELLED = {"state": "cancelled", "events": (*TOLD[:2], "run.cancelled"), "task": "nothing"}
 
 
 def step(**changes: Any) -> dict[str, Any]:
@@ -52,11 +83,21 @@ def step(**changes: Any) -> dict[str, Any]:
         pytest.param(cancelled(202, "stopping"), id="cancel-after-its-last-step"),
         pytest.param(cancelled(409, "succeeded"), id="cancel-too-late"),
         pytest.param(run(**CRASHED, steps=()), id="crashed"),
+        pytest.param(run(**CANCELLED, reason="shutdown"), id="cancelled-by-a-shutdown"),
         pytest.param(parts("c1"), id="sub-task"),
+        pytest.param(heard("hear", "0-2"), id="heard"),
+        pytest.param(heard("ask", "no"), id="answered"),
+        pytest.param({**resumed("b"), "marks": TWICE}, id="repeated-after-a-crash"),
+        pytest.param({**resumed("wake", finishes=2), "marks": (MARK._replace(step="wake"),)}, id="greeted-twice"),
+        pytest.param({"counts": (Count("c1", 0), Count("c1", 1), Count("c1", 1), Count("c1", 2))}, id="counted-on"),
+        pytest.param(asked_for(("c1", "b")), id="asked-for-another"),
     ],
 )
 def test_what_may_be_is_not_reported(changes: dict[str, Any]) -> None:
     evidence = msgspec.structs.replace(GOOD, **changes)
+    task = evidence.runs["c1"].task
+    told = [msgspec.structs.replace(note, task=note.task and task) for note in evidence.notes]
+    evidence = msgspec.structs.replace(evidence, notes=told)
     if not evidence.runs["c1"].steps:
         evidence = msgspec.structs.replace(evidence, marks=())
     assert problems(evidence) == []
@@ -87,6 +128,22 @@ def test_what_may_be_is_not_reported(changes: dict[str, Any]) -> None:
         pytest.param("nothing_failed_by_itself", run(state="failed", events=(*TOLD[:2], "run.failed")), id="failed"),
         pytest.param("nothing_failed_by_itself", run(reason="fault"), id="fault"),
         pytest.param("nothing_failed_by_itself", run(**CRASHED, recovery="restart"), id="not-started-again"),
+        *(
+            pytest.param(
+                "only_what_ran_crashed", run(**CRASHED | {"events": ("run.accepted", *then, "run.crashed")}), id=id
+            )
+            for id, then in {
+                "queued-and-crashed": (),
+                "waiting-and-crashed": ("run.started", "run.waiting"),
+                "paused-and-crashed": ("run.started", "run.preempted"),
+            }.items()
+        ),
+        pytest.param("only_what_was_told_to_stop_is_cancelled", run(**CANCELLED), id="cancelled-by-nobody"),
+        pytest.param(
+            "only_what_was_told_to_stop_is_cancelled",
+            run(**CANCELLED, reason="shutdown", recovery="resume"),
+            id="to-go-on-and-cancelled",
+        ),
         pytest.param("calls_have_one_answer", parts("c1", "c1"), id="answered-twice"),
         pytest.param("calls_have_one_answer", parts("c9"), id="part-of-nothing"),
         pytest.param("cancels_were_told_the_truth", cancelled(202, "cancelled"), id="not-cancelled"),
@@ -103,7 +160,34 @@ def test_what_may_be_is_not_reported(changes: dict[str, Any]) -> None:
         pytest.param("steps_ran_as_often_as_recorded", run(steps=()), id="ran-before-its-start"),
         pytest.param("finishes_follow_their_marks", {"marks": ()}, id="never-ran"),
         pytest.param("finishes_follow_their_marks", step(finished_at=10.5), id="finished-before-it-ran"),
+        pytest.param("steps_ran_as_often_as_recorded", {**resumed("d"), "marks": TWICE}, id="not-to-be-repeated"),
+        pytest.param("finished_work_is_kept", resumed("d", finishes=2), id="finished-twice"),
+        pytest.param("checkpoints_are_kept", {"counts": (Count("c1", 0), Count("c1", 1), Count("c1", 0))}, id="back"),
+        pytest.param("checkpoints_are_kept", {"counts": (Count("c1", 1),)}, id="left-out"),
+        pytest.param(
+            "crashes_say_what_is_unknown",
+            {**resumed("b"), **run(**CRASHED, recovery="resume", task="keep", error="while step b was running")},
+            id="crashed-for-nothing",
+        ),
+        pytest.param(
+            "runs_that_go_on_are_greeted",
+            {**run(task="keep", events=(*TOLD[:2], "run.resumed", TOLD[2])), "marks": TWICE},
+            id="not-greeted",
+        ),
         pytest.param("clean_up_ran", run(task="tidy"), id="no-clean-up"),
+        pytest.param("state_counts_each_run_once", {"tallies": (Count("c1", 1), Count("c1", 1))}, id="same-tally"),
+        pytest.param("state_counts_each_run_once", {"tally": 1}, id="tally-of-nobody"),
+        pytest.param("state_counts_each_run_once", {**run(task="tally"), "tallies": (Count("c1", 1),)}, id="forgotten"),
+        pytest.param("steps_emit_once", run(task="tell"), id="emitted-nothing"),
+        pytest.param("steps_emit_once", {**run(task="tell"), "events": (TOLD_EVENT, TOLD_EVENT)}, id="emitted-twice"),
+        pytest.param("starts_ask_once", asked_for(), id="asked-for-nothing"),
+        pytest.param("starts_ask_once", asked_for(("c1", "b"), ("c1", "b")), id="asked-twice"),
+        pytest.param("starts_ask_once", asked_for(("c1", "b"), ("c9", "b")), id="asked-for-by-nobody"),
+        pytest.param("batches_are_whole", {"notes": (*WHOLE, ACCEPTED)}, id="half-a-batch"),
+        pytest.param("events_are_on_record_once", {**heard("hear", "0-2"), "events": ()}, id="event-lost"),
+        pytest.param("events_are_on_record_once", heard("hear", "0-2", event="8"), id="another-event"),
+        pytest.param("waits_were_woken_by_what_came", heard("hear", "0-3"), id="heard-what-was-not-said"),
+        pytest.param("answers_count", heard("ask", "yes"), id="another-answer"),
         pytest.param("nothing_is_left", {"processes": ("7 sleep",)}, id="process"),
         pytest.param("nothing_is_left", {"files": ("aura.db-wal",)}, id="file"),
         pytest.param("nothing_is_left", {"lock_is_free": False}, id="lock"),
@@ -116,4 +200,15 @@ def test_check_finds_what_it_is_for(check: str, changes: dict[str, Any]) -> None
 
 
 def test_every_check_is_run() -> None:
-    assert len(set(CHECKS)) == len(CHECKS) == 13
+    assert len(set(CHECKS)) == len(CHECKS) == 26
+
+
+def test_client_that_cannot_go_on_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("an answer that makes no sense")
+
+    client = Client(3, tmp_path, seed=1)
+    monkeypatch.setattr(client, "_act", fails)
+    client.start(Where("http://127.0.0.1:1", ""), Event(), None).join(20)
+    client.close()
+    assert client.wrong == ["client 3 could not go on: ValueError('an answer that makes no sense')"]

@@ -43,8 +43,11 @@ def _blocked(call: Call) -> list[str]:
         blocked.append("the server is shutting down")
     if call.engine.state in ("stopping", "stopped"):
         blocked.append(f"the engine is {call.engine.state}")
-    if not call.engine.status()["store"]["writable"]:
+    status = call.engine.status()
+    if not status["store"]["writable"]:
         blocked.append("the storage cannot be written")
+    if status["loop"]["stalled"]:
+        blocked.append("the event loop was blocked for long within the last minute")
     return blocked
 
 
