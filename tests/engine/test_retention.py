@@ -1,5 +1,6 @@
 """Retention: what goes, what stays, and that a look which was cut off is gone on with."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 from tests.engine.kit import Opened, opened, step, task
 
+from aura.clock import SystemClock
 from aura.engine import retention
 from aura.engine.retention import FRESH, LOOK_EVERY, Retention
 from aura.errors import RequestError
@@ -316,7 +318,7 @@ async def test_old_keys_and_starts_go(tmp_path: Path) -> None:
             columns = "(scope, key, body, answer, created_at, keep_until)"
             execute(f"INSERT INTO idempotency {columns} VALUES ('run', ?, '', '', 1, ?)", (key, until))
         for number in range(-300, 1):
-            execute("INSERT INTO boot VALUES (?, ?, NULL, '0')", (number, kit.now - 99 * DAY))
+            execute("INSERT INTO boot VALUES (?, ?, NULL, '0')", (number, kit.now - (99 if number else 1) * DAY))
         await kept.look()
         assert execute("SELECT key FROM idempotency").fetchall() == [("young",)]
         assert execute("SELECT count(*), max(number) FROM boot").fetchone() == (LEAST_BOOTS, 1)
@@ -351,3 +353,46 @@ async def test_workdir_of_no_run_goes_when_it_is_old(tmp_path: Path) -> None:
         await kit.advance(days=11)
         await kept.look()
         assert (stray.exists(), other.exists(), mine.workdir_path.exists()) == (False, True, True)
+
+
+class Jumping(SystemClock):
+    """A clock of this loop that is put ahead by so many seconds."""
+
+    recheck = 3600.0
+    ahead = 0.0
+
+    def wall(self) -> float:
+        return asyncio.get_running_loop().time() + 1_800_000_000.0 + self.ahead
+
+
+async def test_clock_that_has_jumped_ahead_is_doubted_for_a_day(tmp_path: Path) -> None:
+    async with keeping(tmp_path) as (kit, _):
+        clock = Jumping()
+        kit.engine.runtime.clock = clock
+        kept = keeper(kit.engine.runtime)
+        await kit.record("quick")
+        await kit.record("quick")
+        await kept.look()
+        clock.ahead = 400 * DAY
+        await kept.look()
+        assert len(left(kit)) == 2
+        assert "has jumped 400 days ahead" in (await kit.engine.history.log_entries())[-1].record()["message"]
+        await kit.advance(days=1.1)
+        await kept.look()
+        assert len(left(kit)) == 1  # the clock stays so: it is believed
+
+
+async def test_long_time_without_a_server_is_doubted_for_a_day(tmp_path: Path) -> None:
+    backend = MemoryBackend()
+    async with keeping(tmp_path, backend) as (kit, _):
+        await kit.record("quick")
+        await kit.record("quick")
+    backend.execute("UPDATE boot SET started_at = started_at - 40 * 86400, ended_at = NULL")
+    backend.execute("DROP TRIGGER run_final")
+    backend.execute("UPDATE run SET accepted_at = accepted_at - 40 * 86400, finished_at = finished_at - 40 * 86400")
+    async with keeping(tmp_path, backend) as (kit, kept):
+        await kept.look()
+        assert len(left(kit)) == 2
+        await kit.advance(days=1.1)
+        await kept.look()
+        assert len(left(kit)) == 1

@@ -6,6 +6,7 @@ three times as long as that took, so commits of runs hardly ever wait for it. Th
 belongs to no run: log lines, events, idempotency keys, starts of the server.
 
 - *Never* a run that has not ended, nor one that an open run hangs together with (``records.removal``).
+- Nothing goes for its age while the clock is doubted (``clockdoubt``).
 - A run stays for ``FRESH`` seconds after its end, so that whoever waited for the end can read it.
 - A workdir that cannot be removed is named in the log once, and tried again at every look. One that belongs to no run
   (an older database was put back) goes when nothing in it has changed for ``days``.
@@ -24,6 +25,7 @@ from typing import Any, TypeVar
 import anyio
 from anyio import CapacityLimiter, to_thread
 
+from aura.engine.clockdoubt import DAY, ClockDoubt, read_gap
 from aura.engine.workdirs import Removed, list_workdirs, remove_workdirs
 from aura.failpoints import Site
 from aura.records.ageing import NOBODYS, Ageing, find_cutoff, take_boots, take_keys, take_of_nobody
@@ -56,7 +58,6 @@ RUNS, ROWS, NAMES = 50, 500, 1000
 PAUSES, LEAST_PAUSE = 3, 0.005
 #: Seconds between two looks for workdirs that belong to no run.
 STRAYS_EVERY = 24 * 3600.0
-DAY = 24 * 3600.0
 
 
 class Retention:
@@ -68,6 +69,8 @@ class Retention:
         self._bounds = runtime.settings.store.retention
         #: Deleting files is slow, and never more than one thread's work.
         self._limiter = CapacityLimiter(1)
+        self._doubt = ClockDoubt(runtime.clock, runtime.log)
+        self._has_looked = False
         self._strays_at = -math.inf
         #: Workdirs that could not be removed, and have been named.
         self._told: set[str] = set()
@@ -92,12 +95,20 @@ class Retention:
 
     async def look(self) -> None:
         """Remove everything that is no longer kept."""
-        cutoff = self._clock.wall() - self._bounds.days * DAY
+        cutoff = await self._find_cutoff()
         await self._finish()
         await self._remove_runs(cutoff)
         await self._remove_strays(cutoff)
         await self._age(cutoff)
         self.sizes = await self._runtime.store.read(read_sizes)
+
+    async def _find_cutoff(self) -> float:
+        """Before which time, in Unix seconds, what has ended is too old; 0 while the clock is doubted."""
+        if not self._has_looked:
+            gap = await self._runtime.store.read(partial(read_gap, boot=self._runtime.boot))
+            self._doubt.note_gap(gap, self._bounds.days)
+            self._has_looked = True
+        return 0.0 if self._doubt.is_doubted() else self._clock.wall() - self._bounds.days * DAY
 
     async def _remove_runs(self, cutoff: float) -> None:
         bounds = Bounds(cutoff, self._clock.wall() - FRESH, self._bounds.runs)
