@@ -5,6 +5,8 @@ VENV   ?= .venv
 ARGS   ?=
 PYTHON ?= $(shell .ci/find-python python3.13 python3.12 python3.11 python3)
 TESTED := 3.11 3.12 3.13
+# Three test processes for two processors: many tests wait for processes, disks and signals.
+WORKERS ?= $(shell echo $$(( ($$(nproc 2>/dev/null || echo 2) * 3 + 1) / 2 )))
 
 BIN    := $(VENV)/bin
 PIP    := -m pip --disable-pip-version-check -qq install -c constraints.txt
@@ -23,7 +25,7 @@ serve: $(VENV)/.stamp-serve ## Run Aura on plans/ (http://127.0.0.1:8700)
 	@exec $(BIN)/aura serve $(ARGS)
 
 test: $(VENV)/.stamp-test ## Run the whole test suite
-	@$(BIN)/pytest -n auto $(ARGS)
+	@$(BIN)/pytest -n $(WORKERS) $(ARGS)
 
 check: $(VENV)/.stamp-test ## Lint, format check, types, layer test
 	@$(BIN)/ruff check $(CODE)

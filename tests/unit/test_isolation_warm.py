@@ -129,10 +129,11 @@ async def test_one_that_dies_with_the_job_in_its_hands_is_replaced(tmp_path: Pat
 
 
 async def test_they_go_when_no_job_comes_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "IDLE_TIME", 0.05)
     async with served(tmp_path) as server:
         await server.run("")
-        await until(lambda: idle(server.boot), 60)
+        assert await server.filled()
+        monkeypatch.setattr(module, "IDLE_TIME", 0.05)  # from the next job on
+        await server.run("")
         await until(lambda: not server.warm.kept and not idle(server.boot), 60)
         assert await server.run("result = 1") == 1
 
