@@ -36,7 +36,10 @@ def main(kills: int, seed: int) -> int:
     print(f"{report}; {len(evidence.runs)} runs on record, {time.monotonic() - begun:.0f} s")
     print(f"{evidence.killed_running} times runs were killed with it; the last one ended with {report.end_code}")
     print(f"kills that met each moment:\n{report.sometimes}")
-    missed = [f"not reached: {death}" for death in report.missed] + [f"never: {m}" for m in report.sometimes.never()]
+    if report.missed:
+        print(f"these lives did not end as planned: {', '.join(report.missed)}")
+    missed = [f"never reached: {death}" for death in report.missed if not report.hits[death.partition(":")[0]]]
+    missed += [f"never: {moment}" for moment in report.sometimes.never()]
     wrong = [*report.wrong, *missed, *problems(evidence)]
     if wrong or report.end_code:
         print("\n".join([*wrong, f"SEED={seed}, kept in {folder}"]))
