@@ -292,7 +292,7 @@ class Server:
             engine.watchdog.tell = bool if self._guest else say  # stderr is the host's
             try:
                 with adopting() as able:
-                    # services: log writer, console, reaper, loop lag; cancelled below, when all they serve has ended
+                    # services: those of ``_start_services``; cancelled below, when all they serve has ended
                     async with create_task_group() as services:
                         self._start_services(services, engine, writer, reaping=able)
                         await self._take_over(engine, backend)
