@@ -71,6 +71,14 @@ def test_data_of_each_older_schema_is_kept_and_brought_up_to_date(tmp_path: Path
     assert (ask(file, "SELECT value FROM meta"), len(ask(kept, "SELECT value FROM meta"))) == ("old", 32)
 
 
+def test_data_that_lacks_an_index_is_no_damaged_data(tmp_path: Path) -> None:
+    file = make_older(tmp_path, 1)
+    with closing(sqlite3.connect(file, isolation_level=None)) as db:
+        db.execute("DROP INDEX run_by_plan")
+    SqliteBackend(file).close()
+    assert (version_of(file), ask(file, "SELECT cid FROM run")) == (NEWEST, "c1")
+
+
 def test_what_was_kept_starts_again_and_replaces_what_was_kept_before(tmp_path: Path) -> None:
     file = make_older(tmp_path, 2)
     kept = tmp_path / "aura.db.before-2"

@@ -68,10 +68,13 @@ def refuse_unsound(
 
 
 def columns(db: sqlite3.Connection) -> frozenset[str]:
-    """Every column of every table of a database, and its indices and triggers."""
+    """Every column of every table of a database, and its triggers.
+
+    An index holds nothing of its own: who lacks one reads slower, and loses nothing.
+    """
     sql = (
         "SELECT t.name || '.' || c.name FROM sqlite_schema t, pragma_table_info(t.name) c WHERE t.type = 'table' "
-        "UNION ALL SELECT name FROM sqlite_schema WHERE type <> 'table'"
+        "UNION ALL SELECT name FROM sqlite_schema WHERE type = 'trigger'"
     )
     return frozenset(name for (name,) in db.execute(sql).fetchall())
 
