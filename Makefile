@@ -42,6 +42,9 @@ profile: $(VENV)/.stamp-bench ## Show where the time of a run goes (ARGS="lane l
 crash: $(VENV)/.stamp-test ## Kill a server N=1000 times under load and check what is left (SEED=… repeats)
 	@$(BIN)/python -m tests.acceptance.crash $(or $(N),1000) $(SEED)
 
+cleanup: $(VENV)/.stamp-test ## Interrupt a hundred runs N=200 times over and check that nothing of them is left
+	@$(BIN)/python -m tests.acceptance.cleanup $(or $(N),200)
+
 power: $(VENV)/.stamp-test ## Cut the power N=2000 times under a recorded disk and check what is left (SEED=… repeats)
 	@$(BIN)/python -m tests.power $(or $(N),2000) $(SEED)
 

@@ -144,6 +144,63 @@ class EventsStatus(Shape, frozen=True, kw_only=True):
     suspended: list[Suspended] = []
 
 
+class OpenInterrupt(Shape, frozen=True, kw_only=True):
+    """A firing of an interrupt rule that has not ended; ``cid`` is its handler, and ``state`` that one's state.
+
+    It is ``cleanup`` while the handler waits for the runs ``awaited``. Of these and of ``victims`` some are named.
+    """
+
+    plan_name: str
+    rule: str
+    cid: str
+    state: str
+    since: Time
+    awaited: list[str]
+    victims: list[str]
+    victim_count: int
+
+
+class InterruptsStatus(Shape, frozen=True, kw_only=True):
+    """The firings that are open, the most urgent first; of ``open_total`` the first are named."""
+
+    open: list[OpenInterrupt] = []
+    open_total: int = 0
+
+
+class TakenOver(Shape, frozen=True, kw_only=True):
+    """The handler ``cid`` of an interrupt rule has taken over the resources ``names``."""
+
+    plan_name: str
+    rule: str
+    cid: str
+    names: list[str]
+
+
+class StuckRun(Shape, frozen=True, kw_only=True):
+    """A run that did not end when told to: the step and the line that it hangs at, since when, and what had stopped it.
+
+    ``interrupt`` is ``plan/rule`` if the firing of a rule had. ``taken_over``: by whom what it holds was taken.
+    """
+
+    cid: str
+    plan_name: str
+    task_name: str
+    lane: str
+    step: str
+    hangs_at: str
+    since: Time
+    stop: str | None = None
+    interrupt: str | None = None
+    taken_over: list[TakenOver] = []
+
+
+class StuckStatus(Shape, frozen=True, kw_only=True):
+    """The runs that hang, those that have for the longest first; of ``total`` some are named."""
+
+    runs: list[StuckRun] = []
+    total: int = 0
+
+
 class LoopBlock(Shape, frozen=True, kw_only=True):
     """The event loop was kept for ``seconds`` until ``at``, mostly at a line, by a step; null if not known."""
 
@@ -185,6 +242,8 @@ class ServerStatus(Shape, frozen=True, kw_only=True):
     services: dict[str, ServiceStatus]
     plan_services: PlanServices = PlanServices()
     events: EventsStatus = EventsStatus()
+    interrupts: InterruptsStatus = InterruptsStatus()
+    stuck: StuckStatus = StuckStatus()
     loop: LoopStatus = LoopStatus()
     reasons: list[str]
 
@@ -348,11 +407,13 @@ class WaitingFor(Shape, frozen=True, kw_only=True):
     """What a run waits for to start, or, with ``steps``, what those steps of it wait for, an item as ``step[0]``.
 
     ``kind`` is ``resource``, or ``mode``: for runs of its own task. ``names`` are the resources that it lacks, a plan's
-    own as ``plan/name``; ``holders`` are the runs that hold them, or are in its way. Any other ``kind`` is of the
-    first of ``waits``: at most 100 of those steps, approvals first; ``waits_total`` counts all.
+    own as ``plan/name``; ``holders`` are the runs that hold them, or are in its way. ``held``: for the end of the
+    interrupts ``names``, each as ``plan/rule``, whose handlers are ``holders``; ``cleanup``: a handler for that of what
+    it stops. Any other ``kind`` is of the first of ``waits``: at most 100 of those steps, approvals first;
+    ``waits_total`` counts all.
     """
 
-    kind: Literal["resource", "mode"] | WaitKind
+    kind: Literal["resource", "mode", "held", "cleanup"] | WaitKind
     names: list[str]
     holders: list[str]
     steps: list[str] = []
@@ -370,6 +431,24 @@ class Cause(Shape, frozen=True, kw_only=True):
     cid: str | None = None
     step: str | None = None
     index: int | None = None
+
+
+class PreemptedBy(Shape, frozen=True, kw_only=True):
+    """The rule that has stopped a run, its handler ``cid``, when, and how long the run's clean-up took."""
+
+    plan_name: str
+    rule: str
+    cid: str
+    at: Time
+    cleanup_s: float
+
+
+class Victim(Shape, frozen=True, kw_only=True):
+    """A run that an interrupt has stopped: the state to which that led, or ``stuck``, and when; null until then."""
+
+    cid: str
+    outcome: str | None
+    gone_at: Time | None
 
 
 class RunShort(Shape, frozen=True, kw_only=True):
@@ -396,7 +475,7 @@ class RunShort(Shape, frozen=True, kw_only=True):
     waiting_for: WaitingFor | None
     parent_cid: str | None
     stuck: bool
-    preempted_by: dict[str, Any] | None
+    preempted_by: PreemptedBy | None
     preemptions: int
     cause: Cause
 
@@ -469,12 +548,17 @@ class SubTask(Shape, frozen=True, kw_only=True):
 
 
 class Run(RunShort, frozen=True, kw_only=True):
-    """One run with everything. ``sub_tasks`` are its newest, in the order in which they were asked for."""
+    """One run with everything. ``sub_tasks`` are its newest, in the order in which they were asked for.
+
+    Of an interrupt's handler ``victims`` are the first of the ``victim_count`` runs that the interrupt has stopped.
+    """
 
     inputs: dict[str, Any]
     result: Any
     steps: list[Step]
     sub_tasks: list[SubTask]
+    victims: list[Victim] = []
+    victim_count: int = 0
 
 
 class RunFile(Shape, frozen=True, kw_only=True):
@@ -533,6 +617,113 @@ class EmittedEvent(Shape, frozen=True, kw_only=True):
     interrupts: list[FiredInterrupt]
 
 
+class Preempts(Shape, frozen=True, kw_only=True):
+    """Which runs a rule stops: those that all of this fits."""
+
+    lanes: list[str]
+    plans: list[str]
+    tasks: list[str]
+    labels: dict[str, str]
+    below_priority: int
+
+
+class Missed(Shape, frozen=True, kw_only=True):
+    """Why a rule did not fire though one of its triggers came, the last time: a code and a sentence."""
+
+    reason: str
+    detail: str
+    at: Time
+
+
+class RuleFiring(Shape, frozen=True, kw_only=True):
+    """A firing of a rule that has not ended: its handler and that one's state, what fired it, whom it has stopped.
+
+    Of many ``victims`` and ``spared`` the first are named.
+    """
+
+    cid: str
+    event_id: str
+    at: Time
+    state: RunState
+    victims: list[str]
+    victim_count: int
+    spared: list[str]
+
+
+class Poll(Shape, frozen=True, kw_only=True):
+    """A poll of a rule as it stands. ``last_state`` and ``last_at`` are None before its first answer.
+
+    ``stuck``: it does not end though it was told to. ``error`` is why the last question failed, ``failures`` how many
+    have in a row; ``next_in_s`` is None while it is being asked, or the engine is stopped.
+    """
+
+    action: str
+    every_s: float
+    last_at: Time | None
+    last_state: Literal["ok", "failed", "stuck"] | None
+    error: Error | None
+    failures: int
+    next_in_s: float | None
+
+
+class Rule(Shape, frozen=True, kw_only=True):
+    """An interrupt rule as it stands; ``triggers`` are in words.
+
+    ``switched_by``: somebody has changed ``enabled``, until the file's own word changes. ``pending`` firings wait for
+    their handler's start. Of the last firing ``last_cid`` is the handler and ``last_victims`` are the first of the runs
+    that it was to stop. ``missed`` counts by code how often the rule did not fire since the server's start;
+    ``suspended``: why it hears of no events any more. ``preempts_others``: it may stop work of other plans.
+    """
+
+    plan_name: str
+    rule: str
+    task_name: str
+    source: Place
+    enabled: bool
+    switched_by: str | None
+    switched_at: Time | None
+    priority: int
+    then: Literal["resume", "restart", "cancel"]
+    handler_starts: Literal["after_cleanup", "at_once"]
+    grace_s: float
+    cooldown_s: float
+    cooldown_left_s: float
+    max_pending: int
+    pending: int
+    preempts: Preempts
+    preempts_others: bool
+    triggers: list[str]
+    polls: list[Poll]
+    while_running: list[str]
+    last_fired_at: Time | None
+    last_cid: str | None
+    last_victims: list[str]
+    last_victim_count: int
+    missed: dict[str, int]
+    last_missed: Missed | None
+    suspended: str | None
+    open: list[RuleFiring]
+
+
+class Hold(Shape, frozen=True, kw_only=True):
+    """What of a lane could not start while a firing is open; so many runs of that are ``queued`` now."""
+
+    lane: str
+    plans: list[str]
+    tasks: list[str]
+    labels: dict[str, str]
+    below_priority: int
+    queued: int
+
+
+class DryRun(Shape, frozen=True, kw_only=True):
+    """What a firing would do now: the runs that it would stop, those that it would spare, what could not start."""
+
+    victims: list[str]
+    spared: list[str]
+    holds: list[Hold]
+
+
 class Prioritized(Shape, frozen=True, kw_only=True):
     """The priority of a run after it was changed."""
 
@@ -583,15 +774,17 @@ class QueueOverview(Shape, frozen=True, kw_only=True):
 
 
 class QueuedRun(Shape, frozen=True, kw_only=True):
-    """A run that waits for a place."""
+    """A run that waits for a place; ``state`` is ``preempted`` if an interrupt or a pause has stopped it before."""
 
     cid: str
     plan_name: str
     task_name: str
     lane: str
     priority: int
+    state: RunState = RunState.QUEUED
     accepted_at: Time
     not_before: Time | None
+    waiting_for: WaitingFor | None = None
 
 
 # -- tokens and browsers ----------------------------------------------------------------------------------------------

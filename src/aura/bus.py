@@ -30,7 +30,7 @@ import msgspec
 from aura.actions import Log, plain_json
 from aura.errors import BadOutput, FieldError, RequestError
 from aura.eventnames import is_own, matches, read_name
-from aura.events import Chain, Emitter, EventEntry
+from aura.events import Chain, Emitter, EventEntry, Fired
 from aura.failpoints import Site
 from aura.journal import Journal
 from aura.records.columns import encode
@@ -57,13 +57,15 @@ LOOP_DETECTED = "aura.loop_detected"
 class Delivery(NamedTuple):
     """What an event brings about at one subscriber: a unit that is stored with it, and what follows from its fate.
 
-    ``started`` is the ``cid`` of the run that it starts, if it does.
+    ``started`` is the ``cid`` of the run that it starts, if it does; ``fired`` is the interrupt rule that it fires, of
+    which that run is the handler.
     """
 
     unit: Unit | None
     committed: Callable[[], object]
     lost: Callable[[], object]
     started: str | None = None
+    fired: Fired | None = None
 
 
 class Subscriber(Protocol):
@@ -103,7 +105,13 @@ class Emitted(NamedTuple):
     @property
     def started(self) -> list[str]:
         """The runs that it has started; to be asked when it is stored."""
-        return [one.delivery.started for one in self.deliveries if one.delivery.started and one.error is None]
+        stored = [one.delivery for one in self.deliveries if one.error is None]
+        return [one.started for one in stored if one.started and one.fired is None]
+
+    @property
+    def fired(self) -> list[Fired]:
+        """The interrupt rules that it has fired; to be asked when it is stored."""
+        return [one.delivery.fired for one in self.deliveries if one.delivery.fired and one.error is None]
 
 
 class Offered(msgspec.Struct, eq=False):
@@ -234,8 +242,12 @@ class Bus:
             subscriber.suspend(reason)
         except Exception as error:
             self._note_failure(subscriber, "could not be suspended", error)
+        self.tell_of_circle(subscriber.name, event, reason)
+
+    def tell_of_circle(self, subscriber: str, event: EventEntry, reason: str) -> None:
+        """Announce that an event has come back to a subscriber, and why that is one too many."""
         payload = {
-            "subscriber": subscriber.name,
+            "subscriber": subscriber,
             "event": event.name,
             "event_id": str(event.id),
             "depth": event.hops,
@@ -290,6 +302,20 @@ class Bus:
         entry = self._stage(name, payload, origin, plan_name=plan_name)
         return self._hand_over(entry, also=also, after=after, failed=failed, owner=owner).ticket
 
+    def address(self, to: Subscriber, name: str, payload: Any = None, *, plan_name: str) -> Emitted:
+        """Hand over an event of Aura's own that is meant for one subscriber; the others hear of it as of any other.
+
+        It is stored with what it brings about there, or not at all. The payload is plain JSON. Does not wait. What the
+        subscriber raises is raised, and nothing was handed over.
+        """
+        entry = self._stage(name, payload, plan_name=plan_name)
+        try:
+            delivery = to.offer(entry)
+        except BaseException:
+            self._journal.settle([entry], False)
+            raise
+        return self._hand_over(entry, meant=Offered(to, delivery) if delivery else None, refusable=True)
+
     def _stage(
         self,
         name: str,
@@ -300,7 +326,8 @@ class Bus:
         cause: str | None = None,
         via: tuple[str, ...] = (),
     ) -> EventEntry:
-        if origin is None:
+        if origin is None or origin.chain is None:
+            plan_name = origin.plan_name if origin else plan_name
             event_id = str(self._journal.head)
             chain = Chain(cause, event_id, 0, via) if via else None
             return self._journal.stage(
@@ -330,9 +357,12 @@ class Bus:
         settled: Callable[[], object] | None = None,
         refusable: bool = False,
         owner: Owner | None = None,
+        meant: Offered | None = None,
     ) -> Emitted:
-        deliveries = self.deliver([entry])
-        units = [insert_event(entry), *([also] if also else []), *joined(deliveries)]
+        others = self.deliver([entry])
+        deliveries = others if meant is None else [meant, *others]
+        also = meant.delivery.unit if meant is not None else also
+        units = [insert_event(entry), *([also] if also else []), *joined(others)]
 
         def commit() -> None:
             self._settle(entry, settled, True)
@@ -355,7 +385,7 @@ class Bus:
             commit,
             lose,
             refusable=refusable,
-            site=Site.EVENT,
+            site=Site.FIRING if any(one.delivery.fired for one in deliveries) else Site.EVENT,
             owner=owner,
         )
         return Emitted(entry, ticket, deliveries)

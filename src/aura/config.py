@@ -40,13 +40,12 @@ __all__ = [
 ]
 
 CONFIG_NAME = "aura.toml"
+SECTIONS = ("lanes", "resources", "vars", "server", "store", "logs", "interrupts")
 #: Variables that begin with AURA_ and are no settings, though Aura or its tests read them.
 NO_SETTINGS = frozenset({"AURA_SERVER", "AURA_TOKEN", "AURA_FAILPOINT"}) | {
     *("AURA_BOOT", "AURA_CID", "AURA_STEP", "AURA_ATTEMPT", "AURA_PROCESS"),  # a run's command may call `aura`
 }
 SECRET_PREFIX = "AURA_SECRET_"  # noqa: S105 - the name of a family of variables, not a secret
-#: Sections of later versions: refused by name, so that nobody believes they are obeyed.
-NOT_YET = frozenset({"interrupts"})
 #: What can only be said on the command line, because a forgotten line in a file would be dangerous or puzzling.
 ONLY_FLAGS = {"no_auth": "--no-auth", "reload": "--no-reload"}
 Path_ = tuple[str, ...]
@@ -78,7 +77,7 @@ def load_settings(
     """
     cwd = cwd or Path.cwd()
     given_flags = {_FLAGS[key]: value for key, value in flags.items() if key in _FLAGS and value is not None}
-    tree: dict[str, Any] = {"lanes": {}, "resources": {}, "vars": {}, "server": {}, "store": {}, "logs": {}}
+    tree: dict[str, Any] = {section: {} for section in SECTIONS}
     for layer in (_defaults(environ, cwd), _from_file(config, cwd), _from_environ(environ, cwd)):
         _merge(tree, layer)
     _merge(tree, _nested(given_flags, cwd))
@@ -99,7 +98,7 @@ def make_settings(given: Mapping[str, Any], plans: Path, data: Path) -> Settings
     for name in {"plans", "data"} & given.keys():
         raise ConfigError(f"{where}: {name}: give it as the argument {name}=")
     _check_keys(given, SettingsFile, where, ())
-    tree: dict[str, Any] = {"lanes": {}, "resources": {}, "vars": {}, "server": {}, "store": {}, "logs": {}}
+    tree: dict[str, Any] = {section: {} for section in SECTIONS}
     for layer in ({"lanes": _LANE_DEFAULTS}, _absolute(dict(given), Path.cwd())):
         _merge(tree, layer)
     _merge(tree, _absolute({"plans": plans, "data": data}, Path.cwd()))
@@ -182,8 +181,6 @@ def _elsewhere(key: str) -> str:
 
 
 def _unknown(shown: str, path: Path_, hint: str) -> ConfigError:
-    if path[0] in NOT_YET:
-        return ConfigError(f"{shown}: {path[0]} is not supported yet; remove it")
     if len(path) == 1 and path[0] in ONLY_FLAGS:
         return ConfigError(f"{shown}: this is no setting; say {ONLY_FLAGS[path[0]]} on the command line")
     return ConfigError(f"{shown}: unknown setting{hint or '; docs/reference/settings.md lists them all'}")
@@ -291,7 +288,17 @@ def _settings(tree: dict[str, Any], *, no_auth: bool, reload: bool, source: str 
     except ValueError as error:
         raise ConfigError(f"{error}; correct it in {source}") from None
     return Settings(
-        made.plans, made.data, made.server, lanes, made.vars, made.store, made.logs, resources, no_auth, reload
+        plans=made.plans,
+        data=made.data,
+        server=made.server,
+        lanes=lanes,
+        vars=made.vars,
+        store=made.store,
+        logs=made.logs,
+        resources=resources,
+        interrupts=made.interrupts,
+        no_auth=no_auth,
+        reload=reload,
     )
 
 

@@ -100,6 +100,7 @@ CODES: dict[str, tuple[int, str]] = {
     "not_found": (404, "There is nothing here"),
     "unknown_plan": (404, "There is no such plan"),
     "unknown_task": (404, "There is no such task"),
+    "unknown_rule": (404, "There is no such rule"),
     "unknown_run": (404, "There is no such run"),
     "unknown_file": (404, "The run has no such file"),
     "unknown_token": (404, "There is no such token"),
@@ -284,7 +285,7 @@ class ServiceFailed(RunError):
 
 
 class NoRun(RunError):
-    """A service asked its ``ctx`` for what only a run has."""
+    """A service, or what a poll asks, was to do what only a run can."""
 
     type = "no_run"
 

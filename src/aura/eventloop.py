@@ -9,10 +9,15 @@ import asyncio
 import logging
 import signal
 import threading
+from contextvars import ContextVar
 from signal import default_int_handler
 from typing import Any
 
 log = logging.getLogger(__name__)
+
+#: Set in the context of whatever goes on by itself for as long as the server runs, whether anybody waits for it or not,
+#: and so of its timers: a test's virtual time does not take them for a sign that somebody can go on.
+IN_BACKGROUND: ContextVar[bool] = ContextVar("aura_in_background", default=False)
 
 
 class StayingLoop(asyncio.SelectorEventLoop):

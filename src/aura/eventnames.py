@@ -19,7 +19,7 @@ OWN = frozenset(
     | {f"step.{name}" for name in ("started", "succeeded", "failed", "timed_out", "cancelled", "skipped", "retrying")}
     | {"step.waiting", "approval.requested", "approval.answered", "plan.reloaded", "plan.broken"}
     | {"interrupt.fired", "interrupt.ended", "schedule.due", "schedule.missed", "state.changed", "file.changed"}
-    | {"webhook.received", "poll.fired", "aura.loop_detected"}
+    | {"interrupt.taken_over", "webhook.received", "poll.fired", "aura.loop_detected"}
     | {f"engine.{name}" for name in ("started", "stopping", "stopped", "degraded")}
 )
 #: The keys of an event, and of one that a webhook made.

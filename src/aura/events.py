@@ -107,20 +107,32 @@ class Chain(msgspec.Struct, frozen=True):
 
 
 class Emitter(msgspec.Struct, frozen=True):
-    """The step of a run that an event comes from, and the chain that the run stands in."""
+    """The step of a run that an event comes from, and the chain that the run stands in.
+
+    Of what a plan does outside of its runs task, run and chain are None: with the event a chain begins.
+    """
 
     plan_name: str
-    task_name: str
-    cid: str
+    task_name: str | None
+    cid: str | None
     step: str | None
-    chain: Chain
+    chain: Chain | None
+
+
+class Fired(msgspec.Struct, frozen=True):
+    """An interrupt rule that an event has fired, and the ``cid`` of its handler."""
+
+    plan_name: str
+    rule: str
+    cid: str
 
 
 class EventReceipt(msgspec.Struct, frozen=True):
-    """What whoever emitted an event is told of it: its id, and the runs that it has started."""
+    """What whoever emitted an event is told of it: its id, the runs that it has started, the rules it has fired."""
 
     event_id: str
     started: list[str] = []
+    interrupts: list[Fired] = []
 
 
 class EventEntry(Entry, eq=False):
@@ -169,13 +181,15 @@ class EventEntry(Entry, eq=False):
         return self.chain.via if self.chain else ()
 
 
-def chain_after(event: EventEntry, subscriber: str) -> Chain:
+def chain_after(event: EventEntry, subscriber: str, begun: Chain | None = None) -> Chain:
     """The chain of a run that an event has started or woken through a subscriber.
 
-    Whoever wakes a run by an event replaces the run's chain by this (``run.chain = chain_after(event, name)``), so that
-    what the run emits from then on counts as led to by that event, and a circle of events comes to an end.
+    Whoever wakes a run by an event replaces the run's chain by this, so that what the run emits from then on counts as
+    led to by that event, and a circle of events comes to an end. What has started the run stays (``begun``): else a
+    handler that waits for an event could fire its own rule.
     """
-    return Chain(str(event.id), event.root or str(event.id), event.hops, (*event.via, subscriber))
+    former = [one for one in begun.via if one not in event.via] if begun else []
+    return Chain(str(event.id), event.root or str(event.id), event.hops, (*former, *event.via, subscriber))
 
 
 def encode(record: Any) -> bytes:
@@ -225,13 +239,18 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 def size_of(value: Any) -> int:
     """Estimate the bytes that plain data takes as JSON."""
-    match value:
-        case str():
-            return len(value) + 8
-        case dict():
-            return sum(len(key) + 8 + size_of(item) for key, item in value.items()) + 8
-        case list():
-            return sum(size_of(item) for item in value) + 8
+    kind = type(value)  # of each event, so it has to be quick
+    if kind is str:
+        return len(value) + 8
+    size = 8
+    if kind is dict:
+        for key, item in value.items():
+            size += len(key) + 8 + (len(item) + 8 if type(item) is str else size_of(item))
+        return size
+    if kind is list:
+        for item in value:
+            size += size_of(item)
+        return size
     return 16
 
 

@@ -18,8 +18,8 @@ from typing import Any
 from aura.expressions import Condition
 from aura.graph import Graph, StepProgress
 from aura.masking import masked
-from aura.plan import Dependency, Step
 from aura.reasons import as_json, short
+from aura.task import Dependency, Step
 from aura.valuepaths import Path, path_text, values_of
 
 Explained = dict[str, Any]

@@ -42,6 +42,10 @@ class Site(StrEnum):
     COME_BACK = "come_back"
     #: An event that tells of no run and no step.
     EVENT = "event"
+    #: Such an event that fires an interrupt rule: with it the firing, what it stops, and its handler.
+    FIRING = "firing"
+    #: An interrupt rule is switched on or off, or its file's word counts again.
+    SWITCH = "switch"
     #: A token is made or revoked.
     TOKEN = "token"  # noqa: S105 - a site's name
     #: A browser's session is opened or ended.
@@ -77,7 +81,9 @@ class Moment(StrEnum):
 
 _COMMIT = (Moment.BEFORE, Moment.INSIDE, Moment.AFTER)
 #: The sites for whose commits somebody waits: a client, or a run before its next step.
-_WAITED_FOR = frozenset({Site.ACCEPT, Site.START, Site.HOP, Site.STOPPING, Site.OUTCOME, Site.TOKEN, Site.SESSION})
+_WAITED_FOR = frozenset(
+    {Site.ACCEPT, Site.START, Site.HOP, Site.STOPPING, Site.OUTCOME, Site.FIRING, Site.SWITCH, Site.TOKEN, Site.SESSION}
+)
 
 
 def _moments(site: Site) -> tuple[Moment, ...]:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from aura.lifecycle import STEP_FINAL, RunState, StepState, check_step_move
-from aura.plan import Step, Steps
 from aura.run import Failure
+from aura.task import Step, Steps
 
 P = StepState
 #: Steps that ended by themselves; a cancelled one did not, unless the run was ended early by ``stop``.

@@ -9,8 +9,8 @@ from enum import StrEnum
 import msgspec
 
 from aura.expressions import Template
-from aura.plan import Source
 from aura.schedule import Trigger
+from aura.task import Source
 
 
 class Then(StrEnum):
@@ -38,6 +38,19 @@ class Preempts(msgspec.Struct, frozen=True):
     tasks: tuple[str, ...] = ("*",)
     labels: Mapping[str, str] = {}
     below_priority: int = 1001
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What a firing covers and how it stops that, as its rule said when it fired. Of a kept one nothing else counts.
+
+    ``plan_name``: it covers only runs of that plan, None for those of all.
+    """
+
+    preempts: Preempts
+    then: Then
+    handler_starts: HandlerStart
+    grace: float
+    plan_name: str | None = None
 
 
 class Rule(msgspec.Struct, frozen=True):

@@ -43,7 +43,7 @@ _EPSILON = 1e-9
 class Holder:
     """Who may hold something: a run, or, below it, an attempt. ``label`` is what a message calls it."""
 
-    __slots__ = ("below", "claim", "held", "label", "parent")
+    __slots__ = ("below", "borrowed", "claim", "held", "label", "lending", "parent")
 
     def __init__(self, label: str, parent: "Holder | None" = None) -> None:
         self.label = label
@@ -52,6 +52,9 @@ class Holder:
         self.held: dict[Name, int] = {}
         #: What it waits for.
         self.claim: Claim | None = None
+        #: Of what it holds, what goes back to others; and what others hold that comes back to it.
+        self.borrowed: list[Loan] = []
+        self.lending: list[Loan] = []
         if parent is not None:
             self.stand_below(parent)
 
@@ -75,8 +78,8 @@ class Holder:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it holds nothing and waits for nothing, and nobody is below it."""
-        return not (self.held or self.below or self.claim)
+        """Whether it holds and lends nothing and waits for nothing, and nobody is below it."""
+        return not (self.held or self.below or self.claim or self.lending)
 
     @property
     def root(self) -> "Holder":
@@ -106,6 +109,18 @@ class Holder:
         yield self
         for one in list(self.below):
             yield from one.tree()
+
+
+class Loan:
+    """What one holder has of another until it gives it back: to that one, while that one is still there."""
+
+    __slots__ = ("borrower", "count", "lender", "name")
+
+    def __init__(self, lender: Holder, borrower: Holder, name: Name, count: int) -> None:
+        self.lender = lender
+        self.borrower = borrower
+        self.name = name
+        self.count = count
 
 
 class Claim:

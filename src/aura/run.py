@@ -231,6 +231,19 @@ class StepRecord(msgspec.Struct, frozen=True):
     items_failed: int | None = None
 
 
+class PreemptedBy(msgspec.Struct, frozen=True):
+    """Which firing has stopped a run: its rule and its handler, when, in Unix seconds, and how long the clean-up took.
+
+    ``at`` is when the run was told.
+    """
+
+    plan_name: str
+    rule: str
+    cid: str
+    at: float
+    cleanup_s: float
+
+
 class RunRecord(msgspec.Struct, frozen=True):
     """One run as it stands in the store. Times are Unix seconds; ``seq`` counts acceptances, for ever."""
 
@@ -268,3 +281,8 @@ class RunRecord(msgspec.Struct, frozen=True):
     #: What it waits for now, as ``claims.Claims.waiting_for`` says; on no record.
     waiting_for: Mapping[str, Any] | None = None
     call: str | None = None
+    #: Who stopped it last, as ``PreemptedBy``, and how often somebody did.
+    preempted_by: Mapping[str, Any] | None = None
+    preemptions: int = 0
+    #: As ``events.Chain``; not shown.
+    chain: Mapping[str, Any] | None = None

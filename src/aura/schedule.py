@@ -10,7 +10,7 @@ from enum import StrEnum
 import msgspec
 
 from aura.expressions import Condition, Template
-from aura.plan import Mode, Source
+from aura.task import Mode, Source
 
 
 class Misfire(StrEnum):

@@ -51,8 +51,10 @@ from aura.logs import Console, Logs, LogWriter
 from aura.notify import STOPPING, Notifier
 from aura.processes.leftovers import adopting, end_boot_leftovers, end_leftovers, reap_adopted
 from aura.records.boots import begin_boot, end_boot, last_accepted
+from aura.records.firings import read_last_fired, read_open_firings
 from aura.records.logs import insert_logs, log_row
 from aura.records.state import read_states
+from aura.records.switches import read_switches
 from aura.redaction import Redactor
 from aura.runs.measures import serve_loop_lag
 from aura.runs.runtime import Runtime
@@ -345,9 +347,11 @@ class Server:
         with sound_records(self.settings.data / DATABASE_NAME):
             queued = settle_orphans(backend.execute, runtime, self._clock)
             runtime.plan_states.take_over(read_states(backend.execute))
+            engine.triggers.take_over(read_switches(backend.execute), read_last_fired(backend.execute))
+            firings = read_open_firings(backend.execute)
         await engine.reload()
         with sound_records(self.settings.data / DATABASE_NAME):
-            await engine.take_over(queued)
+            await engine.take_over(queued, firings)
 
     async def _with_engine(self, engine: Engine, writer: LogWriter) -> None:
         # engine: its dispatcher and stops; they end by themselves once the engine has been stopped
@@ -392,7 +396,7 @@ class Server:
             with anyio.move_on_after(self._deadline - anyio.current_time()):
                 await engine.dispatcher.wait_idle()
         self.left = sorted(run.cid for run in engine.left())
-        self.left_services = [str(one.service) for one in engine.runtime.services.stuck]
+        self.left_services = [*map(str, (one.service for one in engine.runtime.services.stuck)), *engine.polls.left]
         return ExitCode.INTERNAL if engine.record_left() or self.left_services else ExitCode.OK
 
     async def _open_http(self, doors: TaskGroup, engine: Engine, closing: Event) -> str:

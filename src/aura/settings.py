@@ -118,6 +118,12 @@ class LogSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ring: Positive = 10_000
 
 
+class InterruptSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``cross_plan``: the rules of a plan may stop the work of others."""
+
+    cross_plan: bool = True
+
+
 class Settings(msgspec.Struct, frozen=True):
     """All settings. Paths are absolute; ``vars`` is plan → name → value; ``lanes`` has ``main event interrupt``.
 
@@ -132,6 +138,7 @@ class Settings(msgspec.Struct, frozen=True):
     store: StoreSettings
     logs: LogSettings
     resources: Mapping[str, Resource] = {}
+    interrupts: InterruptSettings = InterruptSettings()
     no_auth: bool = False
     reload: bool = True
 
@@ -153,6 +160,7 @@ class SettingsFile(msgspec.Struct, frozen=True):
     vars: dict[str, dict[str, Any]]
     store: StoreSettings
     logs: LogSettings
+    interrupts: InterruptSettings
 
 
 def resources_of(given: Mapping[str, int | RateSettings]) -> dict[str, Resource]:

@@ -50,6 +50,8 @@ Unit = Callable[[Execute], None]
 
 #: How many turns of the loop the flusher lets pass before it takes what has gathered.
 GATHER_TURNS = 2
+#: How many tickets of a commit are resolved in one turn of the loop.
+RESOLVED_AT_ONCE = 100
 #: Seconds between two tries while the storage cannot be written.
 RETRY_EVERY = 0.5
 #: The same while it may be a matter of moments: just locked by another process, or the store is being closed.
@@ -122,6 +124,7 @@ class Ticket:
                 unheard = self.error
         except Exception as error:
             unheard = error
+        self.after = self.failed = self.owner = None  # a run may keep its ticket: the collector would have to find both
         if self._event:
             self._event.set()
         return unheard
@@ -301,7 +304,14 @@ class Store:
             self.written_at = anyio.current_time()
             self.commit_times.add(self.written_at - began)
             self.batch_sizes.add(len(batch))
-            self._resolve(batch)
+            await self._resolve_in_turns(batch)
+
+    async def _resolve_in_turns(self, batch: Sequence[Ticket]) -> None:
+        """Resolve what is committed, so many in a turn: what their owners do then would block the loop otherwise."""
+        for first in range(0, len(batch), RESOLVED_AT_ONCE):
+            if first:
+                await asyncio.sleep(0)
+            self._resolve(batch[first : first + RESOLVED_AT_ONCE])
 
     def _resolve(self, batch: Sequence[Ticket]) -> None:
         for ticket in batch:

@@ -141,6 +141,11 @@ CALLS: dict[str, tuple[Callable[[Lab], Any], Any]] = {
     "follow_run": (lambda lab: lab.client.follow_run(lab.ended.cid), api.LogRecord | api.EventRecord),
     "follow_logs": (_followed, api.LogRecord),
     "emit": (lambda lab: lab.client.emit("a.b", {"n": 1}), api.EmittedEvent),
+    "interrupts": (lambda lab: lab.client.interrupts(), api.Rule),
+    "fire": (lambda lab: lab.client.fire("lab", "low_battery", {"n": 1}), api.EmittedEvent),
+    "dry_run": (lambda lab: lab.client.dry_run("lab", "low_battery"), api.DryRun),
+    "enable_rule": (lambda lab: lab.client.enable_rule("lab", "low_battery"), api.Rule),
+    "disable_rule": (lambda lab: lab.client.disable_rule("lab", "low_battery"), api.Rule),
     "events": (_heard, api.EventRecord),
 }
 

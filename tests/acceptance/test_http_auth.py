@@ -49,6 +49,10 @@ TABLE = {
     ("GET", "/api/logs/stream"): "logs",
     ("GET", "/ws/logs"): "logs",
     ("POST", "/api/events"): "run",
+    ("GET", "/api/interrupts"): "read",
+    ("POST", "/api/interrupts/{plan}/{rule}/fire"): "run",
+    ("POST", "/api/interrupts/{plan}/{rule}/enable"): "manage",
+    ("POST", "/api/interrupts/{plan}/{rule}/disable"): "manage",
     ("GET", "/api/events/stream"): "logs",
     ("GET", "/api/tokens"): "admin",
     ("POST", "/api/tokens"): "admin",
@@ -78,6 +82,7 @@ async def web(tmp_path: Path) -> AsyncIterator[Web]:
 
 def concrete(path: str) -> str:
     names = {"{plan}": "lab", "{task:path}": "a/b", "{path:path}": "out/a.txt", "{cid}": CID, "{id}": "0badcafe"}
+    names["{rule}"] = "low_battery"
     for parameter, name in names.items():
         path = path.replace(parameter, name)
     return path

@@ -82,7 +82,7 @@ async def test_whole_run_has_every_field(web: Web) -> None:
                 "items_failed": None,
             }
         ],
-        "sub_tasks": [],
+        "sub_tasks": [], "victims": [], "victim_count": 0,
     }  # fmt: skip
 
 
@@ -145,7 +145,7 @@ async def test_queue_is_in_pages_in_its_order(web: Web) -> None:
     assert [item["cid"] for item in first["items"]] == [runs[0].cid, runs[1].cid]
     assert second["items"][0]["cid"] in (runs[2].cid, runs[3].cid)
     assert set(first["items"][0]) == {
-        "cid", "plan_name", "task_name", "lane", "priority", "accepted_at", "not_before"
+        "cid", "plan_name", "task_name", "lane", "priority", "state", "accepted_at", "not_before", "waiting_for"
     }  # fmt: skip
     assert first["items"][0]["accepted_at"].endswith("Z")
 

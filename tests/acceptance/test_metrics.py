@@ -53,7 +53,9 @@ def count_all(engine: FakeEngine) -> None:
     measures.note_step("failed", 2.0)
     measures.refusals.note("queue_full")
     measures.note_block("lab", 8.0)
-    for histogram in (measures.loop_lag, measures.store.commit_times, measures.store.batch_sizes):
+    measures.note_fired("lab", "low_battery")
+    measures.note_poll("lab", failed=True)
+    for histogram in (measures.loop_lag, measures.cleanups, measures.store.commit_times, measures.store.batch_sizes):
         histogram.add(1.0)
 
 
@@ -112,6 +114,10 @@ async def test_metrics_show_what_was_measured(web: Web) -> None:
     assert (buckets["main", "0.1"], buckets["main", "0.5"], buckets["main", "+Inf"]) == (0, 1, 1)
     assert values(found["aura_lane_limit"]) == {("main",): 4}
     assert values(found["aura_store_writable"]) == {(): 1}
+    assert values(found["aura_interrupts_fired"]) == {("lab", "low_battery"): 1}
+    assert values(found["aura_polls"]) == {("failed", "lab"): 1}
+    assert values(found["aura_interrupts_open"]) == {(): 1}
+    assert values(found["aura_interrupt_cleanup_seconds"], "aura_interrupt_cleanup_seconds_sum") == {(): 1.0}
     assert values(found["aura_engine_state"])["running",] == 1
     assert sum(values(found["aura_engine_state"]).values()) == 1
 

@@ -21,6 +21,7 @@ from aura.web.openapi import document
 
 CONFIG = Path(__file__).parent / "schemathesis.toml"
 FUZZER = Path(sys.executable).with_name("schemathesis")
+RULES = "rules:\n  urgent: {triggers: [{event: door.opened}], task: hello}\n"
 CASES = 1500
 PLAN = "steps:\n  say: {action: log, params: {message: hello}}\n"
 OPERATIONS = [
@@ -71,7 +72,7 @@ def test_operation_ids_are_unique(described: Any) -> None:
 
 
 def test_server_answers_as_it_is_described(tmp_path: Path) -> None:
-    write_plans(tmp_path, {"fuzz/tasks/hello.yaml": PLAN})
+    write_plans(tmp_path, {"fuzz/tasks/hello.yaml": PLAN, "fuzz/interrupts.yaml": RULES})
     with open_served(tmp_path) as served:
         token = (tmp_path / "data/token").read_text().strip()
         assert served.aura("run", "fuzz/hello").code == 0

@@ -62,3 +62,30 @@ def test_stop_of_the_server_cleans_the_press_up(tmp_path: Path) -> None:
             read_until(command, "print ")
             assert served.stop() == 0
         assert diary(served)[-3:] == ["head up", "parked", "cooling done at 30"]
+
+
+def test_jam_is_cleared_and_the_print_goes_on_with_the_next_sheet(served: Served) -> None:
+    with served.following("run", "press/sheets", "-i", "sheets=150", "-i", "pace=0.01") as command:
+        read_until(command, "print ")
+        (fired,) = served.aura("interrupts", "fire", "press/jam", "--json").json["interrupts"]
+        said = read_until(command, " preempted run: by press/jam, handled by ")
+        out, _ = command.communicate(timeout=30)
+    assert fired["cid"][-12:] in said
+    assert (command.returncode, out) == (0, '{\n  "sheets": 150\n}\n')
+    done = diary(served)
+    assert [line for line in done if line.startswith("printed")] == [f"printed {sheet}" for sheet in range(1, 151)]
+    at = done.index("parked")
+    assert done[at - 1 : at + 3] == ["head up", "parked", "homed", "head down"]
+    handler = served.aura("show", fired["cid"], "--json").json
+    (victim,) = handler["victims"]
+    stopped = served.aura("show", victim["cid"], "--json").json
+    assert (stopped["preempted_by"]["cid"], stopped["preemptions"], handler["state"]) == (fired["cid"], 1, "succeeded")
+
+
+def test_emergency_stop_ends_the_print_for_good(served: Served) -> None:
+    with served.following("run", "press/sheets", "-i", "sheets=300", "-i", "pace=0.01") as command:
+        read_until(command, "print ")
+        assert served.aura("interrupts", "fire", "press/emergency_stop").code == 0
+        command.communicate(timeout=20)
+    assert command.returncode == 1
+    assert diary(served)[-3:] == ["head up", "parked", "cooling done at 30"]

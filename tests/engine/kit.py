@@ -16,12 +16,13 @@ from aura.errors import PlanError, Problem, RequestError
 from aura.expressions import condition, template
 from aura.lifecycle import StepState, Stop
 from aura.loading.generations import Generations, PlanStatus
-from aura.plan import Dependency, Loop, Plan, Resource, Retry, Source, Step, Task
+from aura.plan import Plan, Resource
 from aura.run import Cause, Request, RunRecord, StepRecord
 from aura.runs.liverun import LiveRun
 from aura.servicedef import Service
 from aura.store import StoreBackend
 from aura.stores.disk import Disk
+from aura.task import Dependency, Loop, Retry, Source, Step, Task
 from aura.testing.virtual_time import LIMIT, VirtualLoop
 from aura.testing.world import World, open_world
 
@@ -78,6 +79,7 @@ class PythonGeneration:
     ) -> None:
         self.hash = hash
         self.files = {"plan.yaml": hash.encode()}
+        self.size = len(hash)
         self.plan = Plan(name="p", directory="/nowhere", tasks={name: made for name, (made, _) in tasks.items()})
         self.code_prefixes = (__file__.rsplit("/", 1)[0],)
         known = [function.__name__ for function in services]

@@ -216,7 +216,7 @@ async def test_queued_run_is_checked_again_when_its_plan_has_changed(
 def _changed(how: str | None) -> PythonGeneration | None:
     if how is None:
         return None
-    from aura.plan import Input
+    from aura.task import Input
 
     inputs = {"day": Input("day", {"type": "string"})} if how == "other inputs" else {}
     return PythonGeneration({"t": task("t", step("a", noting([])), inputs=inputs)}, "g2")

@@ -14,8 +14,8 @@ from tests.fakes.kernel import FaultyBackend, forever, noting, works
 from aura.actions import Context
 from aura.errors import RequestError, StoreReadOnly, TaskFailed
 from aura.lifecycle import Stop
-from aura.plan import Input
 from aura.runs.liverun import LiveRun
+from aura.task import Input
 
 
 def runs(name: str, inputs: dict[str, Any] | None = None, plan: str | None = None) -> Any:

@@ -15,8 +15,9 @@ from tests.fakes.kernel import FaultyBackend, forever, noting, works
 from aura.actions import Context
 from aura.errors import StoreReadOnly, TaskFailed
 from aura.lifecycle import RunState, Stop
-from aura.plan import Mode, ModeKind, Semaphore
+from aura.plan import Semaphore
 from aura.runs.liverun import LiveRun
+from aura.task import Mode, ModeKind
 
 SCREEN = {"screen": Semaphore(1)}
 

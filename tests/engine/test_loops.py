@@ -12,9 +12,9 @@ from tests.fakes.kernel import fails, forever, works
 
 from aura.actions import MAX_OUTPUT, Context
 from aura.errors import EndRun
-from aura.plan import MAX_ITEMS
 from aura.records.loops import ITEMS_SHOWN
 from aura.runs.liverun import LiveRun
+from aura.task import MAX_ITEMS
 
 
 async def give(value: Any) -> Any:

@@ -31,9 +31,10 @@ from aura.engine.keys import key_of
 from aura.engine.lanes import Lane
 from aura.errors import RequestError, StoreReadOnly
 from aura.lifecycle import FINAL, PLACED, STARTABLE, STEP_FINAL, Recovery, RunState
-from aura.plan import Mode, ModeKind, Rate, Semaphore
+from aura.plan import Rate, Semaphore
 from aura.run import Cause, Request
 from aura.runs.liverun import LiveRun
+from aura.task import Mode, ModeKind
 from aura.testing.virtual_time import VirtualLoop
 
 EXAMPLES = os.environ.get("MACHINE_EXAMPLES")

@@ -17,9 +17,10 @@ from aura.engine.keys import key_of
 from aura.errors import RequestError, StoreReadOnly
 from aura.expressions import template
 from aura.lifecycle import Recovery, RunState, Stop
-from aura.plan import Input, Mode, ModeKind, Semaphore
+from aura.plan import Semaphore
 from aura.run import Cause, Outcomes, Receipt, Request
 from aura.runs.liverun import LiveRun
+from aura.task import Input, Mode, ModeKind
 
 SINGLE = Mode(ModeKind.SINGLE)
 RESTART = Mode(ModeKind.RESTART)

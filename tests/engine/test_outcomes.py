@@ -12,7 +12,7 @@ from tests.engine.kit import opened, step, task
 from aura.actions import Context
 from aura.errors import EndRun
 from aura.lifecycle import StepState
-from aura.plan import Dependency
+from aura.task import Dependency
 
 
 def says(log: list[str], name: str) -> Any:

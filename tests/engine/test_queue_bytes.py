@@ -12,10 +12,10 @@ from tests.fakes.kernel import FaultyBackend, copy_of, works
 
 from aura.engine import admission
 from aura.errors import RequestError
-from aura.plan import Input
 from aura.run import Cause, Request
 from aura.runs.liverun import LiveRun
 from aura.store import Execute
+from aura.task import Input
 
 CAUSE = Cause("api")
 T = task("t", step("a", works), inputs={"x": Input("x", {"type": "string"}, default="")}, resources={"door": 1})

@@ -21,10 +21,10 @@ from aura.actions import Context
 from aura.builtin import shell
 from aura.errors import RequestError
 from aura.lifecycle import FINAL, STEP_FINAL, RunState, StepState
-from aura.plan import Dependency, Step
 from aura.resources import Semaphore
 from aura.run import Cause, Request, StepRecord
 from aura.runs.liverun import LiveRun
+from aura.task import Dependency, Step
 from aura.testing.virtual_time import VirtualLoop
 
 MAX_STEPS = 40

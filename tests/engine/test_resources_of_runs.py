@@ -14,8 +14,9 @@ from tests.fakes.kernel import FaultyBackend, begun, cleaning, copy_of, fails, f
 from aura.actions import Context
 from aura.errors import EndRun
 from aura.lifecycle import RunState, StepState, Stop
-from aura.plan import Dependency, Mode, ModeKind, Rate, Semaphore
+from aura.plan import Rate, Semaphore
 from aura.runs.liverun import LiveRun
+from aura.task import Dependency, Mode, ModeKind
 
 SCREEN = {"screen": Semaphore(1)}
 BOTH = {"screen": Semaphore(1), "arm": Semaphore(1)}

@@ -11,9 +11,9 @@ from tests.fakes.kernel import fails, works
 
 from aura.actions import Context
 from aura.lifecycle import Stop
-from aura.plan import Retry
 from aura.run import MAX_DELAY
 from aura.runs.retries import delay_before
+from aura.task import Retry
 from aura.testing.virtual_time import ThreadGate
 
 

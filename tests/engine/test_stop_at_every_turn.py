@@ -21,9 +21,9 @@ from tests.fakes.kernel import FaultyBackend, begun, noting
 
 from aura.errors import EndRun, WaitFor
 from aura.lifecycle import FINAL, Recovery, RunState, Stop
-from aura.plan import Step
 from aura.run import Cause, Request, RunRecord
 from aura.runs.liverun import LiveRun
+from aura.task import Step
 from aura.wait import Wait, WaitKind
 
 ENDS = frozenset(f"run.{state}" for state in FINAL)

@@ -14,9 +14,9 @@ from aura.errors import WaitFor
 from aura.events import Chain, Emitter
 from aura.expressions import condition
 from aura.lifecycle import RunState
-from aura.plan import Step
 from aura.runs.liverun import LiveRun
 from aura.stores.memory import MemoryBackend
+from aura.task import Step
 from aura.wait import Wait, WaitKind
 
 

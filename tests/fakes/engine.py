@@ -19,17 +19,18 @@ from aura.engine.keys import Key
 from aura.engine.overview import LaneFlow, Overview, PlanFlow
 from aura.engine.priorities import Prioritized
 from aura.errors import FieldError, Problem, RequestError
-from aura.events import Entry, EventEntry, EventReceipt, LogEntry
+from aura.events import Entry, EventEntry, EventReceipt, Fired, LogEntry
 from aura.histogram import SHORT, SIZES, Histogram
 from aura.journal import Journal
 from aura.lifecycle import FINAL, StepState
 from aura.loading.approvals import check_values
-from aura.plan import Dependency, Input, Mode, ModeKind, Source, Step, Task
 from aura.records.events import EventFilter, EventPage
+from aura.records.firings import Stopped, StoppedRuns
 from aura.records.reading import RunFilter
 from aura.run import PRIORITIES, Cause, CidSource, Outcomes, Receipt, Request, RunRecord, StepRecord
 from aura.runs.measures import Measures
 from aura.servicedef import Service, service
+from aura.task import Dependency, Input, Mode, ModeKind, Source, Step, Task
 
 BOOT = 7
 
@@ -60,6 +61,7 @@ class Detail(msgspec.Struct):
     steps: list[StepRecord]
     children: list[RunRecord]
     progress: dict[str, Any]
+    stopped: StoppedRuns = StoppedRuns()
 
 
 class Plan(msgspec.Struct):
@@ -126,6 +128,50 @@ class Generations:
         return {"log": Action.of(ping)}
 
 
+def lab_rule() -> dict[str, Any]:
+    """The rule ``low_battery`` of plan ``lab``, as the engine shows one that has fired once."""
+    return {
+        "plan_name": "lab",
+        "rule": "low_battery",
+        "task_name": "report",
+        "source": {"file": "lab/interrupts.yaml", "line": 2},
+        "enabled": True,
+        "switched_by": None,
+        "switched_at": None,
+        "triggers": ["event battery.low when {{ event.payload.percent < 10 }}"],
+        "preempts": {"lanes": ["main"], "plans": ["*"], "tasks": ["*"], "labels": {}, "below_priority": 1001},
+        "preempts_others": True,
+        "then": "resume",
+        "handler_starts": "after_cleanup",
+        "grace_s": 5.0,
+        "cooldown_s": 30.0,
+        "max_pending": 10,
+        "pending": 0,
+        "priority": 100,
+        "while_running": [],
+        "last_fired_at": 1.0,
+        "last_cid": "handler",
+        "last_victims": ["v1"],
+        "last_victim_count": 2,
+        "cooldown_left_s": 0.0,
+        "open": [
+            {
+                "cid": "handler",
+                "event_id": "7",
+                "at": 1.0,
+                "state": "queued",
+                "victims": ["v1"],
+                "victim_count": 2,
+                "spared": [],
+            }
+        ],
+        "missed": {"cooldown": 2},
+        "last_missed": {"reason": "cooldown", "detail": "its cooldown ends in 3 s", "at": 2.0},
+        "suspended": None,
+        "polls": [],
+    }
+
+
 class FakeEngine:
     """See the module's text. ``fail`` is raised by everything that reads or writes runs."""
 
@@ -148,6 +194,9 @@ class FakeEngine:
         self.calls: list[tuple[Any, ...]] = []
         self.queue_limit = 10**9
         self.kept: dict[tuple[str, str], tuple[bytes, Any]] = {}
+        self.lab_rule = lab_rule()
+        #: What the firings of these handlers have stopped.
+        self.stopped = {"handler": StoppedRuns(2, [Stopped("v1", "preempted", 1.5)])}
         #: Set when a run ends for which somebody waits.
         self.ends: dict[str, anyio.Event] = {}
         self._cids = CidSource()
@@ -274,6 +323,37 @@ class FakeEngine:
         self.journal.settle([entry], committed=True)
         return EventReceipt(str(entry.id))
 
+    def rules(self) -> list[dict[str, Any]]:
+        return [self.lab_rule]
+
+    def rule(self, plan_name: str, rule_name: str) -> dict[str, Any]:
+        self.generations.current(plan_name)
+        if rule_name != "low_battery":
+            raise RequestError("unknown_rule", f"plan lab has no rule {rule_name!r}; it has low_battery")
+        return self.lab_rule
+
+    async def fire(self, plan_name: str, rule_name: str, payload: Any) -> EventReceipt:
+        self._check()
+        self.rule(plan_name, rule_name)
+        check_event("manual", payload)
+        self.calls.append(("fire", plan_name, rule_name, payload))
+        run = self.add_run(cause={"kind": "interrupt", "rule": rule_name})
+        return EventReceipt("7", [], [Fired(plan_name, rule_name, run.cid)])
+
+    def dry_run(self, plan_name: str, rule_name: str) -> dict[str, Any]:
+        preempts = self.rule(plan_name, rule_name)["preempts"]
+        hold = {"lane": "main", "queued": 3} | {key: preempts[key] for key in preempts if key != "lanes"}
+        return {"victims": ["v1"], "spared": ["s1"], "holds": [hold]}
+
+    async def switch_rule(self, plan_name: str, rule_name: str, enabled: bool, by: str) -> None:
+        self._check()
+        self.rule(plan_name, rule_name)
+        self.lab_rule = self.lab_rule | {"enabled": enabled, "switched_by": by, "switched_at": 3.0}
+        self.calls.append(("switch", plan_name, rule_name, enabled))
+
+    def plans_that_preempt_others(self) -> set[str]:
+        return {"lab"}
+
     async def event_entries(self, wanted: EventFilter, after: int, until: int, limit: int) -> EventPage:
         events = [entry for entry in self.stored if entry.kind == "event" and after < entry.id < until][:limit]
         return EventPage([e for e in events if wanted.fits(e)], events[-1].id if len(events) == limit else None)
@@ -360,7 +440,23 @@ class FakeEngine:
             },
             "services": {"http": {"state": "running", "failures": 0, "last_error": None}},
             "plan_services": {"open": 1, "stuck": 0},
+            "stuck": {"runs": [], "total": 0},
             "loop": {"lag_s": 0.0, "stalled": False, "blocked": []},
+            "interrupts": {
+                "open": [
+                    {
+                        "plan_name": "lab",
+                        "rule": "low_battery",
+                        "cid": "handler",
+                        "state": "cleanup",
+                        "since": 1.0,
+                        "awaited": ["v1"],
+                        "victims": ["v1"],
+                        "victim_count": 1,
+                    }
+                ],
+                "open_total": 1,
+            },
             "events": {"subscribers": 0, "on_the_way": 0, "failures": 0, "suspended": []},
             "reasons": self.reasons,
         }
@@ -372,7 +468,8 @@ class FakeEngine:
         return Overview(lanes=[lane], plans=[PlanFlow(plan_name=None, **flow)], window_s=0.0)
 
     def queue_list(self, lane: str | None) -> list[dict[str, Any]]:
-        fields = ("cid", "plan_name", "task_name", "lane", "priority", "accepted_at", "not_before")
+        fields = ["cid", "plan_name", "task_name", "lane", "priority", "state", "accepted_at", "not_before"]
+        fields += ["waiting_for"]
         runs = [run for run in self.records.values() if run.state == "queued" and lane in (None, run.lane)]
         runs.sort(key=lambda run: (-run.priority, run.seq))
         places = [{"place": (0, 0, -run.priority, run.seq)} for run in runs]
@@ -395,7 +492,8 @@ class FakeEngine:
         if cid not in self.records:
             raise RequestError("unknown_run", f"there is no run {cid!r}")
         children = [record for record in self.records.values() if record.parent_cid == cid]
-        return Detail(self.records[cid], self.steps.get(cid, []), children, self.progress.get(cid, {}))
+        stopped = self.stopped.get(cid, StoppedRuns())
+        return Detail(self.records[cid], self.steps.get(cid, []), children, self.progress.get(cid, {}), stopped)
 
     async def run_entries(self, cid: str, after: int, limit: int) -> list[Entry]:
         return self._read(limit, (e for e in self.stored if e.cid == cid and e.id > after))

@@ -8,7 +8,7 @@ from typing import Any
 from aura.actions import Action, Context, action
 from aura.duration import Duration
 from aura.loading.loader import CheckedPlan, check_plans
-from aura.plan import Task
+from aura.task import Task
 
 
 def write_files(root: Path, files: Mapping[str, str]) -> Path:

@@ -4,6 +4,7 @@ A case is a mapping in one of the ``*.yaml`` files beside this one:
 
     case       its name, unique in its file
     task       the task ``t`` of plan ``p``, as in its file; ``tasks`` are further ones by name
+    interrupts interrupts.yaml
     plan       plan.yaml; ``python`` is more code beside ``actions.py``; ``plans`` are others by name
     inputs     what the run is asked for with; further ``wishes`` of the request, such as ``labels``
     do         instead of one run of ``t``: what is done one after the other, see below
@@ -30,8 +31,9 @@ and what has to come of it, all of it exact and nothing needed:
 ``do`` is a list of: ``start`` a task, with the request's wishes, named by ``as``; ``together``, a list of starts;
 ``find`` the last run of a task and name it; ``wait`` so many seconds; wait ``until`` a run, or a ``step`` of it, is
 in a ``state``; ``cancel pause resume`` a run, set its ``priority``, ``rerun`` it; ``emit`` an event with a
-``payload``; ``answer`` a ``step`` of a run, with its ``index``, ``values`` and ``approved: false``; ``crash`` or
-``restart`` the server; ``stop`` or ``start`` its ``engine``. ``pause`` waits until it rests, unless ``rests`` is
+``payload``; ``fire`` a rule, whose handler has its name, or that of ``as``; ``answer`` a ``step`` of a run, with its
+``index``, ``values`` and ``approved: false``; ``crash`` or ``restart`` the server; ``stop`` or ``start`` its
+``engine``. ``pause`` waits until it rests, unless ``rests`` is
 false. With ``refused`` it has to be refused with this code.
 """
 
@@ -46,7 +48,7 @@ from aura.loading.yamlfile import load
 FOLDER = Path(__file__).parent
 ACTIONS = (FOLDER / "actions.py").read_text()
 KEYS = frozenset(
-    {"case", "task", "tasks", "plan", "python", "plans", "inputs", "wishes", "do", "resources", "secrets"}
+    {"case", "task", "tasks", "interrupts", "plan", "python", "plans", "inputs", "wishes", "do", "resources", "secrets"}
     | {"state", "reason", "result", "error", "cleanup", "steps", "outputs", "errors", "said", "takes", "runs"}
     | {"because", "record", "logged", "all", "refused", "check", "values", "wrong"}
 )
@@ -80,6 +82,8 @@ class Case(msgspec.Struct, frozen=True):
             yield f"{name}/actions/more.py", data["python"]
         if "plan" in data:
             yield f"{name}/plan.yaml", as_yaml(data["plan"])
+        if "interrupts" in data:
+            yield f"{name}/interrupts.yaml", as_yaml(data["interrupts"])
         for task, content in _tasks_of(data):
             yield f"{name}/tasks/{task}.yaml", as_yaml(content)
 

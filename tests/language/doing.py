@@ -173,6 +173,9 @@ class Doing:
                 await self.world.advance(seconds)
             case {"emit": event, **keys}:
                 await self.world.engine.runtime.bus.emit(event, keys.get("payload")).ticket.wait()
+            case {"fire": rule, **keys}:
+                cid = await self.world.fire(rule, keys.get("payload"))
+                self.runs[keys.get("as", rule)] = Run(self.world, cid)
             case {"until": name, **what}:
                 await self.world.until(self.runs[name], **what)
             case {"crash": True}:

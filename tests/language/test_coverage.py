@@ -16,8 +16,8 @@ from aura.filters import FILTERS, GLOBALS, TESTS
 from aura.loading import defaults, inputspec, loopfile, modefile, names, planfile, retryfile, stepfile, taskfile
 from aura.loading.fields import members
 from aura.loading.yamlfile import load
-from aura.plan import ModeKind
 from aura.sandbox import Sandbox
+from aura.task import ModeKind
 
 SANDBOX = Sandbox()
 #: Keys for people: nothing that a run does can show them.
@@ -88,6 +88,8 @@ TABLES: dict[str, tuple[Collection[str], Any]] = {
     "mode": (modefile.KEYS, lambda: keys_of(parts("mode", tasks()))),
     "modes": ([kind.value for kind in ModeKind], lambda: set(modes())),
     "lane": (defaults.LANES, lambda: set(parts("lane", tasks()))),
+    "preempt": (defaults.PREEMPTS, lambda: set(parts("preempt", [*tasks(), *steps()]))),
+    "preempt of a step": (defaults.PREEMPTS, lambda: set(parts("preempt", steps()))),
     "recovery": (defaults.RECOVERIES, lambda: set(parts("recovery", tasks()))),
     "input": (inputspec.KEYS, lambda: keys_of(list(inputs()))),
     "types": (inputspec.TYPES, lambda: {spec["type"] if isinstance(spec, dict) else spec for spec in inputs()}),

@@ -314,6 +314,48 @@ MUTATIONS: Sequence[Mutation] = (
         "        unit = accept_run(shown, ",
         "tests/engine/test_modes.py",
     ),
+    Mutation(
+        "what an open firing covers does not start",
+        "engine/holds.py",
+        "return not any(keeps(firing, run) for firing in self.open)",
+        "return True",
+        "tests/engine/test_interrupts.py",
+    ),
+    Mutation(
+        "a handler waits for the clean-up of what its firing stops",
+        "engine/holds.py",
+        "return self.open[0] is run.firing and run.firing.ready",
+        "return self.open[0] is run.firing",
+        "tests/engine/test_interrupts.py",
+    ),
+    Mutation(
+        "a firing ends in the unit that ends its handler",
+        "runs/victims.py",
+        "return None if run.firing is None else end_firing(",
+        "return None if run.firing is None or run.row is not RunState.QUEUED else end_firing(",
+        "tests/engine/test_interrupts_at_every_turn.py",
+    ),
+    Mutation(
+        "the boot ends a firing whose handler does not live",
+        "engine/boot.py",
+        "        staged.extend(end_dead(execute, runtime, dead, clock.wall()))\n",
+        "",
+        "tests/engine/test_interrupts_over_restarts.py",
+    ),
+    Mutation(
+        "what is to start over does so in the boot",
+        "engine/boot.py",
+        "if restarted := restarted_by(dead):",
+        "if restarted := set[int]():",
+        "tests/engine/test_interrupts_over_restarts.py",
+    ),
+    Mutation(
+        "nothing starts after a crash before the firings are open again",
+        "engine/engine.py",
+        "        self.interrupts.take_over(firings)\n",
+        "",
+        "tests/engine/test_interrupts_over_restarts.py",
+    ),
 )
 
 

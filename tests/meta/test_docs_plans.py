@@ -15,7 +15,7 @@ from tests.fakes.plans import write_files
 from aura.builtin import shipped
 from aura.expressions import template
 from aura.filters import FILTERS
-from aura.loading import defaults, inputspec, loopfile, modefile, planfile, retryfile, stepfile, taskfile
+from aura.loading import defaults, inputspec, interruptfile, loopfile, modefile, planfile, retryfile, stepfile, taskfile
 from aura.loading.loader import check_plans
 from aura.loading.snapshot import MAX_FILES
 
@@ -30,6 +30,7 @@ OTHERS = {
     "notify/actions.py": "from aura import action\n@action\ndef mail(to: str, text: str) -> None: ...\n",
     "lab/tasks/measure.yaml": f"{INPUTS}steps: {{a: {{action: log, params: {{message: x}}}}}}\n",
 }
+IS_LOW = "from aura import action\n@action\nasync def is_low() -> bool: return False\n"
 SCOPE: Mapping[str, Any] = {
     "inputs": {"count": 3, "hosts": ["a", "b"], "place": {"items": 5}},
     "steps": {"ping": {"output": None}},
@@ -46,6 +47,8 @@ def files_of(kind: str, text: str) -> dict[str, str]:
         "task": {"plan.yaml": HEAD, "tasks/t.yaml": text},
         "steps": {"plan.yaml": HEAD, "tasks/t.yaml": f"{INPUTS}steps:\n{inner}"},
         "inputs": {"tasks/t.yaml": f"{step}inputs:\n{inner}"},
+        "interrupts": {"interrupts.yaml": text, "actions.py": IS_LOW}
+        | {f"tasks/{name}.yaml": step for name in re.findall(r"task: (\w+)", text)},
     }[kind]
 
 
@@ -70,6 +73,7 @@ def headings() -> list[str]:
         pytest.param("Task", taskfile.KEYS, id="task"),
         pytest.param("Inputs", inputspec.KEYS, id="inputs"),
         pytest.param("Steps", stepfile.KEYS, id="step"),
+        pytest.param("Interrupt rules", interruptfile.RULE_KEYS, id="rule"),
     ],
 )
 def test_every_key_has_its_row_and_no_other_has(title: str, keys: Collection[str]) -> None:
@@ -95,8 +99,6 @@ def test_every_word_of_a_part_has_its_row_and_no_other_has(title: str, keys: Col
     ("where", "keys"),
     [
         pytest.param("plan", planfile.LATER, id="plan"),
-        pytest.param("task", taskfile.LATER, id="task"),
-        pytest.param("step", stepfile.LATER, id="step"),
     ],
 )
 def test_every_key_that_comes_later_is_named(where: str, keys: Collection[str]) -> None:
@@ -114,6 +116,8 @@ def test_every_key_has_an_example() -> None:
         *retryfile.KEYS,
         *loopfile.KEYS,
         *modefile.KEYS,
+        *interruptfile.RULE_KEYS,
+        *interruptfile.PREEMPTS_KEYS,
     }
     assert [key for key in sorted(keys) if f"{key}:" not in examples] == []
 

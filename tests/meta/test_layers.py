@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "aura"
 LAYERS: Mapping[str, str] = {
     "nouns": """
         errors failpoints clock histogram eventloop duration lifecycle patterns masking secret secretforms needles
-        redaction plaindata timefilters filters sandbox expressions valuepaths plan resources run graph reasons
+        redaction plaindata timefilters filters sandbox expressions valuepaths task plan resources run graph reasons
         explain events actions servicedef settings config cron eventnames schedule interrupt wait
     """,
     "text to plan": "loading",

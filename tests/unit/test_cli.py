@@ -75,10 +75,11 @@ RUN: dict[str, Any] = {
         }
     ],
     "sub_tasks": [],
+    "victims": [],
+    "victim_count": 0,
 }
-SHORT: dict[str, Any] = {
-    key: value for key, value in RUN.items() if key not in ("inputs", "result", "steps", "sub_tasks")
-}
+WHOLE_ONLY = ("inputs", "result", "steps", "sub_tasks", "victims", "victim_count")
+SHORT: dict[str, Any] = {key: value for key, value in RUN.items() if key not in WHOLE_ONLY}
 PLAN = {
     "name": "lab",
     "title": "Lab",
@@ -103,8 +104,10 @@ STATUS: dict[str, Any] = {
     "retention": None,
     "services": {},
     "plan_services": {"open": 0, "stuck": 0},
+    "stuck": {"runs": [], "total": 0},
     "loop": {"lag_s": 0.0, "stalled": False, "blocked": []},
     "events": {"subscribers": 0, "on_the_way": 0, "failures": 0, "suspended": []},
+    "interrupts": {"open": [], "open_total": 0},
     "reasons": [],
 }
 FAILURE = {
@@ -118,6 +121,7 @@ FAILURE = {
 }
 #: What ``aura ps`` asks beside the runs that run.
 WAITING = "GET /api/runs?state=waiting&limit=101"
+PREEMPTED = "GET /api/runs?state=preempted&limit=101"
 FAILED = RUN | {"state": "failed", "error": FAILURE, "result": None}
 ACCEPTED = {"cid": CID, "state": "queued", "plan_name": "lab", "task_name": "report"}
 
@@ -555,7 +559,7 @@ def test_runs_are_as_many_as_wanted(run: Aura, fake: FakeServer, argv: list[str]
     ],
 )
 def test_json_is_what_the_server_said(run: Aura, fake: FakeServer, argv: list[str], path: str, answer: Any) -> None:
-    fake.answers |= {WAITING: page(), f"GET {path}": answer}
+    fake.answers |= {WAITING: page(), PREEMPTED: page(), f"GET {path}": answer}
     outcome = run(*argv, "--json")
     said = {key: value for key, value in answer.items() if key != "next_cursor"}
     assert (outcome.code, outcome.json) == (0, said)
@@ -625,7 +629,7 @@ def test_show_tells_how_far_a_loop_is_and_what_failed(
 def test_ps_lists_sub_tasks_below_their_parents(run: Aura, fake: FakeServer) -> None:
     found = [("d", "c"), ("other", None), ("c", CID), (CID, None)]
     runs = [SHORT | {"cid": cid, "parent_cid": parent, "task_name": cid[-3:]} for cid, parent in found]
-    fake.answers |= {WAITING: page(), "GET /api/runs/active": page(*runs)}
+    fake.answers |= {WAITING: page(), PREEMPTED: page(), "GET /api/runs/active": page(*runs)}
     tasks = [re.findall(r" ((?:└─ )?lab/\w+)", line)[0] for line in run("ps").out.splitlines()[1:]]
     assert tasks == ["lab/her", f"lab/{CID[-3:]}", "└─ lab/c", "└─ lab/d"]
 
@@ -671,7 +675,7 @@ EVENT = LANE | KNOWS_NOTHING | {"lane": "event", "queued": 0}
 OVERVIEW = {"lanes": [LANE, EVENT], "plans": [], "window_s": 60.0}
 QUEUED = {
     "cid": CID, "plan_name": "lab", "task_name": "report", "lane": "main", "priority": 5,
-    "accepted_at": "2026-11-22T05:00:00Z", "not_before": None,
+    "state": "queued", "accepted_at": "2026-11-22T05:00:00Z", "not_before": None, "waiting_for": None,
 }  # fmt: skip
 
 
@@ -687,7 +691,7 @@ def test_queue_shows_lanes_and_the_order(run: Aura, fake: FakeServer) -> None:
     assert lines[0] == ["LANE", "RUNNING", "LIMIT", "QUEUED", "OLDEST", "P50", "P95", "ENDED/MIN"]
     assert lines[1] == ["main", "4", "4", "3", "2", "h", "05", "min", "0.25", "s", "12.0", "s", "2.5"]
     assert lines[2] == ["event", "4", "4", "0"]
-    assert lines[4] == ["#", "CID", "TASK", "LANE", "PRIORITY", "AGE", "NOT", "BEFORE"]
+    assert lines[4] == ["#", "CID", "TASK", "LANE", "PRIORITY", "AGE", "NOT", "BEFORE", "WAITS", "FOR"]
     assert lines[5][:5] == ["1", CID[-12:], "lab/report", "main", "5"]
     assert lines[6][:5] == ["2", OTHER[-12:], "lab/report", "main", "0"]
     assert lines[6][-2] == local_time(datetime.fromisoformat("2100-01-01T00:00:00Z")).split()[0]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.fakes.commands import Command, commands_in
 from tests.fakes.server import Answer, FakeServer, open_fake_server, problem
-from tests.unit.test_cli import CID, OTHER, RUN, SHORT, WAITING, page, serve_run, step
+from tests.unit.test_cli import CID, OTHER, PREEMPTED, RUN, SHORT, WAITING, page, serve_run, step
 
 from aura.cli import answer, values
 from aura.cli.completing import complete_asked, complete_waiting
@@ -172,7 +172,7 @@ def test_items_that_wait_are_told_the_first_few_of_them(run: Command, fake: Fake
 def test_lists_tell_what_runs_wait_for(run: Command, fake: FakeServer, members: dict[str, Any], text: str) -> None:
     found = page(SHORT | waiting(WAIT | members))
     fake.answers |= {"GET /api/runs?limit=20": found, "GET /api/runs/active": page()}
-    fake.answers[WAITING] = found
+    fake.answers |= {WAITING: found, PREEMPTED: page()}
     assert run("runs").out.splitlines()[1].endswith(text)
     assert run("ps").out.splitlines()[1].endswith(f"waits for {text}")
 
@@ -180,10 +180,10 @@ def test_lists_tell_what_runs_wait_for(run: Command, fake: FakeServer, members: 
 def test_ps_lists_a_run_once_and_says_that_there_are_more(run: Command, fake: FakeServer) -> None:
     many = [SHORT | waiting(WAIT) | {"cid": f"{number:036}"} for number in range(101)]
     fake.answers["GET /api/runs/active"] = page(many[0])
-    fake.answers[WAITING] = page(*many)
+    fake.answers |= {WAITING: page(*many), PREEMPTED: page()}
     outcome = run("ps")
     assert len(outcome.out.splitlines()) == 1 + 100
-    assert outcome.err == "… and more that wait: aura runs --state waiting --all\n"
+    assert outcome.err == "… and more: aura runs --state waiting --all\n"
 
 
 def told(**payload: Any) -> dict[str, Any]:

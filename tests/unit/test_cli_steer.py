@@ -173,6 +173,7 @@ ASKING: dict[str, list[str]] = {
     "rerun": [CID],
     "answer": [CID, "deploy"],
     "emit": ["door.opened"],
+    "interrupts": [],
     "queue": [],
     "files": [CID],
     "plans": [],

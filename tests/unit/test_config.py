@@ -94,7 +94,10 @@ def test_variables_that_are_no_settings_are_left_alone(tmp_path: Path) -> None:
         pytest.param("[resources]\nscreen = {rate = 1}", "missing required field `per`", id="half-a-rate"),
         pytest.param("[resources]\nscreen = {rate = 1, per = '0s'}", "resources.screen: per is 0", id="no-time"),
         pytest.param("[resources]\nScreen = 1", "'Screen' cannot be a name", id="name-of-a-resource"),
-        pytest.param("[interrupts]\ncross_plan = true", "interrupts is not supported yet", id="interrupts"),
+        pytest.param(
+            "[interrupts]\ncross_plans = true", "interrupts.cross_plans: unknown setting; did", id="interrupts"
+        ),
+        pytest.param("[interrupts]\ncross_plan = 1", "interrupts.cross_plan: Expected `bool`", id="not-a-bool"),
         pytest.param("no_auth = true", "say --no-auth on the command line", id="no_auth"),
         pytest.param("[lanes.interrupt]\nlimit = 2", "one handler runs at a time", id="interrupt-limit"),
         pytest.param('[server]\nport = "1"', "setting server.port: Expected `int`, got `str`", id="type"),

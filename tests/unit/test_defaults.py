@@ -7,7 +7,7 @@ from tests.fakes.plans import LOG, SHIPPED, problems_of, write_files
 
 from aura.lifecycle import Recovery
 from aura.loading.loader import check_plans
-from aura.plan import ModeKind, Retry, Task
+from aura.task import ModeKind, Retry, Task
 
 PLAN = """
 resources: {screen: 2}

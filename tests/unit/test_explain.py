@@ -10,8 +10,8 @@ from aura.explain import MAX_VALUE, MAX_VALUES, of_condition, of_skip
 from aura.expressions import condition
 from aura.graph import Graph
 from aura.lifecycle import StepState
-from aura.plan import Dependency, Source, Step
 from aura.reasons import branches, details, head, sentence
+from aura.task import Dependency, Source, Step
 
 P = StepState
 AT = "lab/tasks/t.yaml:12"

@@ -35,7 +35,7 @@ def examples() -> Iterator[tuple[str, str]]:
     blocks = re.findall(r"^```yaml (\w+)\n(.+?)^```", REFERENCE, re.MULTILINE | re.DOTALL)
     for number, (kind, text) in enumerate(blocks):
         inner = "".join(f"  {line}\n" for line in text.splitlines())
-        if kind != "plan":
+        if kind not in ("plan", "interrupts"):
             yield (
                 f"{kind}-{number}",
                 {"task": text, "steps": f"steps:\n{inner}", "inputs": f"{STEP}inputs:\n{inner}"}[kind],
@@ -68,7 +68,7 @@ WRONG = [
     pytest.param("steps: {}", id="empty-graph"),
     pytest.param("steps: []", id="empty-sequence"),
     pytest.param(f"{STEP}stepps: 1", id="unknown-key"),
-    pytest.param(f"{STEP}preempt: never", id="later-key"),
+    pytest.param(f"{STEP}preempt: later", id="preempt"),
     pytest.param(f"{STEP}title: [1]", id="title"),
     pytest.param(f"{STEP}lane: interrupt", id="lane"),
     pytest.param(f"{STEP}priority: 1001", id="priority"),
@@ -95,7 +95,7 @@ WRONG = [
     pytest.param("steps: {A: {action: log, params: {message: x}}}", id="step-name"),
     pytest.param("steps: {any: {action: log, params: {message: x}}}", id="step-any"),
     pytest.param("steps: [{action: log, params: {message: x}}]", id="sequence-without-name"),
-    pytest.param(of_step("preempt: now"), id="later-step-key"),
+    pytest.param(of_step("preempt: true"), id="preempt-of-a-step"),
     pytest.param(of_step("when: maybe"), id="when"),
     pytest.param(of_step("retry: {attempts: 0}"), id="attempts"),
     pytest.param(of_step("retry: {attempts: 2, backoff: 0.5}"), id="backoff"),

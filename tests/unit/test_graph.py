@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from aura.errors import InternalError
 from aura.graph import Graph, StepProgress
 from aura.lifecycle import STEP_FINAL, RunState, StepState
-from aura.plan import Dependency, Source, Step
+from aura.task import Dependency, Source, Step
 
 P = StepState
 AT = Source("t.yaml", 1)

@@ -8,7 +8,7 @@ from tests.fakes.plans import check_files, problems_of
 
 from aura.errors import RequestError
 from aura.loading.inputs import check_inputs, secret_pointers
-from aura.plan import Task
+from aura.task import Task
 
 STEPS = "steps: {a: {action: log, params: {message: x}}}\n"
 

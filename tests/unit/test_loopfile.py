@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.plans import problems_in, task_of
 
-from aura.plan import Loop
+from aura.task import Loop
 
 
 def loop_of(tmp_path: Path, text: str) -> Loop:

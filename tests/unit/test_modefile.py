@@ -6,7 +6,8 @@ import pytest
 from tests.fakes.plans import LOG, SHIPPED, problems_in, problems_of, task_of, write_files
 
 from aura.loading.loader import check_plans
-from aura.plan import ModeKind, Semaphore
+from aura.plan import Semaphore
+from aura.task import ModeKind
 
 STEPS = f"steps: {{a: {LOG}}}"
 

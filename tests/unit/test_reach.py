@@ -14,7 +14,7 @@ from aura.graph import Graph
 from aura.lifecycle import StepState
 from aura.loading.reach import unreachable
 from aura.loading.stepfile import STATES
-from aura.plan import Dependency, Source, Step
+from aura.task import Dependency, Source, Step
 
 P = StepState
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.plans import problems_in, task_of
 
-from aura.plan import Retry
+from aura.task import Retry
 
 
 def retry_of(tmp_path: Path, text: str) -> Retry:

@@ -12,7 +12,6 @@ from aura.loading.planfile import PlanHead
 from aura.loading.schedulefile import ITEM_KEYS, read_schedule
 from aura.loading.triggerfile import KINDS, Place
 from aura.loading.yamlfile import load
-from aura.plan import Mode, ModeKind
 from aura.schedule import (
     At,
     Change,
@@ -29,6 +28,7 @@ from aura.schedule import (
     Scheme,
     Timed,
 )
+from aura.task import Mode, ModeKind
 
 NEW_YEAR = 1798761600.0  # 2027-01-01T00:00:00Z
 NOT_YET = "lab/schedule.yaml:1:1: schedules are checked, but nothing starts them yet: take the file away"
@@ -247,7 +247,7 @@ def test_bad_item(tmp_path: Path, item: str, problem: str) -> None:
         pytest.param("{expect: 'a b', within: 1h}", "12: expect: 'a b' is no pattern", id="expect"),
         pytest.param("{every: 1m, when: maybe}", "21: a condition is one whole {{ … }}, or true or false", id="when"),
         pytest.param("{every: 1m, when: '{{ inputs.day }}'}", "21: `inputs` is there only in a task", id="when-inputs"),
-        pytest.param("{every: 1m, when: '{{ state.a }}'}", "21: `state` is not supported yet", id="when-state"),
+        pytest.param("{every: 1m, when: '{{ secrets.a }}'}", "21: plan.yaml does not declare the s", id="when-secret"),
         pytest.param("{every: 1m, when: '{{ vars.x }}'}", "21: plan.yaml has no variable 'x'", id="when-var"),
         pytest.param("{event: a, when: '{{ event.pay }}'}", "20: an event has no 'pay'", id="when-event"),
         pytest.param("{event: a, when: '{{ plan.x }}'}", "20: plan has no 'x'", id="when-plan"),

@@ -15,7 +15,8 @@ from aura.loading.fields import Reader
 from aura.loading.planfile import PlanHead
 from aura.loading.taskfile import HANDLERS, read_task
 from aura.loading.yamlfile import load
-from aura.plan import Dependency, Retry, Semaphore
+from aura.plan import Semaphore
+from aura.task import Dependency, Retry
 
 #: A step that can time out.
 TIMED = "{action: log, params: {message: x}, timeout: 1s}"
@@ -123,7 +124,7 @@ def test_list_of_steps_is_a_sequence(tmp_path: Path) -> None:
             f"lane: mian\nsteps: {{a: {LOG}}}", "1:7: lane: main or event is needed, not 'mian'; did", id="lane"
         ),
         pytest.param(
-            f"lane: interrupt\nsteps: {{a: {LOG}}}", "1:7: lane: `interrupt` is not supported yet", id="lane-i"
+            f"lane: interrupt\nsteps: {{a: {LOG}}}", "1:7: lane: main or event is needed, not 'interrupt'", id="lane-i"
         ),
         pytest.param(
             f"priority: 1001\nsteps: {{a: {LOG}}}", "1:11: priority: a whole number from -1000", id="priority"
@@ -174,13 +175,20 @@ def test_problem_of_the_grammar(tmp_path: Path, text: str, problem: str) -> None
     assert any(found.startswith(problem) for found in problems_in(tmp_path, text)), problems_in(tmp_path, text)
 
 
-def test_key_of_a_task_that_comes_later(tmp_path: Path) -> None:
-    assert problems_in(tmp_path, f"preempt: never\nsteps: {{a: {LOG}}}") == ["1:1: `preempt` is not supported yet"]
-
-
-def test_key_of_a_step_that_comes_later(tmp_path: Path) -> None:
-    text = "steps: {a: {action: log, params: {message: x}, preempt: never}}"
-    assert problems_in(tmp_path, text) == ["1:48: `preempt` is not supported yet"]
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param(f"preempt: nver\nsteps: {{a: {LOG}}}", "1:10: preempt: now or at_step_end or never", id="task"),
+        pytest.param(
+            "steps: {a: {action: log, params: {message: x}, preempt: no}}",
+            "1:57: preempt: now or at_step_end or never is needed, not 'no'",
+            id="step",
+        ),
+    ],
+)
+def test_preempt_that_is_no_word_of_it(tmp_path: Path, text: str, problem: str) -> None:
+    (found,) = problems_in(tmp_path, text)
+    assert found.startswith(problem)
 
 
 @pytest.mark.parametrize(

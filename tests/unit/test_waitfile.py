@@ -8,7 +8,7 @@ from tests.fakes.plans import write_files
 
 from aura.builtin import shipped
 from aura.loading.loader import CheckedPlan, check_plans
-from aura.plan import Step
+from aura.task import Step
 
 BEFORE = "inputs: {v: string, n: {type: integer, default: 1}}\nsteps:\n  b: {action: log, params: {message: x}}\n"
 

@@ -46,15 +46,17 @@ async def _go_to(ctx: Context, target: int, pace: float, doing: str) -> int:
 
 @action
 async def print_sheets(ctx: Context, sheets: int, pace: float, jam_at: int = 0) -> int:
-    """Print sheets one by one; stopped midway, the head is lifted off the paper first."""
+    """Print sheets one by one; stopped midway, the head is lifted off the paper first. It goes on behind the last."""
     machine = Machine(ctx.workdir)
     machine.write("head down")
     try:
-        for sheet in range(1, sheets + 1):
+        for sheet in range((ctx.checkpointed or 0) + 1, sheets + 1):
             await anyio.sleep(pace)
             if sheet == jam_at:
                 raise PaperJam(f"the paper jammed at sheet {sheet}")
-            machine.write(f"printed {sheet}")
+            with ctx.cleanup(timeout=2):  # a sheet that is out is counted, whatever comes
+                machine.write(f"printed {sheet}")
+                await ctx.checkpoint(sheet)
             ctx.progress(sheet, sheets, f"sheet {sheet}")
     finally:
         ctx.log.info("lifting the head")
@@ -79,6 +81,13 @@ async def park_carriage(ctx: Context) -> None:
     """Move the carriage to where it is safe."""
     Machine(ctx.workdir).write("parked")
     ctx.log.info("the carriage is parked")
+
+
+@action
+async def home_carriage(ctx: Context) -> None:
+    """Move the carriage from where it is safe to where it prints."""
+    Machine(ctx.workdir).write("homed")
+    ctx.log.info("the carriage is back at its place")
 
 
 @action

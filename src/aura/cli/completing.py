@@ -53,6 +53,16 @@ def complete_cid(context: click.Context, _: click.Parameter, incomplete: str) ->
     return _asked(context, ask)
 
 
+def complete_rule(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The interrupt rules whose PLAN/RULE begins with what is there."""
+
+    def ask(client: "Client") -> list[CompletionItem]:
+        found = [(f"{rule.plan_name}/{rule.rule}", rule.task_name) for rule in client.interrupts()]
+        return [CompletionItem(name, help=one_line(task)) for name, task in found if name.startswith(incomplete)]
+
+    return _asked(context, ask)
+
+
 def complete_waiting(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The newest runs with a step that waits for an answer, by the end of their ids."""
 

@@ -26,6 +26,7 @@ from aura.cli.output import (
     local_time,
     log_line,
     one_line,
+    preempted_text,
     print_json,
     progress_text,
     say,
@@ -208,7 +209,7 @@ class Follower:
         who = one_line(event.step) if event.step else subject
         wait = _wait_of(event)
         why = failure_text(_error_of(event), of_step=bool(event.step)) or _skipped_because(event)
-        why = f"for {one_line(wait_text(wait))}" if wait else why
+        why = f"for {one_line(wait_text(wait))}" if wait else why or _preempted_by(event)
         line = f"{local_time(event.time, '%H:%M:%S')} {coloured(f'{one_line(happened):<9}')} {who}"
         self._view.print(f"{line}: {why}" if why else line)
         if wait is not None:
@@ -244,6 +245,16 @@ def _error_of(event: api.EventRecord) -> api.Error | None:
     """The error that an event tells of, if it does."""
     error = event.payload.get("error") if isinstance(event.payload, dict) else None
     return None if error is None else msgspec.convert(error, api.Error)
+
+
+def _preempted_by(event: api.EventRecord) -> str:
+    """Which interrupt has stopped the run, or why else it rests, if an event tells of that."""
+    if event.name != "run.preempted" or not isinstance(event.payload, dict):
+        return ""
+    by = event.payload.get("by")
+    if by is None:
+        return one_line(event.payload.get("reason"))
+    return preempted_text(msgspec.convert({**by, "at": event.time}, api.PreemptedBy))
 
 
 def _skipped_because(event: api.EventRecord) -> str:

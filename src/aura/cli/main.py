@@ -31,6 +31,7 @@ COMMANDS = {
     "rerun": "steer",
     "answer": "answer",
     "emit": "emit",
+    "interrupts": "interrupts",
     "queue": "queue",
     "files": "files",
     "plans": "plans",

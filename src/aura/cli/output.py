@@ -14,7 +14,7 @@ from typing import Any
 import click
 import msgspec
 
-from aura.api import Error, LogRecord, Progress, Wait, WaitingFor
+from aura.api import Error, LogRecord, PreemptedBy, Progress, Wait, WaitingFor
 from aura.events import printable
 
 #: Colours and other graphic sequences, as commands write them when they believe to be on a terminal: noise here.
@@ -28,6 +28,7 @@ _STATE_COLOURS = {
     "broken": "red",
     "cancelled": "yellow",
     "stopping": "yellow",
+    "preempted": "yellow",
     "stale": "yellow",
     "warning": "yellow",
     "error": "red",
@@ -153,6 +154,8 @@ def waiting_text(waits: WaitingFor | None) -> str:
     """What a run waits for, the first of it: ``lab/screen, api, held by 4kqz (step scan)``; empty if for nothing."""
     if waits is None:
         return ""
+    if waits.kind in _INTERRUPTS:
+        return _INTERRUPTS[waits.kind].format(", ".join(waits.names), ", ".join(map(short_cid, waits.holders)))
     if waits.waits and waits.kind not in ("resource", "mode"):
         more = f" and {waits.waits_total - 1} more" if waits.waits_total > 1 else ""
         return f"{wait_text(waits.waits[0])} (step {step_text(waits.waits[0])}){more}"
@@ -160,6 +163,16 @@ def waiting_text(waits: WaitingFor | None) -> str:
     held = f", held by {', '.join(map(short_cid, waits.holders))}" if waits.holders else ""
     steps = f" (step {', '.join(waits.steps)})" if waits.steps else ""
     return what + held + steps
+
+
+#: What a run waits for while an interrupt is open: by its kind, of the names and the holders.
+_INTERRUPTS = {"held": "the end of interrupt {0}, handled by {1}", "cleanup": "the clean-up of {1}"}
+
+
+def preempted_text(by: PreemptedBy) -> str:
+    """Who has stopped a run: ``by lab/low_battery, handled by 4kqz, cleaned up in 0.05 s``."""
+    name = one_line(f"{by.plan_name}/{by.rule}")
+    return f"by {name}, handled by {short_cid(by.cid)}, cleaned up in {seconds(by.cleanup_s)}"
 
 
 def log_line(record: LogRecord, where: str) -> str:

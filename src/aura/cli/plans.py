@@ -19,19 +19,32 @@ if TYPE_CHECKING:
 @server_options
 @json_option
 def plans(as_json: bool) -> None:
-    """List the plans and what is wrong with them."""
+    """List the plans and what is wrong with them. STOPS says whose rules may stop work of other plans."""
     with open_client() as client:
         found = list(client.plans())
     if as_json:
         print_json({"items": found})
     else:
         rows = [
-            (one.name, one.status, one.task_count, short_hash(one.generation), " ".join(one.uses), one.title)
+            (
+                one.name,
+                one.status,
+                one.task_count,
+                short_hash(one.generation),
+                _stops(one),
+                " ".join(one.uses),
+                one.title,
+            )
             for one in found
         ]
-        print_table(("PLAN", "STATUS", "TASKS", "GENERATION", "USES", "TITLE"), rows)
+        print_table(("PLAN", "STATUS", "TASKS", "GENERATION", "STOPS", "USES", "TITLE"), rows)
         for plan in found:
             say_problems(plan.errors)
+
+
+def _stops(plan: api.Plan) -> str:
+    """Whether its rules may stop work of other plans."""
+    return "others" if plan.preempts_others else ""
 
 
 @click.command

@@ -10,7 +10,7 @@ import click
 
 from aura import api
 from aura.cli.options import json_option, open_client, server_options
-from aura.cli.output import local_time, print_json, print_table, say, seconds, short_cid, took
+from aura.cli.output import local_time, print_json, print_table, say, seconds, short_cid, took, waiting_text
 
 
 @click.command
@@ -30,7 +30,7 @@ def queue(lane: str | None, limit: int, as_json: bool) -> None:
     print_table(("LANE", "RUNNING", "LIMIT", "QUEUED", "OLDEST", "P50", "P95", "ENDED/MIN"), map(_lane_row, lanes))
     if found:
         click.echo()
-        print_table(("#", "CID", "TASK", "LANE", "PRIORITY", "AGE", "NOT BEFORE"), _rows(found))
+        print_table(("#", "CID", "TASK", "LANE", "PRIORITY", "AGE", "NOT BEFORE", "WAITS FOR"), _rows(found))
     more = sum(lane.queued for lane in lanes) - len(found)
     if more > 0:
         say(f"and {more} more")
@@ -65,4 +65,5 @@ def _rows(found: Iterable[api.QueuedRun]) -> Iterator[tuple[Any, ...]]:
     for run in found:
         positions[run.lane] += 1
         what = (short_cid(run.cid), f"{run.plan_name}/{run.task_name}", run.lane, run.priority)
-        yield (positions[run.lane], *what, took(run.accepted_at, now), local_time(run.not_before))
+        waits = waiting_text(run.waiting_for) or ("to go on" if run.state == "preempted" else "")
+        yield (positions[run.lane], *what, took(run.accepted_at, now), local_time(run.not_before), waits)

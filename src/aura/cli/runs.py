@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import to_builtins
@@ -18,6 +18,7 @@ from aura.cli.output import (
     failure_text,
     local_time,
     one_line,
+    preempted_text,
     print_facts,
     print_json,
     print_table,
@@ -33,30 +34,45 @@ from aura.cli.output import (
 from aura.lifecycle import RunState
 from aura.reasons import branches, details, head
 
+if TYPE_CHECKING:
+    from aura.client import Client
+
 #: How many runs are asked for at a time, at the most.
 PAGE = 1000
 #: How many of the items of a loop that failed ``aura show`` names.
 FAILED_SHOWN = 5
-#: How many of the runs that wait ``aura ps`` lists.
-WAITING_SHOWN = 100
+#: The states of which ``aura ps`` lists runs though they hold no place, and how many of each.
+RESTING = (RunState.WAITING, RunState.PREEMPTED)
+RESTING_SHOWN = 100
+#: How many of the runs that an interrupt has stopped ``aura show`` names.
+VICTIMS_SHOWN = 10
 
 
 @click.command
 @server_options
 @json_option
 def ps(as_json: bool) -> None:
-    """List the runs that are running now, and the newest that wait for an answer, an event or a time."""
+    """List the runs that are running now, and the newest that wait for something or were stopped to go on later."""
     with open_client() as client:
-        active = list(client.active_runs())
-        waiting = list(islice(client.runs(state=RunState.WAITING, page_size=WAITING_SHOWN + 1), WAITING_SHOWN + 1))
-    running = {run.cid for run in active}  # one may have begun to wait in between
-    found = [*active, *(run for run in waiting[:WAITING_SHOWN] if run.cid not in running)]
+        found = {run.cid: run for run in client.active_runs()}  # one may have begun to rest in between
+        more = [state for state in RESTING if _add_resting(client, state, found)]
+        stuck = client.status().stuck if any(run.stuck for run in found.values()) else api.StuckStatus()
     if as_json:
-        print_json({"items": found})
+        print_json({"items": list(found.values())})
         return
-    print_table(("CID", "TASK", "STATE", "STARTED", "PROGRESS"), _active_rows(found))
-    if len(waiting) > WAITING_SHOWN:
-        say("… and more that wait: aura runs --state waiting --all")
+    print_table(("CID", "TASK", "STATE", "STARTED", "PROGRESS"), _active_rows(list(found.values())))
+    for run in stuck.runs:
+        say(_hang_text(run))
+    for state in more:
+        say(f"… and more: aura runs --state {state} --all")
+
+
+def _add_resting(client: "Client", state: RunState, found: dict[str, api.RunShort]) -> bool:
+    """Add the newest runs in a state in which they hold no place; say whether there are more."""
+    resting = list(islice(client.runs(state=state, page_size=RESTING_SHOWN + 1), RESTING_SHOWN + 1))
+    for run in resting[:RESTING_SHOWN]:
+        found.setdefault(run.cid, run)
+    return len(resting) > RESTING_SHOWN
 
 
 @click.command
@@ -128,6 +144,15 @@ def _state(run: api.RunShort) -> str:
     return f"{run.state} (stuck)" if run.stuck else run.state
 
 
+def _hang_text(run: api.StuckRun) -> str:
+    """Where a run hangs, and who has taken over what it holds."""
+    text = f"{short_cid(run.cid)} is stuck: step {run.step} hangs at {run.hangs_at} since {local_time(run.since)}"
+    if run.interrupt:
+        text += f", when {run.interrupt} had stopped it"
+    taken = [f"{short_cid(t.cid)} of {t.plan_name}/{t.rule} took {', '.join(t.names)}" for t in run.taken_over]
+    return "; ".join([text, *taken])
+
+
 def _active_rows(runs: Sequence[api.RunShort]) -> Iterable[tuple[str, ...]]:
     """Each run, and below it those that are a part of it."""
     cids = {run.cid for run in runs}
@@ -156,7 +181,8 @@ def _took(run: api.RunShort) -> str:
 def _progress(run: api.RunShort) -> str:
     how_far = [progress_text(step, how_far) for step, how_far in (run.progress or {}).items()]
     waits = waiting_text(run.waiting_for)
-    return "; ".join([*how_far, *([f"waits for {waits}"] if waits else [])])
+    stopped = [one_line(run.reason)] if run.state == RunState.PREEMPTED and run.reason else []
+    return "; ".join([*how_far, *stopped, *([f"waits for {waits}"] if waits else [])])
 
 
 def _facts(run: api.Run) -> Iterable[tuple[str, Any]]:
@@ -170,6 +196,8 @@ def _facts(run: api.Run) -> Iterable[tuple[str, Any]]:
     yield "lane", f"{run.lane}, priority {run.priority}"
     yield "labels", " ".join(f"{key}={value}" for key, value in run.labels.items())
     yield "cause", " ".join(filter(None, (cause.kind, cause.item, cause.rule, cause.event_id, cause.cid, cause.step)))
+    yield "pre-empted", _preempted(run)
+    yield "stopped", _victims(run)
     yield "accepted", local_time(run.accepted_at)
     yield "not before", local_time(run.not_before)
     yield "started", local_time(run.started_at)
@@ -184,6 +212,22 @@ def _facts(run: api.Run) -> Iterable[tuple[str, Any]]:
     yield "error", failure_text(run.error)
     yield "clean-up", failure_text(run.cleanup_error)
     yield "result", run.result
+
+
+def _preempted(run: api.Run) -> str | None:
+    """Which interrupt has stopped a run last, and how often one has."""
+    by = run.preempted_by
+    if by is None:
+        return None
+    often = f", {run.preemptions} times in all" if run.preemptions > 1 else ""
+    return f"{preempted_text(by)} at {local_time(by.at)}{often}"
+
+
+def _victims(run: api.Run) -> str:
+    """What an interrupt has stopped whose handler a run is, the first of it."""
+    named = [f"{short_cid(one.cid)} ({one.outcome or 'cleaning up'})" for one in run.victims[:VICTIMS_SHOWN]]
+    more = run.victim_count - len(named)
+    return ", ".join(named) + (f" and {more} more" if more > 0 else "")
 
 
 def _below(run: api.Run, step: api.Step) -> list[str]:

@@ -7,7 +7,17 @@ import click
 
 from aura import api
 from aura.cli.options import duration_of, json_option, open_client, server_options
-from aura.cli.output import local_time, one_line, print_facts, print_json, print_table, say, seconds, short_hash
+from aura.cli.output import (
+    local_time,
+    one_line,
+    print_facts,
+    print_json,
+    print_table,
+    say,
+    seconds,
+    short_cid,
+    short_hash,
+)
 from aura.errors import ExitCode, Problem
 
 
@@ -38,8 +48,17 @@ def _facts(status: api.ServerStatus) -> Iterator[tuple[str, Any]]:
     yield "plans", ", ".join(f"{count} {word}" for word, count in plans if count) or "none"
     if status.retention and status.retention.bytes is not None:
         yield "history", _said_of_history(status.retention)
+    yield from (("interrupt", _said_of_interrupt(one)) for one in status.interrupts.open)
     yield from (("reason", reason) for reason in status.reasons)
     yield from (("service", _said_of(name, child)) for name, child in status.services.items() if child.failures)
+
+
+def _said_of_interrupt(one: api.OpenInterrupt) -> str:
+    """A firing that is open: ``lab/low_battery since 12:00:05: running, has stopped 3, handled by 4kqz``."""
+    waits = f", waits for {', '.join(map(short_cid, one.awaited))}" if one.awaited else ""
+    since = local_time(one.since, "%H:%M:%S")
+    told = f"{one.state}, has stopped {one.victim_count}{waits}, handled by {short_cid(one.cid)}"
+    return f"{one.plan_name}/{one.rule} since {since}: {told}"
 
 
 @click.command

@@ -116,6 +116,12 @@ class Client:
 
     emit = _answering(AsyncClient.emit)
 
+    interrupts = _listing(AsyncClient.interrupts)
+    fire = _answering(AsyncClient.fire)
+    dry_run = _answering(AsyncClient.dry_run)
+    enable_rule = _answering(AsyncClient.enable_rule)
+    disable_rule = _answering(AsyncClient.disable_rule)
+
     get_run = _answering(AsyncClient.get_run)
     runs = _listing(AsyncClient.runs)
     active_runs = _listing(AsyncClient.active_runs)

@@ -207,6 +207,28 @@ class AsyncClient:
         """Emit an event; answered once it is on record, with the runs that it has started."""
         return await self._post("/api/events", api.EmittedEvent, {"name": name, "payload": payload})
 
+    # -- interrupts ----------------------------------------------------------------------------------------------------
+
+    def interrupts(self) -> Pages[api.Rule]:
+        """The interrupt rules, by plan and name."""
+        return self._list("/api/interrupts", api.Page[api.Rule])
+
+    async def fire(self, plan_name: str, rule: str, payload: Any = None) -> api.EmittedEvent:
+        """Fire a rule, whether or not it is switched on; answered once it is on record."""
+        return await self._post(_of_rule(plan_name, rule, "fire"), api.EmittedEvent, {"payload": payload})
+
+    async def dry_run(self, plan_name: str, rule: str) -> api.DryRun:
+        """What firing a rule would do now; nothing is done."""
+        return await self._post(_of_rule(plan_name, rule, "fire"), api.DryRun, {"dry_run": True})
+
+    async def enable_rule(self, plan_name: str, rule: str) -> api.Rule:
+        """Switch a rule on, until its file says something else."""
+        return await self._post(_of_rule(plan_name, rule, "enable"), api.Rule)
+
+    async def disable_rule(self, plan_name: str, rule: str) -> api.Rule:
+        """Switch a rule off, until its file says something else: its triggers fire it no more."""
+        return await self._post(_of_rule(plan_name, rule, "disable"), api.Rule)
+
     # -- runs ----------------------------------------------------------------------------------------------------------
 
     async def get_run(self, cid: str) -> api.Run:
@@ -350,6 +372,10 @@ class AsyncClient:
             return await self._get(path, kind, {**(filters or {}), "cursor": cursor})
 
         return Pages(fetch)
+
+
+def _of_rule(plan_name: str, rule: str, verb: str) -> str:
+    return f"/api/interrupts/{quoted(plan_name)}/{quoted(rule)}/{verb}"
 
 
 def _key(key: str | None) -> dict[str, str]:

@@ -267,7 +267,7 @@ class EmbeddedServer:
         if record.state not in FINAL:
             raise ServerEnded(f"run {cid} has not ended: it is {record.state} on record")
         detail = await engine.history.get_run(cid)
-        return shapes.run_whole(detail.record, detail.steps, detail.children, None)
+        return shapes.run_whole(detail.record, detail.steps, detail.children, None, detail.stopped)
 
     async def cancel(self, cid: str, reason: str | None = None) -> api.RunAnswer:
         """Cancel a run wherever it is; returns once that is on record, with the state that the run is in then."""
@@ -294,6 +294,11 @@ class EmbeddedServer:
     async def emit(self, name: str, payload: Any = None) -> api.EmittedEvent:
         """Emit an event; returns once it is on record, with what it starts or wakes."""
         receipt = await self._guest.call(self._guest.engine.emit(name, payload))
+        return shapes.emitted(receipt)
+
+    async def fire(self, plan_name: str, rule: str, payload: Any = None) -> api.EmittedEvent:
+        """Fire an interrupt rule by hand, whether or not it is switched on; returns once that is on record."""
+        receipt = await self._guest.call(self._guest.engine.fire(plan_name, rule, payload))
         return shapes.emitted(receipt)
 
     async def status(self) -> api.ServerStatus:

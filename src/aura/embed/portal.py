@@ -68,6 +68,7 @@ class BlockingServer:
     cancel = _asked(EmbeddedServer.cancel)
     answer = _asked(EmbeddedServer.answer)
     emit = _asked(EmbeddedServer.emit)
+    fire = _asked(EmbeddedServer.fire)
     status = _asked(EmbeddedServer.status)
     runs = _asked(EmbeddedServer.runs)
 

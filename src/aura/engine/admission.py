@@ -20,13 +20,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from aura.bus import Offered, joined
-from aura.engine.dispatcher import Dispatcher
+from aura.engine.dispatcher import HANDLERS, Dispatcher
 from aura.engine.modes import Modes, is_bounded
 from aura.errors import FieldError, KeyTaken, RequestError, StoreClosed, StoreReadOnly
-from aura.events import EventEntry
+from aura.events import Chain, EventEntry
 from aura.failpoints import Site
 from aura.loading.inputs import check_inputs, secret_pointers
-from aura.plan import ModeKind, Task
 from aura.records.columns import encode
 from aura.records.runs import Accepted, accept_run, together
 from aura.resources import Slot
@@ -36,6 +35,7 @@ from aura.runs.liverun import LiveRun
 from aura.runs.runtime import Runtime, history_row
 from aura.runs.stops import Stops
 from aura.store import Ticket, Unit
+from aura.task import ModeKind, Task
 
 #: How long a client is asked to wait when a queue is full or the storage cannot be written, in seconds.
 RETRY_AFTER = 5.0
@@ -49,16 +49,25 @@ class Admitted(msgspec.Struct, frozen=True):
 
 
 class Origin(NamedTuple):
-    """The run whose step asks for another one. ``call``: it waits for it, and this is which call of its that answers.
+    """Where a request comes from that nobody outside has made: the ``run`` whose step asks, or an event.
 
-    Such a run is a part of the one that asks: it stands in no lane and takes no place.
+    ``call``: that run waits for it, and this is which call of its that answers. Such a run is a part of the one that
+    asks: it stands in no lane and takes no place. ``chain`` is that of the event; ``is_handler``: it is what an
+    interrupt rule starts.
     """
 
-    run: LiveRun
+    run: LiveRun | None = None
     call: str | None = None
+    chain: Chain | None = None
+    is_handler: bool = False
+
+    @property
+    def parent(self) -> LiveRun | None:
+        """The run that it is to be a part of."""
+        return self.run if self.call else None
 
 
-class _Reserved(NamedTuple):
+class Reserved(NamedTuple):
     """A run that is reserved in memory: it stands in its lane, and its unit has not been handed over.
 
     ``replaces``: once it is on record it takes the place of others.
@@ -95,12 +104,12 @@ class Admission:
         Raises:
             RequestError: it is refused; nothing was stored.
         """
-        reserved = self._reserve(request, cause, origin)
+        reserved = self.reserve(request, cause, origin)
         run, unit = reserved.run, reserved.unit
         ticket = self._runtime.store.put(
             unit if also is None else together([unit, also(run)]),
-            lambda: self._committed([reserved]),
-            lambda error: self._undo(reserved, error),
+            lambda: self.commit([reserved]),
+            lambda error: self.undo(reserved, error),
             refusable=True,
             site=Site.ACCEPT,
         )
@@ -160,16 +169,16 @@ class Admission:
             RequestError: the store's intake is closed; nothing was stored.
         """
         found = [self._try_reserve(request, cause) for request in requests]
-        reserved = [one for one in found if isinstance(one, _Reserved)]
-        outcomes = [one.run if isinstance(one, _Reserved) else one for one in found]
+        reserved = [one for one in found if isinstance(one, Reserved)]
+        outcomes = [one.run if isinstance(one, Reserved) else one for one in found]
 
         def undo(error: Exception) -> None:
             for one in reserved:
-                self._undo(one, error)
+                self.undo(one, error)
 
         ticket = self._runtime.store.put(
             together([*(one.unit for one in reserved), also(outcomes)]),
-            lambda: self._committed(reserved),
+            lambda: self.commit(reserved),
             undo,
             refusable=True,
             site=Site.ACCEPT,
@@ -178,16 +187,22 @@ class Admission:
             raise refusal(ticket.error)
         return ticket
 
-    def _try_reserve(self, request: Request | RequestError, cause: Cause) -> "_Reserved | RequestError":
+    def _try_reserve(self, request: Request | RequestError, cause: Cause) -> Reserved | RequestError:
         if isinstance(request, RequestError):
             return request
         try:
-            return self._reserve(request, cause)
+            return self.reserve(request, cause)
         except RequestError as refused:
             return refused
 
-    def _reserve(self, request: Request, cause: Cause, origin: Origin | None = None) -> "_Reserved":
-        """Make the run and put it into its lane; whoever calls this hands it over in the same turn."""
+    def reserve(self, request: Request, cause: Cause, origin: Origin | None = None) -> Reserved:
+        """Make the run and put it into its lane. Whoever calls this hands over its unit, in the same turn.
+
+        It says what becomes of that by ``commit`` or ``undo``.
+
+        Raises:
+            RequestError: it is refused; nothing is reserved.
+        """
         with self._runtime.measures.refusals:
             accepted, task = self._check(request, cause, origin)
         run = self._make(accepted)
@@ -203,9 +218,9 @@ class Admission:
         deliveries = self._runtime.bus.deliver([entry])
         if deliveries:
             unit = together([unit, *joined(deliveries)])
-        return _Reserved(run, entry, unit, task.mode.kind is ModeKind.RESTART, deliveries)
+        return Reserved(run, entry, unit, task.mode.kind is ModeKind.RESTART, deliveries)
 
-    def _committed(self, reserved: Sequence[_Reserved]) -> None:
+    def commit(self, reserved: Sequence[Reserved]) -> None:
         """The acceptances are on record: nobody was told before, and no other run was stopped for one of them."""
         self._runtime.journal.settle([one.entry for one in reserved], True)
         for one in reserved:
@@ -226,15 +241,17 @@ class Admission:
         self, request: Request, cause: Cause, origin: Origin | None = None, beside: Counter[Slot] | None = None
     ) -> tuple[Accepted, Task]:
         """Say what is accepted. ``beside`` counts those of one batch that are looked at together, by their slots."""
-        parent = origin.run if origin and origin.call else None
-        self.check_open(within=parent is not None)
-        if parent is None:
+        origin = origin or Origin()
+        parent, asked_by = origin.parent, origin.run
+        within = parent is not None or origin.is_handler
+        self.check_open(within=within)
+        if not within:
             self.check_space()
         generation, task = self._runtime.generations.task(request.plan_name, request.task_name)
         inputs = _checked_inputs(task, request)
         encoded = encode(inputs)
-        lane = request.lane or task.lane
-        if parent is None:
+        lane = HANDLERS if origin.is_handler else request.lane or task.lane
+        if not within:
             self._check_lane(lane, 1, len(encoded))
         labels = {**task.labels, **request.labels}
         slot = self._modes.slot(generation, task, inputs, labels)
@@ -259,13 +276,14 @@ class Admission:
             accepted_at=now,
             cause=cause,
             parent_cid=parent.cid if parent else None,
-            root_cid=origin.run.accepted.root_cid if origin else cid,
-            depth=origin.run.accepted.depth + 1 if origin else 0,
+            root_cid=asked_by.accepted.root_cid if asked_by else cid,
+            depth=_depth(origin),
             boot=self._runtime.boot,
             inputs=encoded,
             mode_key=slot.key if slot else None,
             secret_inputs=secret_pointers(task, inputs),
-            call=origin.call if origin else None,
+            call=origin.call,
+            chain=_chain(origin),
         )
         return accepted, task
 
@@ -315,7 +333,7 @@ class Admission:
     def _announce(self, run: LiveRun) -> EventEntry:
         return self._runtime.stage_event(run, "run.accepted")
 
-    def _undo(self, reserved: _Reserved, error: Exception) -> None:
+    def undo(self, reserved: Reserved, error: Exception) -> None:
         """The acceptance was not stored: the run never was."""
         run = reserved.run
         if not isinstance(error, KeyTaken):  # it is not refused: it is answered as the first time
@@ -329,6 +347,18 @@ class Admission:
         self._runtime.open.pop(run.cid, None)
         self._dispatcher.leave(run)
         run.end()
+
+
+def _depth(origin: Origin) -> int:
+    if origin.run is not None:
+        return origin.run.accepted.depth + 1
+    return 0 if origin.chain is None else origin.chain.depth
+
+
+def _chain(origin: Origin) -> Chain | None:
+    if origin.run is None or origin.run.chain is None:
+        return origin.chain
+    return msgspec.structs.replace(origin.run.chain, depth=origin.run.chain.depth + 1)
 
 
 def refusal(error: Exception, kept: str = "nothing of it was kept") -> RequestError:

@@ -12,14 +12,16 @@ from contextlib import suppress
 import msgspec
 
 from aura.clock import Clock
+from aura.engine.deadfirings import DeadFiring, dead_of, end_dead, restarted_by, tell_dead
 from aura.engine.orphans import IN_THE_MIDDLE, UNKNOWN_STEP, Orphan, decide_all
 from aura.errors import StoreCannotCreate, StoreReadOnly
-from aura.events import EventEntry
+from aura.events import Chain, EventEntry
 from aura.failpoints import Moment, Site, passed
 from aura.lifecycle import FINAL, STARTABLE, STEP_FINAL, RunState, StepState
 from aura.records.boots import OpenRun, read_open_runs
 from aura.records.checkpoints import forget_checkpoints
 from aura.records.columns import encode, encoded
+from aura.records.firings import read_open_firings
 from aura.records.generations import drop_generations, read_again
 from aura.records.loops import LoopUnit, end_items, forget_items
 from aura.records.runs import Accepted, RunColumns, StepRow, change_run
@@ -61,17 +63,19 @@ def settle_orphans(execute: Execute, runtime: Runtime, clock: Clock) -> list[Ope
 
     Runs on the writing connection, before the store's flusher does.
     """
-    orphans = decide_all(read_open_runs(execute), read_again(execute), clock.wall())
+    orphans, dead = _decide(execute, clock.wall())
     staged = []
 
     def settle() -> None:
         for orphan in orphans:
-            if orphan.to != orphan.found.record.state:
-                staged.append(_move(execute, runtime, orphan, clock.wall()))
+            if orphan.to != orphan.found.record.state or orphan.starts_over:
+                staged.extend(_move(execute, runtime, orphan, clock.wall()))
         drop_generations(execute)
+        staged.extend(end_dead(execute, runtime, dead, clock.wall()))
 
     in_one_transaction(execute, Site.BOOT_SETTLE, settle)
     runtime.journal.settle(staged, True)
+    tell_dead(runtime, dead)
     for orphan in orphans:
         if orphan.error is not None:
             record = orphan.found.record
@@ -80,9 +84,29 @@ def settle_orphans(execute: Execute, runtime: Runtime, clock: Clock) -> list[Ope
     return [_as_moved(o) for o in orphans if o.to in STARTABLE]
 
 
-def _move(execute: Execute, runtime: Runtime, orphan: Orphan, now: float) -> EventEntry:
+def _decide(execute: Execute, now: float) -> tuple[list[Orphan], list[DeadFiring]]:
+    """What becomes of each orphan, and the firings that end."""
+    found, again, firings = read_open_runs(execute), read_again(execute), read_open_firings(execute)
+    orphans = decide_all(found, again, now)
+    dead = dead_of(firings, orphans)
+    if restarted := restarted_by(dead):  # handlers stay as they are decided, and so the dead are the same
+        orphans = decide_all(found, again, now, restarted)
+    return orphans, dead
+
+
+def _move(execute: Execute, runtime: Runtime, orphan: Orphan, now: float) -> list[EventEntry]:
+    """Write one down as it is to be, and give the event of its move, if it is one."""
     record = orphan.found.record
-    entry = runtime.journal.stage(
+    told = [_stage_move(runtime, orphan)] if orphan.to != record.state else []
+    history = [history_row(record.seq, entry) for entry in told]
+    change_run(record.seq, _steps(orphan, now), history, record.state, _columns(orphan, runtime.boot, now))(execute)
+    _settle_parts(execute, orphan, now)
+    return told
+
+
+def _stage_move(runtime: Runtime, orphan: Orphan) -> EventEntry:
+    record = orphan.found.record
+    return runtime.journal.stage(
         "run.requeued" if orphan.to is RunState.QUEUED else f"run.{orphan.to.value}",
         cid=record.cid,
         plan_name=record.plan_name,
@@ -91,18 +115,20 @@ def _move(execute: Execute, runtime: Runtime, orphan: Orphan, now: float) -> Eve
         root=record.root_cid,
         depth=record.depth,
     )
-    columns = _columns(orphan, runtime.boot, now)
-    change_run(record.seq, _steps(orphan, now), [history_row(record.seq, entry)], record.state, columns)(execute)
+
+
+def _settle_parts(execute: Execute, orphan: Orphan, now: float) -> None:
+    """Write what belongs to one, beside its steps."""
+    found = orphan.found
     if orphan.goes_on is not None:
-        _put_items(execute, orphan.found, orphan.goes_on)
-        return entry
-    if orphan.found.waits:
-        forget_waits(execute, record.seq)
-    if orphan.found.checkpoints:
-        forget_checkpoints(execute, record.seq)
-    if orphan.found.loops:
-        _settle_items(execute, orphan.found, orphan.to in FINAL, now)
-    return entry
+        _put_items(execute, found, orphan.goes_on)
+        return
+    if found.waits:
+        forget_waits(execute, found.record.seq)
+    if found.checkpoints:
+        forget_checkpoints(execute, found.record.seq)
+    if found.loops:
+        _settle_items(execute, found, orphan.to in FINAL, now)
 
 
 def _columns(orphan: Orphan, boot: int, now: float) -> RunColumns:
@@ -126,6 +152,8 @@ def _columns(orphan: Orphan, boot: int, now: float) -> RunColumns:
         result=encoded(record.result),
         error=encoded(orphan.error.shown()) if orphan.error else None,
         cleanup_error=encoded(orphan.cleanup_error.shown()) if orphan.cleanup_error else None,
+        preempted_by=encoded(record.preempted_by),
+        preemptions=record.preemptions,
     )
 
 
@@ -174,7 +202,7 @@ def _as_moved(orphan: Orphan) -> OpenRun:
     found = orphan.found
     if orphan.goes_on is not None:
         return msgspec.structs.replace(orphan.goes_on, crashes=orphan.crashes)
-    if orphan.to == found.record.state:
+    if orphan.to == found.record.state and not orphan.starts_over:
         return found
     record = msgspec.structs.replace(found.record, state=orphan.to.value, started_at=None, active_s=0.0)
     steps = _steps_again(found)
@@ -207,4 +235,5 @@ def accepted_of(found: OpenRun) -> Accepted:
         mode_key=r.mode_key,
         secret_inputs=tuple(r.secret_inputs or ()),
         call=r.call,
+        chain=msgspec.convert(r.chain, Chain) if r.chain else None,
     )

@@ -7,9 +7,11 @@ where both are to come back.
 
 *Stops flow down* in the turn in which they come: each stop of an attempt, whatever its cause, is passed on
 (``Attempt.on_told``). Where the parent will come back the sub-task is interrupted and rests: it is ``preempted`` and
-``held``, so it stands in no lane. Else it is cancelled, with a reason. It has to be gone, handlers included, a little
-before its parent's attempt has to. Whatever else ends the wait, a scope of the action's own or its error, cancels it;
-whoever waits is let go when it has ended. A sub-task that hangs makes its parent one that hangs.
+``held``, so it stands in no lane. If what runs of it is to end by itself first (``preempting``), it is told before its
+parent's attempt, which gets its edge when all of them rest, or its time is over. Else it is cancelled, with a reason.
+It has to be gone, handlers included, a little before its parent's attempt has to. Whatever else ends the wait, a scope
+of the action's own or its error, cancels it; whoever waits is let go when it has ended. A sub-task that hangs makes its
+parent one that hangs. An interrupt may stop a sub-task alone: then nobody tells its parent, which goes on waiting.
 
 *Calls.* A sub-task is known by the call of its parent that it answers: the start of that run from its beginning, the
 step or item, the try, and the how-manieth call of ``ctx.run`` in it. A try that was stopped to come back makes its
@@ -41,9 +43,12 @@ from aura.records.reading import get_child
 from aura.run import Cause, Request, RunRecord
 from aura.runs.attempt import Attempt, EdgeCause
 from aura.runs.liverun import LiveRun, Phase
+from aura.runs.preempting import said_of
 from aura.runs.runtime import Runtime
 from aura.runs.stops import HANDLER_GRACE, Stops
+from aura.runs.victims import starts_over
 from aura.runs.waits import UNAWAITED
+from aura.task import Preempt
 from aura.wait import Wait, WaitKind
 
 #: How many seconds before its parent's attempt a sub-task has to be gone: time to be given up as stuck first.
@@ -76,7 +81,7 @@ class Children:
         call = _next_call(run, attempt)
         kept = _kept(run, attempt, call)
         if kept is not None:
-            _check_goes_on(attempt)
+            await self._check_goes_on(run, attempt)
             self._go_on(kept)
             await self._wait(run, attempt, kept)
             _wait_along(attempt, kept)
@@ -84,7 +89,7 @@ class Children:
         record = await self._answered(run, attempt, call)
         if record is not None:
             return _result(record)
-        _check_goes_on(attempt)  # nothing awaits from here to the start
+        await self._check_goes_on(run, attempt)  # nothing else awaits from here to the start
         admitted = self._accept(run, attempt, call, request)
         await self._wait(run, attempt, admitted.run)
         if admitted.ticket.error is not None:
@@ -105,7 +110,7 @@ class Children:
 
     def _ask(self, attempt: Attempt, request: Request, origin: Origin) -> Admitted:
         step = attempt.step
-        cause = Cause("task", cid=origin.run.cid, step=step.name, index=step.index)
+        cause = Cause("task", cid=_run_of(attempt).cid, step=step.name, index=step.index)
         try:
             return self._admission.request(request, cause, origin=origin)
         except RequestError as refused:
@@ -147,6 +152,8 @@ class Children:
         attempt.on_told = self._pass_on
         try:
             await _wait_over(child)
+            if _rests_first(run, attempt):
+                await self._let_go(run, attempt)
         except CancelledError:
             if attempt.cause is None:  # else it has been told
                 self._stops.request_stop(child, Stop.CANCEL, UNAWAITED)
@@ -158,6 +165,26 @@ class Children:
         finally:
             if child.sealed:
                 _forget(run, attempt.step.key, child)
+
+    async def _check_goes_on(self, run: LiveRun, attempt: Attempt) -> None:
+        """Refuse to begin anything for an attempt that is told to stop: clean-up that runs tasks belongs in handlers.
+
+        Does not await but for what rests before it.
+        """
+        if _rests_first(run, attempt):
+            await self._let_go(run, attempt)
+        if attempt.cause is not None:
+            raise CancelledError("the attempt was told to stop")
+
+    async def _let_go(self, run: LiveRun, attempt: Attempt) -> None:
+        """Stop an attempt that was held back until its sub-tasks rest, or have ended: when they do."""
+        for child in list(run.children.get(attempt.step.key, ())):
+            await _wait_over(child)
+        attempt.let_go()
+        kind, reason = _stop_of(run, attempt)
+        for child in run.children.get(attempt.step.key, ()):
+            if kind is Stop.CANCEL and _rests(child):  # its parent does not go on where it was
+                self._stop_by(child, kind, reason, attempt.deadline - STEP_DOWN)
 
     async def end_unawaited(self, run: LiveRun, attempt: Attempt) -> None:
         """Stop what an attempt that is over has left running, and wait for its end. What rests is let alone."""
@@ -187,9 +214,11 @@ class Children:
         self._stops.request_stop(child, Stop.CANCEL, reason)
 
     def _pass_on(self, attempt: Attempt) -> None:
-        """Stop the sub-tasks that an attempt waits for as it is being stopped itself."""
+        """Stop the sub-tasks that an attempt waits for as it is being stopped itself, or before it."""
         run = _run_of(attempt)
-        kind, reason = _stop_of(run, attempt)
+        if attempt.held_back is not None and not _rests_first(run, attempt):
+            return  # they have its time to end in
+        kind, reason = (Stop.INTERRUPT, PARENT_RESTS) if attempt.held_back is not None else _stop_of(run, attempt)
         for child in list(run.children.get(attempt.step.key, ())):
             if child.sealed or _rests(child):
                 continue
@@ -199,7 +228,10 @@ class Children:
                 continue
             if kind is Stop.INTERRUPT and _may_rest(child):
                 child.held = reason
-            self._stop_by(child, kind, reason, attempt.deadline - STEP_DOWN)
+            if attempt.held_back is not None:
+                self._stops.request_stop(child, kind, reason, attempt.held_back.grace)
+            else:
+                self._stop_by(child, kind, reason, attempt.deadline - STEP_DOWN)
 
     def _stop_by(self, child: LiveRun, kind: Stop, reason: str, end: float) -> None:
         """Stop a sub-task that has to be gone at a loop time, what its handlers do included."""
@@ -207,7 +239,7 @@ class Children:
         handlers_end = end - HANDLER_GRACE
         child.cleanup_deadline = min(child.cleanup_deadline, handlers_end)
         child.shutdown_deadline = min(child.shutdown_deadline, handlers_end)
-        self._stops.request_stop(child, kind, reason, max(0.0, min(child.cleanup_timeout, end - now)))
+        self._stops.request_stop(child, kind, reason, max(0.0, min(child.cleanup_timeout, end - now)), at_once=True)
         if child.bounded:
             for attempt in list(child.live.values()):
                 attempt.time_out_after(max(0.0, handlers_end - now))
@@ -294,12 +326,6 @@ def _forget(run: LiveRun, key: str, child: LiveRun) -> None:
         run.children.pop(key, None)
 
 
-def _check_goes_on(attempt: Attempt) -> None:
-    """Refuse to begin anything for an attempt that is told to stop: clean-up that runs tasks belongs in handlers."""
-    if attempt.cause is not None:
-        raise CancelledError("the attempt was told to stop")
-
-
 async def _wait_over(child: LiveRun) -> None:
     assert child.over is not None
     await child.over.wait()
@@ -310,12 +336,19 @@ async def _wait_over(child: LiveRun) -> None:
 # -- stops
 
 
+def _rests_first(run: LiveRun, attempt: Attempt) -> bool:
+    """Whether an attempt is held back for the sake of its sub-tasks alone: they are to rest, and it after them."""
+    return attempt.held_back is not None and said_of(run, attempt) is Preempt.NOW
+
+
 def _stop_of(run: LiveRun, attempt: Attempt) -> tuple[Stop, str]:
     """How a sub-task is stopped whose parent's attempt is."""
     if attempt.cause is EdgeCause.TIMEOUT:
         return Stop.CANCEL, "its parent's step took too long"
     if attempt.cause is EdgeCause.ENDED or run.stop is None:
         return Stop.CANCEL, "its parent has ended"
+    if run.stopped_by is not None and starts_over(run.stopped_by, run):
+        return Stop.CANCEL, _STOPS[Stop.INTERRUPT]
     if run.stop is Stop.CANCEL and run.reason == SHUTDOWN:  # it is a sub-task itself
         return Stop.CANCEL, SHUTDOWN
     ending = end_of_stop(run.stop, run.recovery, stuck=run.stuck, begun=run.begun, kept=run.kept)

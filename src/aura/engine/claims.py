@@ -6,7 +6,8 @@ It owns the pool, what each name means (a plan's own resource goes before one of
 - A run takes its slot and its task's resources together, before it has a place; the dispatcher asks. It keeps the slot
   until its final seal and gives the resources back at every seal, to take them again at its next start.
 - A step, an item and each try of one takes its step's resources before its start is written; the executor asks. They
-  are given back when the attempt has ended: those of a stuck one when its body has.
+  are given back when the attempt has ended: those of a stuck one when its body has. Until then an interrupt's handler
+  may have what a stuck run holds (``takeovers``).
 - A sub-task in its parent's place asks only for what those above it do not hold.
 
 What a run has nothing to do with costs one look at an attribute. What a crash does: nothing here is stored.
@@ -19,17 +20,19 @@ from functools import partial
 from itertools import count
 from typing import Any
 
+from aura.engine.holds import active_below
 from aura.engine.modes import Modes, at_once, is_bounded, slot_of
 from aura.engine.pool import Pool
 from aura.errors import RequestError, ResourceMissing, RunError
 from aura.graph import Progress
 from aura.lifecycle import RunState
 from aura.loading.generation import Generation
-from aura.plan import Needs, Plan, Semaphore, Task
+from aura.plan import Plan, Semaphore
 from aura.resources import Claim, Holder, Name, Order, Slot
 from aura.runs.liverun import LiveRun, Phase, RunClaims
 from aura.runs.runtime import Runtime
 from aura.runs.stops import time_left
+from aura.task import Needs, Task
 from aura.wait import WaitKind
 
 
@@ -44,6 +47,8 @@ class Claims:
         for name, resource in runtime.settings.resources.items():
             self.pool.put(name, resource)
         self._numbers = count()
+        #: Meets what a handler waits for with what stuck runs hold, and says whether it did (``takeovers``).
+        self.take_over: Callable[[LiveRun, Claim], bool] = lambda _run, _claim: False
         modes.hold = self._hold_slot
 
     def close(self) -> None:
@@ -98,12 +103,12 @@ class Claims:
             if slot_of(run) not in claims.holder.held:
                 needs = {slot_of(run): 1, **needs}
         claim = claims.start
-        if claim is None or claim.needs != needs or claim.order[0] != -run.priority:
+        if claim is None or claim.needs != needs or claim.order[0] != run.rank:
             self.leave(run)
             if run.parent is not None:
                 told = partial(self._start_met, run, (generation, task), told)
             claims.start = claim = Claim(claims.holder, needs, self._order(run), told, outside=run.parent is None)
-        if needs and not self.pool.ask(claim):
+        if needs and not (self.pool.ask(claim) or self.take_over(run, claim)):
             return False
         claims.start = None
         return True
@@ -175,6 +180,23 @@ class Claims:
         if run.sealed:
             self._modes.leave(run)
 
+    def waits_to_start(self, run: LiveRun) -> bool:
+        """Whether a run stands in line for what it needs to start."""
+        return run.claims is not None and run.claims.start is not None
+
+    def holders_before(self, handler: LiveRun) -> list[LiveRun]:
+        """The runs that hold what a handler, or what is a part of it, waits for."""
+        claims = [claim for run in (handler, *active_below(handler)) for claim in self._waiting(run)]
+        labels = {label for claim in claims for found in self.pool.lacks(claim).values() for label in found}
+        found = [self._runtime.open.get(label.removeprefix("run ")) for label in sorted(labels)]
+        return [run for run in found if run is not None and run is not handler]
+
+    def _waiting(self, run: LiveRun) -> list[Claim]:
+        """What a run, or the steps of it, wait for."""
+        if run.claims is None:
+            return []
+        return [run.claims.steps[key] for key in run.claims.waiting] or ([run.claims.start] if run.claims.start else [])
+
     def keepers(self) -> list[LiveRun]:
         """The runs that wait in a lane to go on, and hold a slot for which a sub-task waits."""
         found = (self._runtime.open.get(label.removeprefix("run ")) for label in self.pool.keepers())
@@ -210,7 +232,7 @@ class Claims:
         try:
             wanted = self._needs(run.generation.plan, needs, claims.holder)
             claim = Claim(holder, wanted, self._order(run), lambda: self._met(run, progress))
-            if self.pool.ask(claim):
+            if self.pool.ask(claim) or self.take_over(run, claim):
                 claims.steps[key] = claim
                 return True
         except RunError:
@@ -220,6 +242,17 @@ class Claims:
         claims.waiting[key] = progress
         self._bound(run)
         return False
+
+    def take_over_waiting(self, run: LiveRun) -> None:
+        """Let a part of a handler, or steps of it, that wait have what stuck runs hold, as far as that is enough."""
+        if run.claims is None:
+            return
+        claims = [run.claims.steps[key] for key in run.claims.waiting]
+        if run.parent is not None and run.claims.start is not None:
+            claims.append(run.claims.start)
+        for claim in claims:
+            if self.take_over(run, claim):
+                claim.told()
 
     def has_asked(self, run: LiveRun, key: str) -> bool:
         """Whether a try waits for what it needs, or has it."""
@@ -269,12 +302,10 @@ class Claims:
 
     def waiting_for(self, run: LiveRun) -> dict[str, Any] | None:
         """What a run, or steps of it, wait for: ``kind`` (resource, mode), ``names``, ``holders``, and ``steps``."""
-        if run.claims is None:
+        claims = self._waiting(run)
+        if run.claims is None or not claims:
             return None
         keys = list(run.claims.waiting)
-        claims = [run.claims.steps[key] for key in keys] or ([run.claims.start] if run.claims.start else [])
-        if not claims:
-            return None
         lacks: dict[Name, list[str]] = {}
         for claim in claims:
             lacks |= self.pool.lacks(claim)
@@ -341,4 +372,4 @@ class Claims:
             return plan
 
     def _order(self, run: LiveRun) -> Order:
-        return (-run.priority, run.seq, next(self._numbers))
+        return (run.rank, run.seq, next(self._numbers))

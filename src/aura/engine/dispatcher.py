@@ -12,6 +12,9 @@ Before a run gets a place it takes all that it needs (``claims``): its task's re
 mode. One that cannot have them is set aside: it keeps its position, holds no place, and does not hold up those of its
 lane that can. It is told when its turn has come, and is first looked at then in its lane's order.
 
+What an open firing of an interrupt rule covers is set aside as well, before it asks for anything (``holds``). Handlers
+go first: their lane is filled before the others.
+
 A delayed run (``not_before``) waits in a heap of its own by time; one timer wakes the dispatcher for the earliest.
 
 What a crash does: nothing here is stored. Queued runs are rows; the boot puts them into their lanes again.
@@ -27,10 +30,18 @@ import anyio
 
 from aura.config import LaneSettings
 from aura.engine.claims import Claims
+from aura.engine.holds import Holds, active_below
 from aura.engine.lanes import STALE_AT_LEAST, Lane
 from aura.lifecycle import STARTABLE, RunState
 from aura.runs.liverun import LiveRun
 from aura.runs.runtime import Runtime
+
+#: The lane of the handlers of interrupt rules.
+HANDLERS = "interrupt"
+#: How many runs of a lane that is held in part are looked at in one turn of the loop.
+LOOKED_THROUGH = 200
+#: How many of those that a hold has kept from starting are looked at in one turn when it is over.
+RETURNED = 100
 
 
 class Dispatcher:
@@ -40,7 +51,15 @@ class Dispatcher:
         self._runtime = runtime
         self._claims = claims
         self.lanes = {name: Lane(name, settings) for name, settings in lanes.items()}
+        self._in_urgency = sorted(self.lanes.values(), key=lambda lane: lane.name != HANDLERS)
         self.execute: Callable[[LiveRun], Coroutine[Any, Any, None]]
+        self.holds = Holds()
+        #: Told of each run that gives its place back and of which a firing wants to know (``interrupts``).
+        self.on_left: Callable[[LiveRun], object] = bool
+        #: The sub-tasks that a firing keeps from starting.
+        self._barred: dict[LiveRun, None] = {}
+        #: A hold has ended, and not all that it has kept from starting has been looked at.
+        self._returning = False
         # Unbounded as a stream, bounded by admission: it refuses what would make a lane's queue longer than its limit.
         self._send, self._receive = anyio.create_memory_object_stream[LiveRun](float("inf"))
         #: Rung with each run and each kick. ``serve`` waits for it with nothing in hand: a run that is handed to one
@@ -69,6 +88,7 @@ class Dispatcher:
     def leave(self, run: LiveRun) -> None:
         """Forget a run that waits, in its lane or in the place of its parent: it is not to start."""
         self._claims.leave(run)
+        self._barred.pop(run, None)
         if run.waits:
             run.waits = False
             run.entry = None
@@ -81,8 +101,15 @@ class Dispatcher:
             run.priority = priority
             if run.entry is not None and isinstance(run.entry[0], int):  # the entry of a delayed one begins with a time
                 self._claims.leave(run)  # it asks again at its new position
-                self.lanes[run.lane].push(run)
+                self._push(run)
                 self.kick()
+
+    def _push(self, run: LiveRun) -> None:
+        """Put a run at its position, and where it is found in a lane that is closed but for such as this one."""
+        lane = self.lanes[run.lane]
+        lane.push(run)
+        if self.holds.open and self.holds.admits(run):
+            lane.exempt(run)
 
     def take_in(self) -> None:
         """Move what has arrived into the heaps."""
@@ -102,7 +129,7 @@ class Dispatcher:
             self._forget_cancelled()
             self._arm()
         else:
-            self.lanes[run.lane].push(run)
+            self._push(run)
 
     def _forget_cancelled(self) -> None:
         """Clear the delayed runs of those that no longer wait, once they may be the most of them."""
@@ -123,7 +150,7 @@ class Dispatcher:
         while self._delayed and ((first := self._delayed[0])[0] <= now or first[2].entry is not first):
             heapq.heappop(self._delayed)
             if first[2].entry is first:
-                self.lanes[first[2].lane].push(first[2])
+                self._push(first[2])
         if self._delayed:
             self._arm()
 
@@ -155,41 +182,108 @@ class Dispatcher:
         self.kick()
 
     def _fill(self) -> None:
-        for lane in self.lanes.values():
-            while lane.has_place and (run := lane.pop()) is not None:
+        looked_at = 0
+        for lane in self._in_urgency:
+            while lane.has_place and (run := self._next(lane)) is not None:
                 if self._claims.take_start(run, partial(self._turn_of, run)):
                     self._start(lane, run)
                 else:
                     lane.set_aside(run)
+                looked_at += 1
+                if self._returning and looked_at == RETURNED:
+                    self.kick()  # the others have their turn first
+                    return
+        self._returning = False
         self._start_keepers()
+        if self.holds.open:
+            self._start_needed()
         self._claims.settle()
+
+    def _next(self, lane: Lane) -> LiveRun | None:
+        """Take out the first of a lane that no firing keeps from starting."""
+        if not self.holds.open:
+            return lane.pop()
+        if self.holds.closes(lane.name):
+            return self._next_exempt(lane)
+        for _ in range(LOOKED_THROUGH):
+            run = lane.pop()
+            if run is None or self.holds.admits(run):
+                return run
+            lane.set_aside(run)
+        self.kick()  # the others have their turn first
+        return None
+
+    def _next_exempt(self, lane: Lane) -> LiveRun | None:
+        """Take out the first of a lane that is closed to all but what a firing itself has brought about."""
+        while (run := lane.pop_exempt()) is not None and not self.holds.admits(run):
+            lane.set_aside(run)  # another firing keeps it
+        return run
+
+    def hold_begun(self) -> None:
+        """A firing has begun: what it keeps from starting stands in line for nothing before those who may."""
+        for lane in self.lanes.values():
+            for run in lane.aside:
+                if not self.holds.admits(run):
+                    self._claims.leave(run)
+        for run in [child for top in self.placed() if top.children for child in active_below(top)]:
+            if self._claims.waits_to_start(run) and not self.holds.admits(run):
+                self._claims.leave(run)
+                self._barred[run] = None
+
+    def hold_changed(self) -> None:
+        """A firing has ended: look again at all that it has kept from starting."""
+        self._returning = True
+        self.ask_again()
+        for lane in self.lanes.values():
+            lane.forget_exempt()
+            if self.holds.closes(lane.name):
+                for run in filter(self.holds.admits, lane.in_order()):
+                    lane.exempt(run)
+        barred, self._barred = self._barred, {}
+        for run in barred:
+            self.start_in_place(run)
 
     def _start_keepers(self) -> None:
         """Let those go on, whatever their lane's limit, whose slot a sub-task waits for: its place may be the last."""
         for run in self._claims.keepers():
-            lane = self.lanes[run.lane]
-            if (
-                run.entry is not None
-                and not lane.has_place
-                and self._claims.take_start(run, partial(self._turn_of, run))
-            ):
-                lane.take_out(run)
-                self._start(lane, run)
+            if run.entry is not None and not self.lanes[run.lane].has_place and self.holds.admits(run):
+                self._start_beyond(run)
+
+    def _start_needed(self) -> None:
+        """Let those go on, whatever keeps them, that hold what the first handler waits for: else both would wait."""
+        for run in self._claims.holders_before(self.holds.open[0].handler):
+            if run.waits and run.entry is not None:
+                self._start_beyond(run)
+            for child in [child for child in active_below(run) if child in self._barred]:
+                del self._barred[child]
+                child.stopped_by = None  # it has come back
+                self._ask_in_place(child)
+
+    def _start_beyond(self, run: LiveRun) -> None:
+        lane, has_all = self.lanes[run.lane], self._claims.take_start(run, partial(self._turn_of, run))
+        if has_all:
+            run.stopped_by = None  # it has come back, if a firing had stopped it
+            lane.take_out(run)
+            self._start(lane, run)
 
     def ask_again(self) -> None:
         """Look again at all that were set aside: what they need, or how much there is of it, may be another now."""
         for lane in self.lanes.values():
-            for run in list(lane.aside):
-                lane.push(run)
+            lane.take_back_aside()
+        self.kick()
+
+    def look_again(self, run: LiveRun) -> None:
+        """Look again at a run that was set aside: a firing does not keep it from starting any more."""
+        lane = self.lanes[run.lane]
+        if run in lane.aside:
+            self._push(run)
         self.kick()
 
     def _turn_of(self, run: LiveRun) -> bool:
         """What a run that was set aside waited for can be had: it is looked at again. Says whether that is soon."""
+        self.look_again(run)
         lane = self.lanes[run.lane]
-        if run in lane.aside:
-            lane.push(run)
-        self.kick()
-        return lane.has_place and not self._stopping
+        return lane.has_place and not self._stopping and self.holds.admits(run)
 
     def _start(self, lane: Lane, run: LiveRun) -> None:
         run.waits = False
@@ -208,6 +302,7 @@ class Dispatcher:
         """
         if run.parent is not None:
             self._claims.leave(run)  # it may have waited to go on
+            self._barred.pop(run, None)
             self._mark_begun(run)
             self._execute_in_place(run)
             return
@@ -219,6 +314,13 @@ class Dispatcher:
     def start_in_place(self, run: LiveRun) -> None:
         """Start a sub-task in the place of its parent, as soon as it has what it needs beside what that one holds."""
         self._mark_begun(run)
+        if self.holds.admits(run):
+            self._ask_in_place(run)
+        else:
+            self._barred[run] = None
+            self.kick()  # a handler may wait for it
+
+    def _ask_in_place(self, run: LiveRun) -> None:
         start = partial(self._execute_in_place, run)
         if self._claims.take_start(run, start):
             start()
@@ -247,6 +349,7 @@ class Dispatcher:
         """Let a sub-task rest that waits for what it needs."""
         assert run.over is not None
         self._claims.leave(run)
+        self._barred.pop(run, None)
         run.over.set()
 
     # -- places
@@ -255,9 +358,15 @@ class Dispatcher:
         """Take a run's place back and let the next one start."""
         if run.state is not RunState.WAITING:  # that keeps what it took beside its place
             self._claims.release(run)
+        if run.awaited_by or run.firing is not None:
+            self.on_left(run)
         if run.over is not None:  # a sub-task
             self.in_place.discard(run)
-            run.over.set()
+            if run.state is RunState.PREEMPTED and run.stopped_by is not None and run.held is None:
+                self._barred[run] = None  # it alone was stopped: whoever waits for it goes on waiting
+            else:
+                self._barred.pop(run, None)
+                run.over.set()
             self._freed()
             return
         self.leave(run)
@@ -268,13 +377,15 @@ class Dispatcher:
 
     def release_stuck(self, run: LiveRun) -> None:
         """Take the place of a run that hangs."""
+        if run.awaited_by or run.firing is not None:
+            self.on_left(run)
         if run.parent is None:
             self.lanes[run.lane].release_stuck(run)
         self._freed()
 
     def _freed(self) -> None:
         self.kick()
-        if not self._busy():
+        if not self._idle.is_set() and not self._busy():
             self._idle.set()
 
     def _busy(self) -> bool:
@@ -302,6 +413,10 @@ class Dispatcher:
         ready = [run for found in wanted for run in found.in_order()]
         delayed = [entry[2] for entry in sorted(self._delayed, key=lambda d: d[:2]) if entry[2].entry is entry]
         return ready + [run for run in delayed if lane in (None, run.lane)]
+
+    def is_kept(self, run: LiveRun) -> bool:
+        """Whether a run waits in its lane, or a sub-task until it may start, while a firing is open."""
+        return bool(self.holds.open) and (run.waits or run in self._barred)
 
     def place_of(self, run: LiveRun) -> tuple[float, ...]:
         """Where a queued run stands in the order of ``queued``, whoever else comes or goes."""

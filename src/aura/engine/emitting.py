@@ -10,7 +10,6 @@ from aura.bus import Emitted
 from aura.engine.admission import Admission, refusal
 from aura.errors import EventRefused, RequestError
 from aura.runs.attempt import Attempt
-from aura.runs.liverun import LiveRun
 from aura.runs.runtime import Runtime
 
 
@@ -37,11 +36,10 @@ class Emitting:
         return emitted
 
     async def for_step(self, attempt: Attempt, name: str, payload: Any) -> str:
-        """Emit an event of a step's run, and give its id. Raises as ``Context.emit`` does."""
-        run = attempt.run
-        assert isinstance(run, LiveRun)
+        """Emit an event of an attempt, and give its id. Raises as ``Context.emit`` does."""
         try:
-            emitted = await self._runtime.bus.emit_when_room(name, payload, origin=run.emitter(attempt.step.name))
+            origin = attempt.run.emitter(attempt.step.name)
+            emitted = await self._runtime.bus.emit_when_room(name, payload, origin=origin)
         except RequestError as refused:
             said = "; ".join(f"{error.path} {error.message}" for error in refused.errors)
             raise EventRefused(f"{refused.detail}: {said}" if refused.code == "invalid" else refused.detail) from None

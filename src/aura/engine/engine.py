@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Literal
 
 import anyio
+import msgspec
 from anyio.abc import TaskGroup
 
 import aura
@@ -21,22 +22,30 @@ from aura.engine.dispatcher import Dispatcher
 from aura.engine.emitting import Emitting
 from aura.engine.executor import Executor
 from aura.engine.history import History
+from aura.engine.interrupts import Interrupts, Sight
 from aura.engine.keys import Key, Keys
 from aura.engine.modes import Modes
 from aura.engine.overview import Overview, look
 from aura.engine.ownevents import OwnEvents
 from aura.engine.pausing import Pausing
+from aura.engine.polls import Polls
 from aura.engine.priorities import Priorities, Prioritized
 from aura.engine.reruns import Reruns
 from aura.engine.retention import Retention
+from aura.engine.rules import LiveRule
+from aura.engine.ruleview import dry_run_shown, open_shown, reaches_others, rule_shown
+from aura.engine.stuckview import stuck_shown
 from aura.engine.supervisor import Supervisor
+from aura.engine.takeovers import Takeovers
+from aura.engine.triggers import Triggers
 from aura.engine.watchdog import Watchdog
 from aura.errors import RequestError
 from aura.events import EventReceipt
 from aura.lifecycle import FINAL, RunState, Stop
 from aura.loading.generations import PlanStatus
 from aura.records.boots import OpenRun
-from aura.run import Cause, Outcomes, Receipt, Request
+from aura.records.firings import OpenFiring
+from aura.run import Cause, Outcomes, PreemptedBy, Receipt, Request
 from aura.runs.liverun import LiveRun
 from aura.runs.restoring import inherited_of
 from aura.runs.runtime import Runtime
@@ -80,6 +89,17 @@ class Engine:
         self.stops = Stops(runtime, self.seal.seal, self.dispatcher.start_at_once)
         self.history = History(runtime, self.dispatcher, self.claims, self.waits, flush_logs)
         self.admission = Admission(runtime, self.dispatcher, self.stops, self.modes)
+        self.interrupts = Interrupts(
+            runtime,
+            self.admission,
+            self.dispatcher,
+            self.stops,
+            self.seal.start_over,
+            lambda: self._state == "running",
+        )
+        self.polls = Polls(runtime)
+        self.triggers = Triggers(runtime, self.interrupts, self.admission, self.dispatcher, self.polls)
+        self.takeovers = Takeovers(runtime, self.claims, self.dispatcher)
         self.keys = Keys(runtime, self.admission)
         self.emitting = runtime.emits = Emitting(runtime, self.admission)
         self.reruns = Reruns(runtime, self.admission, self.history)
@@ -94,7 +114,7 @@ class Engine:
             self.sub_tasks,
             self.claims,
             self.waits,
-            self.dispatcher.release_stuck,
+            self._give_place_back,
         )
         self.modes.cancel = self._request_cancel
         self.waits.cancel = self.sub_tasks.cancel
@@ -115,6 +135,11 @@ class Engine:
         self._cancel_grace: float | None = None
         #: Bounds the wait of the last stop for what it has stopped; a next one may bring its end nearer.
         self._last_wait = anyio.CancelScope()
+
+    def _give_place_back(self, run: LiveRun) -> None:
+        """Let others have the place of a run that is stuck, and the handlers that wait for what it holds have that."""
+        self.dispatcher.release_stuck(run)
+        self.takeovers.look_again()
 
     # -- starting and stopping
 
@@ -148,6 +173,7 @@ class Engine:
             self.own_events.tell_engine("started")
             # in the engine's group: ends by ``request_stop`` of the dispatcher, or by ``_hurry`` in a pause
             self.children.start_soon(self._serve_dispatcher, self._hurry, self._dispatcher_ended, name="dispatcher")
+            self.polls.start()
         return self.state
 
     async def _serve_dispatcher(self, told: anyio.Event, ended: anyio.Event) -> None:
@@ -183,6 +209,7 @@ class Engine:
         if self._state != "stopping":
             self.own_events.tell_engine("stopping")
         self._state = "stopping"
+        self.polls.request_stop()
         self.dispatcher.request_stop()
         self._hurry.set()  # a stop that is draining does so no longer: this one takes its place
         self._hurry = anyio.Event()
@@ -200,6 +227,7 @@ class Engine:
         self._stop_all(grace)
         with anyio.move_on_after(grace + SLACK) as self._last_wait:  # its only child: this wait
             await self.dispatcher.wait_idle()
+            await self.polls.wait_idle()
         await self._dispatcher_ended.wait()  # it has been told; it ends in the next turns
         if number == self._stops_begun:
             self._state = "stopped"
@@ -215,6 +243,7 @@ class Engine:
     def _stop_all(self, grace: float) -> None:
         end = anyio.current_time() + grace + HURRIED_SLACK
         self._last_wait.deadline = min(self._last_wait.deadline, end)
+        self.polls.request_stop(grace)
         unattended = [run for run in self.dispatcher.in_place if is_unattended(run)]
         for run in [*self.dispatcher.placed(), *unattended]:
             self.stops.request_stop(run, Stop.SHUTDOWN, "shutdown", grace)
@@ -232,12 +261,17 @@ class Engine:
                 race.start_soon(first, self.dispatcher.wait_idle, name="wait until idle")
                 race.start_soon(first, self._hurry.wait, name="wait for a hurry")
 
-    async def take_over(self, found: Sequence[OpenRun]) -> None:
-        """Take the runs of an older boot that may start, and put those that are not held into their lanes again."""
+    async def take_over(self, found: Sequence[OpenRun], firings: Sequence[OpenFiring] = ()) -> None:
+        """Take the runs of an older boot that may start, and put those that are not held into their lanes again.
+
+        ``firings`` are those that are still open: nothing starts before they are.
+        """
         for orphan in found:
             run = self.runtime.live_run(accepted_of(orphan), orphan.record.inputs or {})
             run.attempt, run.crashes = orphan.record.attempt, orphan.crashes
             run.started_at, run.active_s = None, 0.0
+            run.preempted_by = msgspec.convert(orphan.record.preempted_by, PreemptedBy | None)
+            run.preemptions = orphan.record.preemptions
             run.starts = {row[1]: row[4] for row in orphan.steps}
             run.inherited = inherited_of(orphan)
             run.inherited_loops = {row[1]: orphan.loops[row[1]] for row in run.inherited if row[1] in orphan.loops}
@@ -250,6 +284,7 @@ class Engine:
                 self._enter_again(run)
         self.waits.look_at_sub_tasks(list(self.runtime.open.values()))
         self.modes.resume([self.runtime.open[orphan.record.cid] for orphan in found])
+        self.interrupts.take_over(firings)
 
     def _enter_again(self, run: LiveRun) -> None:
         self.admission.enter(run, self._task_of(run))
@@ -275,7 +310,9 @@ class Engine:
 
     def close(self) -> None:
         """End what would act after the server's end: timers, and the waiting for runs that it will not see end."""
+        self.polls.close()
         self.dispatcher.close()
+        self.interrupts.close()
         self.waits.close()
         for run in self.runtime.open.values():
             if run.timer:
@@ -294,6 +331,7 @@ class Engine:
                 self.runtime.log.warning(f"plan {plan.name}: {warning}", plan=plan.name)
         self.own_events.tell_plans(before, statuses, first=not self.ready)
         self.runtime.services.reload()
+        self.triggers.reload()
         self.claims.reload()
         self.dispatcher.ask_again()
         return statuses
@@ -363,7 +401,52 @@ class Engine:
             RequestError: ``reserved_event``, ``invalid``, ``events_full``, or it could not be stored; nothing was.
         """
         emitted = await self.emitting.for_client(name, payload)
-        return EventReceipt(str(emitted.entry.id), emitted.started)
+        return EventReceipt(str(emitted.entry.id), emitted.started, emitted.fired)
+
+    # -- interrupts
+
+    async def fire(self, plan_name: str, rule_name: str, payload: Any = None) -> EventReceipt:
+        """Fire a rule by hand; returns once that is stored.
+
+        Raises:
+            RequestError: ``unknown_plan``, ``unknown_rule``, or its handler is refused; nothing was stored.
+        """
+        emitted = self.triggers.fire(self.triggers.find(plan_name, rule_name), payload)
+        await _stored(emitted.ticket)
+        return EventReceipt(str(emitted.entry.id), emitted.started, emitted.fired)
+
+    async def switch_rule(self, plan_name: str, rule_name: str, enabled: bool, by: str) -> LiveRule:
+        """Switch a rule on or off; returns it once that is stored. Raises as ``fire`` does."""
+        live = self.triggers.find(plan_name, rule_name)
+        await _stored(self.triggers.switch(live, enabled, by))
+        return live
+
+    def rules(self) -> list[dict[str, Any]]:
+        """The rules of the plans that are served, as they stand, by ``plan/rule``."""
+        return [self._rule_shown(self.triggers.rules[key]) for key in sorted(self.triggers.rules, key="/".join)]
+
+    def rule(self, plan_name: str, rule_name: str) -> dict[str, Any]:
+        """One rule as it stands. Raises as ``fire`` does."""
+        return self._rule_shown(self.triggers.find(plan_name, rule_name))
+
+    def _rule_shown(self, live: LiveRule) -> dict[str, Any]:
+        cross_plan = self.settings.interrupts.cross_plan
+        shown = rule_shown(live, self.dispatcher.holds.open, cross_plan, self.clock.monotonic())
+        return shown | {"polls": [poll.shown() for poll in self.triggers.polls.of(live)]}
+
+    def dry_run(self, plan_name: str, rule_name: str) -> dict[str, Any]:
+        """Whom a rule would stop and spare if it fired now, and what it would keep from starting. Raises as ``fire``.
+
+        While the engine is stopped it would stop nobody.
+        """
+        live = self.triggers.find(plan_name, rule_name)
+        sight = self.triggers.sight(live) if self._state == "running" else Sight([], [], [])
+        return dry_run_shown(self.interrupts.terms_of(live), sight, self.dispatcher.queued())
+
+    def plans_that_preempt_others(self) -> set[str]:
+        """The plans of which a rule may stop the work of others."""
+        cross_plan = self.settings.interrupts.cross_plan
+        return {live.plan_name for live in self.triggers.rules.values() if reaches_others(live, cross_plan)}
 
     # -- cancelling
 
@@ -530,6 +613,8 @@ class Engine:
             "services": self.supervisor.status(),
             "plan_services": self.runtime.services.status(),
             "events": self.runtime.bus.status(),
+            "interrupts": open_shown(self.dispatcher.holds.open),
+            "stuck": stuck_shown(self.dispatcher),
             "loop": self.watchdog.status(),
             "reasons": self.reasons,
         }
@@ -557,8 +642,10 @@ class Engine:
                 "task_name": run.task_name,
                 "lane": run.lane,
                 "priority": run.priority,
+                "state": run.state.value,
                 "accepted_at": run.accepted.accepted_at,
                 "not_before": run.not_before,
+                "waiting_for": self.history.waiting_for(run),
                 "place": self.dispatcher.place_of(run),
             }
             for run in self.dispatcher.queued(lane)

@@ -29,10 +29,9 @@ from aura.engine.claims import Claims
 from aura.engine.starting import Starting
 from aura.errors import AuraError, RequestError, RunError
 from aura.graph import Graph, Progress
-from aura.lifecycle import FINAL, PLACED, STARTABLE, Recovery, RunState, StepState, end_of_stop
+from aura.lifecycle import FINAL, PLACED, STARTABLE, Recovery, RunState, StepState, Stop, end_of_stop
 from aura.loading.generation import Generation
 from aura.loading.inputs import check_inputs
-from aura.plan import Task
 from aura.processes.leftovers import end_run_leftovers
 from aura.run import Failure, failure_of
 from aura.runs.attempt import Attempt, EdgeCause
@@ -44,12 +43,15 @@ from aura.runs.perform import perform
 from aura.runs.restoring import restore
 from aura.runs.runtime import Runtime
 from aura.runs.seal import Seal, end_cut_off, give_back
-from aura.runs.stops import HANDLER_GRACE, Stops, time_left, where_of, withheld
+from aura.runs.stops import HANDLER_GRACE, Stops, handler_grace, time_left, where_of, withheld
 from aura.runs.waits import Waits
 from aura.store import Ticket
+from aura.task import Task
 
 #: How long the search for what a stopped run has left in the background may take at least, in seconds.
 MIN_SWEEP = 0.1
+#: How much of what a grace leaves to ``on_preempt`` is for the clean-up of its own steps, at most ``HANDLER_GRACE``.
+OWN_PART = 0.25
 #: Why a run cannot begin, or go on, that needs what is not there.
 NO_RESOURCES = "no_resources"
 #: Why a run that was accepted cannot begin, by the code of what its plan answers now.
@@ -189,6 +191,8 @@ class Executor:
     def _ending(self, run: LiveRun, graph: Graph) -> RunState:
         """What the run will end as, unless a stop of a higher rank comes: first by its graph, then by its stop."""
         outcome = None if run.stuck else graph.outcome()
+        if outcome is not None and run.stop is Stop.INTERRUPT:
+            run.reason = None  # it has ended by itself
         if outcome is RunState.SUCCEEDED:
             return self._conclusions.render_result(run, graph)
         if outcome is RunState.FAILED:
@@ -212,7 +216,7 @@ class Executor:
             return
         give_back(run)  # what was cut off has stopped cleanly, and is on record so whatever becomes of the handler
         graph = run.enter(Phase.ON_PREEMPT)
-        self._bound_cleanup(run, min(run.grace, run.cleanup_timeout))
+        self._bound_cleanup(run, min(run.grace, run.cleanup_timeout, _left_of_graces(run)))
         run.count_active(self._runtime.clock.monotonic())
         await self._drive(run, graph)
         await _end_background(run)
@@ -225,6 +229,7 @@ class Executor:
     async def _handle(self, run: LiveRun, phase: Phase) -> None:
         """Drive one of the handlers. Its failure is the run's ``cleanup_error``, not its outcome."""
         graph = run.enter(phase)
+        run.graces_end = float("inf")  # it has a time of its own
         run.columns_changed = True  # ``ending`` is on record before the first clean-up begins
         if run.bounded:
             self._bound_cleanup(run, run.cleanup_timeout)
@@ -300,7 +305,7 @@ class Executor:
 
     def _prepare(self, run: LiveRun, progress: Progress) -> Attempt:
         """Make the attempt known before its child begins, so that a stop finds it."""
-        grace = HANDLER_GRACE if run.bounded else run.cleanup_timeout
+        grace = handler_grace(run) if run.bounded else run.cleanup_timeout
         attempt = Attempt(run, progress, grace, partial(self._on_stuck, run))
         run.live[progress.key] = attempt
         seconds = min(time_left(run), progress.step.timeout or float("inf"))
@@ -326,6 +331,7 @@ class Executor:
         except BaseException as error:  # ours, since the boundary lets nothing through: the run is broken off
             run.fault = error
             run.live.pop(attempt.step.key, None)
+        attempt.edge.error = None  # its traceback names the edge: a circle, which the collector would have to find
         run.changed()
 
     def _on_stuck(self, run: LiveRun, attempt: Attempt) -> None:
@@ -335,8 +341,8 @@ class Executor:
         """Mark a run as stuck, and what it is a part of: that cannot end before it either."""
         if (attempt := run.live.get(key)) is not None:
             attempt.stuck = True
-        self._give_place_back(run)
         self._stops.give_up(run, key, where)
+        self._give_place_back(run)  # after it: whoever waits for that, or for what it holds, asks whether it is stuck
         if run.parent is not None and run.parent.state in PLACED and not run.parent.stuck:
             self._give_up(run.parent, key_of(run), where)
 
@@ -348,6 +354,12 @@ def _end_of_stop(run: LiveRun) -> RunState:
     if ending is RunState.TIMED_OUT:
         run.error = Failure("TimeoutError", run.reason or "the run took too long")
     return ending
+
+
+def _left_of_graces(run: LiveRun) -> float:
+    """Seconds that the grace of an interrupt leaves to ``on_preempt``: its steps have the last of it for themselves."""
+    left = max(0.0, run.graces_end - asyncio.get_running_loop().time())
+    return left if left == float("inf") else left - min(HANDLER_GRACE, left * OWN_PART)
 
 
 def _note_cleanup_error(run: LiveRun, graph: Graph) -> None:
@@ -367,7 +379,8 @@ async def _end_background(run: LiveRun) -> None:
         run.used_processes = False
         # the scope: this call alone. The ending lives within what it leaves, but for what hangs in the kernel: that has
         # a bound of its own, so a stop of the server may find this run here, gives it its record and leaves
-        with anyio.move_on_after(max(MIN_SWEEP, run.cleanup_deadline - asyncio.get_running_loop().time())):
+        end = min(run.cleanup_deadline, run.graces_end)
+        with anyio.move_on_after(max(MIN_SWEEP, end - asyncio.get_running_loop().time())):
             await end_run_leftovers(run.boot_tag, run.cid)
 
 

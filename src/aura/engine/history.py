@@ -11,10 +11,12 @@ import msgspec
 
 from aura.engine.claims import Claims
 from aura.engine.dispatcher import Dispatcher
+from aura.engine.ruleview import held_by
 from aura.errors import RequestError
 from aura.events import Entry
 from aura.lifecycle import RunState
 from aura.records.events import EventFilter, EventPage, read_events
+from aura.records.firings import StoppedRuns, read_stopped
 from aura.records.reading import RunFilter, get_run, get_steps, list_children, list_runs, read_logs, read_run_stream
 from aura.records.removal import removed_to
 from aura.run import RunRecord, StepRecord
@@ -25,6 +27,8 @@ from aura.wait import WaitKind
 
 #: How many sub-tasks a run is shown with.
 CHILDREN_SHOWN = 100
+#: How many of the runs that a handler's firing has stopped it is shown with.
+STOPPED_SHOWN = 100
 #: How many of the runs that hold a place are listed at once, unless more are asked for.
 ACTIVE_LIMIT = 1000
 #: How many of a run's waits are shown: those that somebody can end first, then in this order of their kinds.
@@ -33,12 +37,16 @@ WAITS_IN_ORDER = (WaitKind.APPROVAL, WaitKind.EVENT, WaitKind.TASK, WaitKind.SLE
 
 
 class RunDetail(msgspec.Struct, frozen=True):
-    """One run, whole: its record, its steps, its newest sub-tasks, and the live progress of steps that run, by step."""
+    """One run, whole: its record, its steps, its newest sub-tasks, and the live progress of steps that run, by step.
+
+    ``stopped``: of the handler of an interrupt, what that has stopped.
+    """
 
     record: RunRecord
     steps: list[StepRecord]
     children: list[RunRecord]
     progress: Mapping[str, Mapping[str, Any]]
+    stopped: StoppedRuns = StoppedRuns()
 
 
 class History:
@@ -79,17 +87,20 @@ class History:
             RequestError: ``unknown_run``.
         """
 
-        def query(execute: Any) -> tuple[RunRecord, list[StepRecord], list[RunRecord]] | None:
+        def query(execute: Any) -> tuple[RunRecord, list[StepRecord], list[RunRecord], StoppedRuns] | None:
             record = get_run(execute, cid)
             if record is None:
                 return None
-            return record, get_steps(execute, record.seq), list_children(execute, cid, CHILDREN_SHOWN)
+            handles = record.cause.get("kind") == "interrupt"
+            stopped = read_stopped(execute, cid, STOPPED_SHOWN) if handles else StoppedRuns()
+            return record, get_steps(execute, record.seq), list_children(execute, cid, CHILDREN_SHOWN), stopped
 
         found = await self._runtime.store.read(query)
         if found is None:
             raise self._unknown(cid)
-        record, steps, children = found
-        return RunDetail(self.as_it_is(record), steps, [self.as_it_is(c) for c in children], self.progress_of(cid))
+        record, steps, children, stopped = found
+        below = [self.as_it_is(child) for child in children]
+        return RunDetail(self.as_it_is(record), steps, below, self.progress_of(cid), stopped)
 
     def progress_of(self, cid: str) -> Mapping[str, Mapping[str, Any]]:
         """How far the steps are that run now, as they said last; empty for a run that is not in memory."""
@@ -162,15 +173,18 @@ class History:
     def as_it_is(self, record: RunRecord) -> RunRecord:
         """A stored record, with what it waits for; a stop that writes no row of its own is shown all the same."""
         live = self._runtime.open.get(record.cid)
-        if live and (live.claims is not None or live.open_waits):
-            record = msgspec.structs.replace(record, waiting_for=self._waiting_for(live))
+        if live and (live.claims is not None or live.open_waits or self._dispatcher.holds.open):
+            record = msgspec.structs.replace(record, waiting_for=self.waiting_for(live))
         if live and live.state is RunState.STOPPING and record.state == RunState.RUNNING:
             return msgspec.structs.replace(record, state=live.state.value, reason=live.reason)
         return record
 
-    def _waiting_for(self, run: LiveRun) -> dict[str, Any] | None:
-        """What a run waits for, or steps of it: a resource or its mode, and what is on record of its waits."""
-        lacks, waits = self._claims.waiting_for(run), self._waits.shown(run)
+    def waiting_for(self, run: LiveRun) -> dict[str, Any] | None:
+        """What a run waits for, or steps of it.
+
+        It is the end of an interrupt, a resource or its mode, and what is on record of its waits.
+        """
+        lacks, waits = self._held(run) or self._claims.waiting_for(run), self._waits.shown(run)
         if not waits:
             return lacks
         waits.sort(key=lambda wait: WAITS_IN_ORDER.index(wait["kind"]))  # stable: by step and item among equals
@@ -178,6 +192,13 @@ class History:
         shown = lacks or {"kind": waits[0]["kind"], "names": [], "holders": []}
         steps = [*shown.get("steps", ()), *keys[:WAITS_SHOWN]]
         return shown | {"steps": steps, "waits": waits[:WAITS_SHOWN], "waits_total": len(waits)}
+
+    def _held(self, run: LiveRun) -> dict[str, Any] | None:
+        """Who keeps a run from starting, if an interrupt does."""
+        if not self._dispatcher.is_kept(run):
+            return None
+        over = self._dispatcher.holds.over(run)
+        return held_by(run, over) if over else None
 
     def _unknown(self, cid: str) -> RequestError:
         kept = self._runtime.settings.store.retention

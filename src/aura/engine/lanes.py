@@ -1,10 +1,11 @@
 """A lane: an ordered intake with a limit. It orders what waits, counts places, and knows nothing of how runs run.
 
-Theory of operation. What waits stands in a heap by ``(-priority, accepted sequence)``: a higher priority first, first
-come first served within one. A heap cannot take an item back, so deletion is lazy: an entry counts only while its run
-still points to it (``run.entry is entry``); a changed priority or a cancel points elsewhere, and the stale entry is
-dropped when it comes up. A run that waits for what others hold is set aside, with its entry, and does not hold up those
-behind it; it comes back to its position when it may have it.
+Theory of operation. What waits stands in a heap by ``(rank, accepted sequence)``: a higher priority first, first come
+first served within one; waiting makes up for priority (``LiveRun.rank``), so that nothing starves. A heap cannot take
+an item back, so deletion is lazy: an entry counts only while its run still points to it (``run.entry is entry``); a
+changed priority or a cancel points elsewhere, and the stale entry is dropped when it comes up. A run that waits for
+what others hold is set aside, with its entry, and does not hold up those behind it; it comes back to its position when
+it may have it.
 
 Invariants: ``waiting`` counts the entries that count, plus those that are still on their way to the heap, and
 ``waiting_bytes`` is what the inputs of these come to; a run is in ``placed`` while it holds a place. A stuck run gives
@@ -17,7 +18,7 @@ import heapq
 from aura.config import LaneSettings
 from aura.runs.liverun import LiveRun
 
-Entry = tuple[int, int, LiveRun]
+Entry = tuple[float, int, LiveRun]
 #: How many stale entries a heap may hold beside as many as count before it is cleared of them.
 STALE_AT_LEAST = 1000
 
@@ -38,6 +39,8 @@ class Lane:
         #: What was first in the lane and waits for what others hold.
         self.aside: set[LiveRun] = set()
         self._heap: list[Entry] = []
+        #: Of these entries, those that may start though a firing closes the lane.
+        self._exempt: list[Entry] = []
 
     @property
     def has_place(self) -> bool:
@@ -66,28 +69,47 @@ class Lane:
         self.waiting_bytes -= len(run.accepted.inputs)
 
     def push(self, run: LiveRun) -> None:
-        """Put a run at its position: by priority, then by order of acceptance."""
-        run.entry = (-run.priority, run.seq, run)
+        """Put a run at its position: by priority and waiting, then by order of acceptance."""
+        run.entry = (self._rank(run), run.seq, run)
         self.aside.discard(run)
         heapq.heappush(self._heap, run.entry)
         if len(self._heap) > 2 * self.waiting + STALE_AT_LEAST:
             self._heap = [entry for entry in self._heap if entry[2].entry is entry]
             heapq.heapify(self._heap)
 
+    def exempt(self, run: LiveRun) -> None:
+        """Let a run that was just pushed be found by ``pop_exempt``."""
+        assert run.entry is not None
+        heapq.heappush(self._exempt, run.entry)
+
+    def forget_exempt(self) -> None:
+        """Let nothing be found by ``pop_exempt``."""
+        self._exempt.clear()
+
+    def take_back_aside(self) -> None:
+        """Put all that was set aside back where it stands: many at once, as after a hold."""
+        self._heap += [run.entry for run in self.aside if run.entry is not None]
+        heapq.heapify(self._heap)
+        self.aside.clear()
+
     def set_aside(self, run: LiveRun) -> None:
         """Keep a run that was taken out at its position, and take it out no more until it is pushed again."""
-        run.entry = (-run.priority, run.seq, run)
+        run.entry = (self._rank(run), run.seq, run)
         self.aside.add(run)
+
+    def _rank(self, run: LiveRun) -> int:
+        """Lower comes first. Handlers do not age: they stand as their firings do, however long one has waited."""
+        if self.name == "interrupt":
+            return -(run.priority if run.firing is None else run.firing.priority)
+        return run.rank
 
     def pop(self) -> LiveRun | None:
         """Take the first one that still counts; None if there is none."""
-        while self._heap:
-            entry = heapq.heappop(self._heap)
-            run = entry[2]
-            if run.entry is entry:
-                run.entry = None
-                return run
-        return None
+        return _pop(self._heap)
+
+    def pop_exempt(self) -> LiveRun | None:
+        """The same, of those that a hold of the whole lane does not keep from starting."""
+        return _pop(self._exempt)
 
     def take_out(self, run: LiveRun) -> None:
         """Take out a run that waits here, wherever it stands."""
@@ -115,3 +137,13 @@ class Lane:
         self.placed.discard(run)
         run.placed = False
         self.stuck.add(run)
+
+
+def _pop(heap: list[Entry]) -> LiveRun | None:
+    while heap:
+        entry = heapq.heappop(heap)
+        run = entry[2]
+        if run.entry is entry:
+            run.entry = None
+            return run
+    return None

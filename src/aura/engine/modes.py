@@ -32,10 +32,10 @@ from aura.clock import Clock
 from aura.errors import FieldError, RequestError, RunError
 from aura.lifecycle import PLACED
 from aura.loading.generation import Generation
-from aura.plan import Mode, ModeKind, Task
 from aura.resources import Slot
 from aura.runs.liverun import LiveRun
 from aura.runs.runtime import Runtime
+from aura.task import Mode, ModeKind, Task
 
 #: How many of the runs that are in the way a refusal names.
 NAMED = 100

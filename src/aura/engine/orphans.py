@@ -14,11 +14,12 @@ for nothing: the second runs anew whenever the run goes on, and a sub-task of ei
 ``PARK_AFTER`` crashes in a row a run is not started again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from aura.engine.dispatcher import HANDLERS
 from aura.lifecycle import FINAL, PLACED, STEP_FINAL, Recovery, RunState, StepState, Stop, boot_move
 from aura.records.boots import OpenRun
 from aura.records.columns import encode
@@ -48,6 +49,7 @@ class Orphan(msgspec.Struct, frozen=True):
     """A run that an older boot left open, and what becomes of it.
 
     ``goes_on`` is the run as it goes on where it was; None of one that starts over, has ended, or was at rest.
+    ``starts_over``: it was at rest, and begins from its beginning, since that is what the firing wants that stopped it.
     """
 
     found: OpenRun
@@ -57,6 +59,7 @@ class Orphan(msgspec.Struct, frozen=True):
     cleanup_error: Failure | None
     crashes: int
     goes_on: OpenRun | None = None
+    starts_over: bool = False
 
     @property
     def held(self) -> bool:
@@ -64,17 +67,19 @@ class Orphan(msgspec.Struct, frozen=True):
         return self.to not in FINAL and (self.goes_on or self.found).held
 
 
-def decide_all(found: Iterable[OpenRun], again: Again, now: float) -> list[Orphan]:
+def decide_all(found: Sequence[OpenRun], again: Again, now: float, to_start_over: Collection[int] = ()) -> list[Orphan]:
     """Say what becomes of each; they come in the order of acceptance, and so a parent before its sub-tasks.
 
-    ``again`` says which steps may run again; ``now`` is in Unix seconds.
+    ``again`` says which steps may run again; ``now`` is in Unix seconds. ``to_start_over`` are the sequences of those
+    that do if they rest.
     """
-    found = list(found)
     able = _Able(found, again)
     decided: dict[str, Orphan] = {}
     for one in found:
         parent_cid = one.record.parent_cid
         own = decide(one, now, able.rules(one) if able.can_go_on(one) else None)
+        if one.record.seq in to_start_over:
+            own = start_over(own)
         decided[one.record.cid] = own if parent_cid is None else decide_child(own, decided.get(parent_cid))
     return list(decided.values())
 
@@ -121,8 +126,10 @@ def _end_of_cleanup(found: OpenRun, stop: Stop | None, crashes: int) -> Orphan:
 def decide_child(own: Orphan, parent: Orphan | None) -> Orphan:
     """Say what becomes of a sub-task: it rests, or goes on, only with its parent; else it ends."""
     found, state = own.found, RunState(own.found.record.state)
-    if own.to in FINAL or (state in _RESTING and parent is not None and _stays(parent)):
+    if own.to in FINAL:
         return own
+    if state in _RESTING and parent is not None and _stays(parent):
+        return own if own.held or state is RunState.WAITING else _resting(own)
     parent_goes_on = parent is not None and parent.goes_on is not None
     if own.goes_on is not None and parent_goes_on:
         record = msgspec.structs.replace(own.goes_on.record, reason=PARENT_RESTS)
@@ -135,8 +142,30 @@ def decide_child(own: Orphan, parent: Orphan | None) -> Orphan:
     return Orphan(found, RunState.CANCELLED, reason, None, _not_run(begun), own.crashes)
 
 
+def start_over(orphan: Orphan) -> Orphan:
+    """Let a run that rests, or was to go on, begin from its beginning; one that is held, when somebody resumes it.
+
+    Any other stays as it is decided, and so does a handler that was displaced: it comes back as it was.
+    """
+    record = orphan.found.record
+    if orphan.to is not RunState.PREEMPTED or record.lane == HANDLERS:
+        return orphan
+    to = RunState.PREEMPTED if orphan.held or record.parent_cid else RunState.QUEUED
+    reason = record.reason if orphan.held else None
+    return msgspec.structs.replace(orphan, to=to, reason=reason, goes_on=None, starts_over=True)
+
+
+def _resting(own: Orphan) -> Orphan:
+    """A sub-task that a firing has stopped, and that stood ready to go on: it does with its parent."""
+    record = msgspec.structs.replace(own.found.record, reason=PARENT_RESTS)
+    found = msgspec.structs.replace(own.found, record=record, held=True)
+    return msgspec.structs.replace(own, found=found, reason=PARENT_RESTS)
+
+
 def _stays(orphan: Orphan) -> bool:
     """Whether a run rests, or goes on, with all that it has done."""
+    if orphan.starts_over:
+        return False
     return orphan.to in _RESTING and (orphan.goes_on is not None or orphan.found.record.state == orphan.to)
 
 

@@ -7,6 +7,8 @@ that is held ``preempted`` (``lifecycle.end_of_stop``), with its finished steps 
 - A pause sets ``held`` in memory and on record in the turn in which it comes. One that runs is stopped with the kind
   interrupt: its row is written as ``running`` and held at once, and the seal writes ``preempted`` when it has cleaned
   up. One whose first start is not handed over yet, queued or just dispatched, is ``preempted`` at once.
+  Steps that are to end by themselves (``preempt: at_step_end``) have ``cleanup_timeout`` to do so, and as much again
+  for their clean-up; what says ``never`` is not paused while it runs.
 - A resume takes ``held`` back. One that is still cleaning up goes on by itself once it has (``run.resumed``); any other
   enters its lane at its old position. Its start may be in one commit with the resume, as with an acceptance: its first
   step waits for that commit anyway.
@@ -37,11 +39,13 @@ from aura.records.columns import encoded
 from aura.run import clean
 from aura.runs.keptcode import KeptCode, keeping_code
 from aura.runs.liverun import LiveRun
+from aura.runs.preempting import preempt_of
 from aura.runs.restoring import restore, restore_handlers, restore_waits
 from aura.runs.runtime import Runtime
 from aura.runs.stops import UNCERTAIN, Stops
 from aura.runs.waits import Waits
 from aura.store import Ticket
+from aura.task import Preempt
 
 #: The reason of a pause that was given none.
 PAUSED = "paused"
@@ -73,7 +77,7 @@ class Pausing:
         """Pause a run; returns its state, ``stopping`` or ``preempted``, once the wish is on record.
 
         Raises:
-            RequestError: ``conflict``: it is ending, or stopping for another reason.
+            RequestError: ``conflict``: it is ending, stopping for another reason, or in a step that may not be stopped.
         """
         await _stored(run, self.request_pause(run, reason))
         if run.state is not RunState.PREEMPTED:
@@ -100,6 +104,9 @@ class Pausing:
             raise _conflict(run, f"is {_doing(run)} and cannot be paused any more")
         if run.held is not None and (run.hold_ticket is None or run.hold_ticket.error is None):
             return run.hold_ticket  # else the row that should say so was lost: it is written now
+        if run.state is RunState.RUNNING and preempt_of(run) is Preempt.NEVER:
+            what = "is in a step that may not be stopped (preempt: never): wait until that has ended, or cancel the run"
+            raise _conflict(run, what)
         run.held, run.resumed = clean(reason) if reason else PAUSED, False
         if run.state in PLACED and run.row in PLACED:
             self._stops.request_stop(run, Stop.INTERRUPT, run.held)

@@ -13,6 +13,9 @@ a place which only those inside give back. One that is outside is told when its 
 has the rest (``ask``); if it says that it is about to, what it needs is kept for it until ``settle``. It stands in line
 for its slot first, and for the rest once it can have that.
 
+What a holder has may be lent to one that waits (``take_over``). It is held once at any time, by the borrower; when that
+one gives it back it goes to the lender, or is free if the lender has ended meanwhile.
+
 A wait that would close a circle is refused, and the order of those inside must not close one either: who would wait for
 ever behind an earlier one goes before it, one outside that holds its slot still and is to go on too (``circles``).
 
@@ -24,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from aura.engine.circles import circle_text, find_left
 from aura.errors import ResourceCircle, ResourceMissing
-from aura.resources import Bin, Claim, Holder, Name, Order, Rate, Resource, Slot, Timer
+from aura.resources import Bin, Claim, Holder, Loan, Name, Order, Rate, Resource, Slot, Timer
 
 #: The shortest wait for a rate, in seconds: time must pass, whatever rounding says.
 _SHORTEST = 0.001
@@ -40,6 +43,8 @@ class Pool:
         self._call_later = call_later
         self._bins: dict[Name, Bin] = {}
         self._set_aside: list[Claim] = []
+        #: Told when lenders have again what they had lent (``takeovers``).
+        self.on_returned: Callable[[], object] = bool
         #: Those that hold something or wait inside, in the order in which they began to.
         self._holders: dict[Holder, None] = {}
         #: How many inside wait for a slot.
@@ -157,6 +162,56 @@ class Pool:
             claim.holder.stand_apart()
         self._look(names)
 
+    def take_over(self, claim: Claim, lenders: Iterable[Holder]) -> list[Loan]:
+        """Meet a claim that waits with what lenders hold, out of its turn; gives no loans if that is not enough."""
+        loans = self._find_loans(claim, list(lenders))
+        if not loans:
+            return []
+        self._leave(claim)
+        for loan in loans:
+            self._bins[loan.name].in_use -= loan.count
+            _change(loan.lender.held, loan.name, -loan.count)
+            loan.lender.lending.append(loan)
+            loan.borrower.borrowed.append(loan)
+            self._forget(loan.lender)
+        self._take(claim)
+        self._look(claim.needs)
+        return loans
+
+    def _find_loans(self, claim: Claim, lenders: list[Holder]) -> list[Loan]:
+        """What a claim would have to borrow; nothing if even that were not enough, or need not be."""
+        found: list[Loan] = []
+        for name, need in claim.needs.items():
+            if self._has_turn(claim, name):
+                continue
+            if isinstance(name, Slot) or isinstance(self._bins[name].resource, Rate):
+                return []
+            short = self._bins[name].wanted(need)
+            if not self._behind(claim, name):
+                short -= max(0, int(self._free(claim, name)))
+            for lender in lenders:
+                count = min(short, lender.held.get(name, 0))
+                if count > 0:
+                    found.append(Loan(lender, claim.holder, name, count))
+                    short -= count
+            if short > 0:
+                return []
+        return found
+
+    def _end_loans(self, holder: Holder) -> None:
+        """Give back what a holder that gives back all has borrowed; what it has lent is no longer its own."""
+        if holder.borrowed:
+            self.on_returned()
+        for loan in holder.borrowed:
+            _change(holder.held, loan.name, -loan.count)
+            _change(loan.lender.held, loan.name, loan.count)
+            loan.lender.lending.remove(loan)
+            self._holders[loan.lender] = None
+        holder.borrowed.clear()
+        for loan in holder.lending:
+            loan.borrower.borrowed.remove(loan)
+        holder.lending.clear()
+
     def settle(self) -> None:
         """Keep nothing any longer for those that were told and have not asked."""
         while self._set_aside:
@@ -182,6 +237,8 @@ class Pool:
             if one.claim is not None:
                 freed |= dict.fromkeys(one.claim.needs)
                 self._leave(one.claim)
+            if one.borrowed or one.lending:
+                self._end_loans(one)
             kept: dict[Name, int] = {}
             if keep_slots:
                 kept = {name: held for name, held in one.held.items() if isinstance(name, Slot)}
@@ -234,11 +291,15 @@ class Pool:
 
     def _there(self, claim: Claim, name: Name) -> bool:
         """Whether there is enough of a resource, beside what is kept for an earlier one."""
+        return self._free(claim, name) >= self._bins[name].wanted(claim.needs[name])
+
+    def _free(self, claim: Claim, name: Name) -> float:
+        """How much of a resource a claim could have, beside what is kept for an earlier one."""
         free = self._bins[name].free(self._now())
         if self._set_aside:
             before = (c for c in self._set_aside if c.set_aside and c.order < claim.order and c is not claim)
             free -= sum(c.needs.get(name, 0) for c in before)
-        return free >= self._bins[name].wanted(claim.needs[name])
+        return free
 
     def _may_take(self, claim: Claim) -> bool:
         return all(self._has_turn(claim, name) for name in claim.needs)
@@ -330,6 +391,12 @@ class Pool:
             if found.timer is not None:
                 found.timer.cancel()
         self._call_later = None
+
+
+def _change(held: dict[Name, int], name: Name, by: int) -> None:
+    held[name] = held.get(name, 0) + by
+    if not held[name]:
+        del held[name]
 
 
 def _keeps_something(holder: Holder) -> bool:

@@ -15,16 +15,16 @@ from aura.engine.admission import Admission, Admitted
 from aura.engine.history import History
 from aura.errors import FieldError, RequestError, did_you_mean
 from aura.lifecycle import FINAL, StepState
-from aura.plan import Steps, Task
 from aura.reasons import WHEN_IS_FALSE
 from aura.records.columns import decode
 from aura.records.loops import LoopRows, LoopUnit, get_loops
 from aura.records.reading import get_step_rows
 from aura.records.runs import StepRow, put_steps, together
-from aura.run import Cause, Request, RunRecord
+from aura.run import OPEN_LANES, Cause, Request, RunRecord
 from aura.runs.liverun import LiveRun
 from aura.runs.runtime import Runtime
 from aura.store import Unit
+from aura.task import Steps, Task
 
 
 class Reruns:
@@ -80,12 +80,13 @@ def _loop_units(run: LiveRun) -> list[Unit]:
 
 
 def _request(old: RunRecord, task: Task) -> Request:
+    handled = old.lane not in OPEN_LANES  # nobody may ask for the lane, or the priority, of an interrupt's handler
     return Request(
         plan_name=old.plan_name,
         task_name=old.task_name,
         inputs=dict(old.inputs or {}),
-        priority=old.priority,
-        lane=old.lane,
+        priority=None if handled else old.priority,
+        lane=None if handled else old.lane,
         # the task's own come by themselves, and do not count among those that may be asked for
         labels={name: value for name, value in old.labels.items() if task.labels.get(name) != value},
     )

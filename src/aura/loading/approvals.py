@@ -15,7 +15,7 @@ from aura.loading.fields import IDENTIFIER_RULE, Path, Reader, is_identifier
 from aura.loading.inputs import Check, Schema
 from aura.loading.inputspec import read_input, read_inputs, secrets_of
 from aura.loading.yamlfile import Document
-from aura.plan import inputs_schema
+from aura.task import inputs_schema
 
 #: The action that asks.
 ACTION = "approval.wait"

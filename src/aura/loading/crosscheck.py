@@ -17,8 +17,9 @@ from aura.loading.inputs import Check
 from aura.loading.recursion import Name, chain_back
 from aura.loading.stepfile import ActionUse
 from aura.loading.usecheck import Known, check_parameters
-from aura.plan import RESERVED_PLAN_NAMES, Step, Task
+from aura.plan import RESERVED_PLAN_NAMES
 from aura.sandbox import near
+from aura.task import Step, Task
 
 #: Actions that run the task that their parameters name.
 TASK_ACTIONS = ("task.run", "task.start")

@@ -12,15 +12,17 @@ from aura.lifecycle import Recovery
 from aura.loading.fields import Fields
 from aura.loading.modefile import read_mode, read_needs
 from aura.loading.retryfile import read_retry
-from aura.plan import DEFAULT_CLEANUP_TIMEOUT, Mode, Needs, Retry
+from aura.task import DEFAULT_CLEANUP_TIMEOUT, Mode, Needs, Preempt, Retry
 
 #: The keys that can stand in ``defaults.task`` and in ``defaults.step``.
 TASK_KEYS = (
-    *("lane", "priority", "mode", "timeout", "queue_timeout", "cleanup_timeout", "recovery", "labels", "resources"),
+    *("lane", "priority", "mode", "timeout", "queue_timeout", "cleanup_timeout", "recovery", "preempt", "labels"),
+    "resources",
 )
-STEP_KEYS = ("retry", "timeout", "continue_on_failure", "idempotent", "resources")
+STEP_KEYS = ("retry", "timeout", "continue_on_failure", "idempotent", "resources", "preempt")
 LANES = ("main", "event")
 RECOVERIES = ("fail", "resume", "restart")
+PREEMPTS = tuple(word.value for word in Preempt)
 MAX_LABEL_NAME = 64
 MAX_LABEL = 256
 
@@ -35,6 +37,7 @@ class TaskDefaults(msgspec.Struct, frozen=True):
     queue_timeout: float | None = None
     cleanup_timeout: float = DEFAULT_CLEANUP_TIMEOUT
     recovery: Recovery = Recovery.FAIL
+    preempt: Preempt = Preempt.NOW
     labels: Mapping[str, str] = {}
     resources: Needs = {}
 
@@ -47,18 +50,20 @@ class StepDefaults(msgspec.Struct, frozen=True):
     continue_on_failure: bool = False
     idempotent: bool = False
     resources: Needs = {}
+    preempt: Preempt | None = None
 
 
 def read_for_task(fields: Fields, default: TaskDefaults) -> TaskDefaults:
     """Read the fields of a task, or of ``defaults.task``."""
     return TaskDefaults(
-        lane=fields.choice("lane", default.lane, LANES, ("interrupt",)),
+        lane=fields.choice("lane", default.lane, LANES),
         priority=fields.integer("priority", default.priority, -1000, 1000),
         mode=read_mode(fields, default.mode),
         timeout=fields.duration("timeout", default.timeout),
         queue_timeout=fields.duration("queue_timeout", default.queue_timeout),
         cleanup_timeout=fields.duration("cleanup_timeout", default.cleanup_timeout),
         recovery=Recovery(fields.choice("recovery", default.recovery.value, RECOVERIES)),
+        preempt=Preempt(fields.choice("preempt", default.preempt.value, PREEMPTS)),
         labels={**default.labels, **_read_labels(fields)},
         resources=read_needs(fields, default.resources),
     )
@@ -72,7 +77,12 @@ def read_for_step(fields: Fields, default: StepDefaults) -> StepDefaults:
         continue_on_failure=fields.boolean("continue_on_failure", default.continue_on_failure),
         idempotent=fields.boolean("idempotent", default.idempotent),
         resources=read_needs(fields, default.resources),
+        preempt=_read_preempt(fields, default.preempt),
     )
+
+
+def _read_preempt(fields: Fields, default: Preempt | None) -> Preempt | None:
+    return Preempt(fields.choice("preempt", Preempt.NOW.value, PREEMPTS)) if "preempt" in fields else default
 
 
 def _read_labels(fields: Fields) -> dict[str, str]:

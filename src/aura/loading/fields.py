@@ -12,8 +12,8 @@ from aura.duration import parse_duration
 from aura.errors import Problem
 from aura.expressions import Condition, ExpressionSyntax, Template, condition, template
 from aura.loading.yamlfile import Document
-from aura.plan import IDENTIFIER_PATTERN, Source
 from aura.sandbox import near
+from aura.task import IDENTIFIER_PATTERN, Source
 
 Path = tuple[str | int, ...]
 T = TypeVar("T")
@@ -155,16 +155,13 @@ class Fields:
         """A condition; None if it is absent or wrong."""
         return self.reader.condition(self.at(key), self.value[key]) if key in self.value else None
 
-    def choice(self, key: str, default: str, choices: Collection[str], later: Collection[str] = ()) -> str:
+    def choice(self, key: str, default: str, choices: Collection[str]) -> str:
         """One of some words."""
         value = self.value.get(key, default)
         if isinstance(value, str) and value in choices:
             return value
-        if isinstance(value, str) and value in later:
-            self.wrong(key, f"`{value}` is not supported yet")
-        else:
-            hint = near(value, choices) if isinstance(value, str) else ""
-            self.wrong(key, f"{' or '.join(choices)} is needed, not {_shown(value)}{hint}")
+        hint = near(value, choices) if isinstance(value, str) else ""
+        self.wrong(key, f"{' or '.join(choices)} is needed, not {_shown(value)}{hint}")
         return default
 
     def duration(self, key: str, default: T, *, zero: bool = False) -> float | T:

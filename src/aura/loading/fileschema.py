@@ -33,8 +33,8 @@ from aura.loading.schemaparts import (
     ref,
     whole,
 )
-from aura.plan import DEFAULT_MAX_ITERATIONS, MAX_ITEMS, NAME_PATTERN
 from aura.run import PRIORITIES
+from aura.task import DEFAULT_MAX_ITERATIONS, MAX_ITEMS, NAME_PATTERN
 
 _COUNT = {"type": "integer", "minimum": 0, "maximum": inputspec.MAX_LENGTH}
 _ANY: Schema = {}
@@ -224,6 +224,7 @@ _TASK: dict[str, Schema] = {
     "queue_timeout": ref("duration"),
     "cleanup_timeout": ref("duration"),
     "recovery": {"enum": list(defaults.RECOVERIES), "default": "fail"},
+    "preempt": {"enum": list(defaults.PREEMPTS), "default": "now"},
     "mode": mode(),
     "resources": _needs(),
     "steps": {**ref("steps"), "minProperties": 1, "minItems": 1},
@@ -245,6 +246,7 @@ _TASK_SAYS = {
     "queue_timeout": "How long it may wait for its start; then it ends timed_out",
     "cleanup_timeout": "How long its handlers and its finally may take; 10s unless it says otherwise",
     "recovery": "What becomes of a run when the server crashes, or shuts down, under it",
+    "preempt": "How an interrupt stops it: now, when the steps that run have ended, or never",
     "steps": "What it does: a mapping is a graph, a list a sequence",
     "on_failure": "Steps that run if it failed or timed out",
     "on_cancel": "Steps that run if it was cancelled",
@@ -267,6 +269,7 @@ _STEP: dict[str, Schema] = {
     "idempotent": {"type": "boolean", "default": False},
     "loop": _loop(),
     "resources": _needs(),
+    "preempt": {"enum": list(defaults.PREEMPTS)},
 }
 _STEP_SAYS = {
     "action": "One of this plan's actions, or of Aura's, such as shell.run; `aura actions` lists them",
@@ -280,6 +283,7 @@ _STEP_SAYS = {
     "timeout": "How long each attempt may take",
     "continue_on_failure": "True: its failure does not make the run fail",
     "idempotent": "True: it may be run again after a crash in the middle of it",
+    "preempt": "How an interrupt stops it while this runs; the task's, unless it says otherwise",
 }
 _INPUT: dict[str, Schema] = {
     "type": {"enum": list(inputspec.TYPES)},

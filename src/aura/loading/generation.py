@@ -28,7 +28,7 @@ class Generation:
     """One loaded version of a plan, known by its content's hash.
 
     ``actions`` and ``services`` are the plan's own by bare name; ``files`` is what it was loaded from, by path below
-    the plan's folder.
+    the plan's folder, ``size`` their bytes together.
     """
 
     __slots__ = (
@@ -42,6 +42,7 @@ class Generation:
         "name",
         "plan",
         "services",
+        "size",
     )
 
     def __init__(
@@ -58,6 +59,7 @@ class Generation:
         self.plan = plan
         self.hash = snapshot.hash
         self.files = snapshot.files
+        self.size = sum(map(len, snapshot.files.values()))
         self.actions = MappingProxyType(dict(actions))
         self.services = MappingProxyType(dict(services))
         self._shipped = shipped

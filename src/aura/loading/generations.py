@@ -28,8 +28,9 @@ from aura.loading.generation import Generation, Load
 from aura.loading.importing import ImportTimeout, call_abandonable
 from aura.loading.loader import NO_RESOURCES, CheckedPlan, check_plan
 from aura.loading.snapshot import Snapshot, read_folder
-from aura.plan import Plan, Resource, Task
+from aura.plan import Plan, Resource
 from aura.sandbox import near
+from aura.task import Task
 
 #: How long reading and checking the whole folder may take, in seconds; only a dead network drive takes so long.
 READ_TIMEOUT = 60.0

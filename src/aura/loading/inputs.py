@@ -11,8 +11,8 @@ from typing import Any
 
 from aura.errors import FieldError, RequestError
 from aura.patterns import compile_pattern
-from aura.plan import Task
 from aura.sandbox import near
+from aura.task import Task
 
 #: The most bad fields that one answer names.
 MAX_ERRORS = 100

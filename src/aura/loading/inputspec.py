@@ -7,8 +7,8 @@ from aura.loading.fields import Fields, Path, Reader, kind_of
 from aura.loading.inputs import Check, Schema
 from aura.masking import masked
 from aura.patterns import compile_pattern
-from aura.plan import Input
 from aura.sandbox import near
+from aura.task import Input
 
 TYPES = ("string", "integer", "number", "boolean", "array", "object")
 

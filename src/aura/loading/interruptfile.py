@@ -8,8 +8,8 @@ from aura.interrupt import HandlerStart, Preempts, Rule, Then
 from aura.loading.crosscheck import TaskStart
 from aura.loading.fields import Fields, kind_of
 from aura.loading.triggerfile import EVENT, POLL, Place, read_triggers
-from aura.plan import NAME_PATTERN
 from aura.sandbox import near
+from aura.task import NAME_PATTERN
 
 KEYS = ("rules",)
 RULE_KEYS = (

@@ -16,6 +16,7 @@ import msgspec
 
 from aura.actions import Action
 from aura.errors import PlanError, Problem
+from aura.interrupt import Rule
 from aura.loading.crosscheck import Offer, TaskStart, Using, check_using, using_of
 from aura.loading.fields import Reader
 from aura.loading.interruptfile import read_interrupts
@@ -28,15 +29,16 @@ from aura.loading.taskfile import TaskDraft, read_task
 from aura.loading.triggerfile import Place
 from aura.loading.usecheck import check_uses, known_actions, name_problems
 from aura.loading.yamlfile import load
-from aura.plan import NAME_PATTERN, RESERVED_PLAN_NAMES, Plan, Resource, Task
+from aura.plan import RESERVED_PLAN_NAMES, Plan, Resource
 from aura.sandbox import near
+from aura.task import NAME_PATTERN, Task
 
 T = TypeVar("T")
 #: There is none that all plans have.
 NO_RESOURCES: Mapping[str, Resource] = MappingProxyType({})
 
 _NAME = re.compile(NAME_PATTERN)
-_CHECKED_ONLY = {"schedule.yaml": "schedules", "interrupts.yaml": "interrupt rules"}
+_CHECKED_ONLY = {"schedule.yaml": "schedules"}
 _NAME_RULE = "a name is small letters, digits, - and _, 64 at most, and begins with a letter or digit"
 
 
@@ -103,12 +105,12 @@ class _PlanCheck:
         said = self._read("plan.yaml", partial(read_plan_head, plan_name=self._name))
         head = said or PlanHead()
         drafts = self._read_tasks(head)
-        places = self._read_triggers(head)
+        places, rules = self._read_triggers(head)
         uses = (*(use for draft in drafts for use in draft.uses), *(use for place in places for use in place.uses))
         found = self._check_python(uses)
         for reader in self._readers:
             self._problems += reader.problems
-        plan = None if self._problems else self._plan(head, [draft.task for draft in drafts], timezone)
+        plan = None if self._problems else self._plan(head, [draft.task for draft in drafts], rules, timezone)
         return CheckedPlan(
             name=self._name,
             plan=plan,
@@ -177,17 +179,17 @@ class _PlanCheck:
                 drafts.append(draft)
         return drafts
 
-    def _read_triggers(self, head: PlanHead) -> list[Place]:
+    def _read_triggers(self, head: PlanHead) -> tuple[list[Place], dict[str, Rule]]:
         """Read schedule.yaml and interrupts.yaml; what is left to check of them is in the places."""
         places: list[Place] = []
 
-        def read(reader: Reader, content: Callable[[Place], object]) -> None:
+        def read(reader: Reader, content: Callable[[Place], T]) -> T:
             places.append(Place(reader, self._name, head, self._qualify))
-            content(places[-1])
+            return content(places[-1])
 
         self._read("schedule.yaml", partial(read, content=read_schedule))
-        self._read("interrupts.yaml", partial(read, content=read_interrupts))
-        return places
+        rules = self._read("interrupts.yaml", partial(read, content=read_interrupts))
+        return places, rules or {}
 
     def _qualify(self, action: str) -> str:
         """Give the full name of an action as a step names it."""
@@ -202,7 +204,7 @@ class _PlanCheck:
         check_uses(self._name, uses, known_actions(self._name, self._shipped, found), complete=found.complete)
         return found
 
-    def _plan(self, head: PlanHead, tasks: list[Task], timezone: str) -> Plan:
+    def _plan(self, head: PlanHead, tasks: list[Task], rules: Mapping[str, Rule], timezone: str) -> Plan:
         return Plan(
             name=self._name,
             directory=self._snapshot.directory,
@@ -214,4 +216,5 @@ class _PlanCheck:
             secrets=head.secrets,
             uses=head.uses,
             resources=head.resources,
+            rules=rules,
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from aura.expressions import Template, is_whole
 from aura.loading.fields import Fields, kind_of
-from aura.plan import DEFAULT_MAX_ITERATIONS, MAX_ITEMS, Loop
+from aura.task import DEFAULT_MAX_ITERATIONS, MAX_ITEMS, Loop
 
 #: The four kinds of loop, of which a step says one.
 KINDS = ("for_each", "times", "while", "until")

@@ -5,7 +5,7 @@ Whether the names in a mode's key are there is for ``taskfile``; whether there i
 
 from aura.expressions import Template
 from aura.loading.fields import Fields, kind_of
-from aura.plan import DEFAULT_MAX_QUEUED, Mode, ModeKind, Needs
+from aura.task import DEFAULT_MAX_QUEUED, Mode, ModeKind, Needs
 
 KEYS = ("kind", "max", "key")
 KINDS = tuple(kind.value for kind in ModeKind)

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterator, Mapping
 from aura import eventnames
 from aura.expressions import Condition, Keys, Template
 from aura.loading.fields import Path, Reader, members
-from aura.plan import Step
 from aura.sandbox import near
+from aura.task import Step
 
 _ELSEWHERE = {
     "loop": "is there only in a step that loops: in its params, outputs, retry.when, while and until",

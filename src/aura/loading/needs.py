@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 
 from aura.loading.fields import Path, Reader
-from aura.plan import Needs, Resource, Semaphore, Task
+from aura.plan import Resource, Semaphore
 from aura.sandbox import near
+from aura.task import Needs, Task
 
 
 def check_needs(reader: Reader, task: Task, paths: Mapping[str, Path], declared: Mapping[str, Resource]) -> None:

@@ -10,7 +10,8 @@ import msgspec
 
 from aura.loading.defaults import STEP_KEYS, TASK_KEYS, StepDefaults, TaskDefaults, read_for_step, read_for_task
 from aura.loading.fields import IDENTIFIER_RULE, Fields, Path, Reader, is_identifier, kind_of
-from aura.plan import NAME_PATTERN, Rate, Resource, Semaphore
+from aura.plan import Rate, Resource, Semaphore
+from aura.task import NAME_PATTERN
 
 #: The keys of plan.yaml, and those that are part of the language but come later.
 KEYS = ("title", "description", "timezone", "uses", "vars", "secrets", "resources", "defaults")

@@ -11,7 +11,7 @@ expressions give is not looked at, but for a ``when`` that is plainly false.
 from collections.abc import Iterator, Mapping
 
 from aura.lifecycle import StepState
-from aura.plan import Dependency, Step
+from aura.task import Dependency, Step
 
 P = StepState
 States = frozenset[StepState]

@@ -6,7 +6,7 @@ What only a run can tell, a name that an expression gives, is for ``children``.
 from collections.abc import Callable, Iterator
 
 from aura.expressions import Template
-from aura.plan import Step, Task
+from aura.task import Step, Task
 
 #: (plan, task)
 Name = tuple[str, str]

@@ -6,7 +6,7 @@ Whether the names that ``when`` uses are there is for ``stepfile``.
 import re
 
 from aura.loading.fields import Fields, kind_of
-from aura.plan import Retry
+from aura.task import Retry
 
 KEYS = ("attempts", "delay", "backoff", "max_delay", "jitter", "errors", "when")
 MAX_ATTEMPTS = 1000

@@ -3,8 +3,8 @@
 from aura.loading.fields import Fields
 from aura.loading.modefile import read_mode
 from aura.loading.triggerfile import KINDS, STARTING, Place, read_triggers
-from aura.plan import Mode, ModeKind
 from aura.schedule import At, Cron, Every, Item, OnWebhook, Trigger
+from aura.task import Mode, ModeKind
 
 KEYS = ("items",)
 ITEM_KEYS = ("task", "plan", "inputs", "enabled", "mode", "cooldown", "triggers")

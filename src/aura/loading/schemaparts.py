@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from aura.loading import modefile
-from aura.plan import IDENTIFIER_PATTERN
+from aura.task import IDENTIFIER_PATTERN
 
 Schema = dict[str, Any]
 

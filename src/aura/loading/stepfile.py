@@ -17,15 +17,14 @@ from aura.loading.loopfile import read_loop
 from aura.loading.names import Names, after_each
 from aura.loading.reach import unreachable
 from aura.loading.waitfile import EVENT_WAIT, WHEN, check_params, read_event_when
-from aura.plan import Dependency, Loop, Step
 from aura.sandbox import near
+from aura.task import Dependency, Loop, Step
 
-#: The keys of a step, and those that are part of the language but come later.
+#: The keys of a step.
 KEYS = (
     *("action", "params", "depends_on", "when", "outputs", "retry", "timeout"),
-    *("continue_on_failure", "idempotent", "loop", "resources"),
+    *("continue_on_failure", "idempotent", "loop", "resources", "preempt"),
 )
-LATER = ("preempt",)
 
 _SUCCEEDED = frozenset({StepState.SUCCEEDED})
 _ENDED = frozenset({StepState.SUCCEEDED, StepState.FAILED, StepState.SKIPPED, StepState.CANCELLED, StepState.TIMED_OUT})
@@ -96,7 +95,7 @@ def _sequence(reader: Reader, path: Path, value: list[Any]) -> list[tuple[Path, 
 
 
 def _read_step(reader: Reader, path: Path, name: str, value: Any, before: str | None, around: Surroundings) -> Step:
-    fields = Fields(reader, path, value, f"step {name}", KEYS, LATER)
+    fields = Fields(reader, path, value, f"step {name}", KEYS)
     if name == "any":
         reader.key_problem(path, "a step cannot be called any: depends_on uses that word")
     if "action" not in fields and isinstance(value, dict):

@@ -17,7 +17,8 @@ from aura.loading.names import Names
 from aura.loading.needs import check_needs
 from aura.loading.planfile import PlanHead
 from aura.loading.stepfile import ActionUse, Block, Surroundings, check_names, check_reach, read_block
-from aura.plan import Resource, Source, Task
+from aura.plan import Resource
+from aura.task import Source, Task
 
 #: A handler's key → the task's member that holds its steps, and further names that its expressions may use.
 HANDLERS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -27,12 +28,11 @@ HANDLERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "on_resume": ("on_resume", ()),
     "finally": ("finally_", ("error",)),
 }
-#: The keys of a task file, and those that are part of the language but come later.
+#: The keys of a task file.
 KEYS = (
     *("title", "description", "inputs", "lane", "priority", "labels", "timeout", "queue_timeout", "cleanup_timeout"),
-    *("recovery", "mode", "resources", "steps", *HANDLERS, "returns"),
+    *("recovery", "preempt", "mode", "resources", "steps", *HANDLERS, "returns"),
 )
-LATER = ("preempt",)
 MAX_STEPS = 1000
 
 
@@ -55,7 +55,7 @@ def read_task(
 
     ``qualify`` gives the full name of an action, ``shared`` are the resources that all plans have.
     """
-    fields = Fields(reader, (), reader.document.value, "a task", KEYS, LATER)
+    fields = Fields(reader, (), reader.document.value, "a task", KEYS)
     inputs = read_inputs(reader, fields.at("inputs"), fields.get("inputs")) if "inputs" in fields else {}
     common = read_for_task(fields, head.task_defaults)
     blocks = _read_blocks(fields, Surroundings(qualify, head.step_defaults))

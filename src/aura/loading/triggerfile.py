@@ -17,7 +17,6 @@ from aura.loading.crosscheck import TaskStart
 from aura.loading.fields import Fields, Path, Reader, kind_of, members
 from aura.loading.planfile import PlanHead, is_timezone
 from aura.loading.stepfile import ActionUse
-from aura.plan import IDENTIFIER_PATTERN, Step
 from aura.sandbox import near
 from aura.schedule import (
     At,
@@ -36,12 +35,12 @@ from aura.schedule import (
     Timed,
     Trigger,
 )
+from aura.task import IDENTIFIER_PATTERN, Step
 from aura.timefilters import to_moment
 
 #: The names that every expression here may use; ``due`` and ``event`` where something is started.
-_EVERYWHERE = ("vars", "plan", "now")
+_EVERYWHERE = ("vars", "secrets", "state", "plan", "now")
 STARTING = ("due", "event")
-_LATER = frozenset({"state", "secrets"})
 _IN_A_TASK = frozenset({"inputs", "run", "steps", "loop", "result", "error"})
 _KEYS_OF_PLAN = ("name", "dir")
 #: The shortest period, in seconds.
@@ -53,6 +52,8 @@ DEBOUNCE_KEYS = ("for", "key")
 FILE_KEYS = ("path", "pattern", "changes", "each")
 WEBHOOK_KEYS = ("secret", "scheme")
 POLL_KEYS = ("action", "params", "every")
+#: Shipped actions that only a run can do: a poll that asked one would fail each time.
+NEEDS_RUN = frozenset({"event.wait", "approval.wait", "task.run", "task.start", "stop"})
 TIMED_KEYS = ("misfire", "misfire_grace", "jitter")
 
 _IDENTIFIER = re.compile(IDENTIFIER_PATTERN)
@@ -108,6 +109,7 @@ class Place(msgspec.Struct, eq=False):
                 self.reader.problem(path, wrong)
         known: dict[str, tuple[Collection[str], str]] = {
             "vars": (self.head.vars, "plan.yaml has no variable"),
+            "secrets": (self.head.secrets, "plan.yaml does not declare the secret"),
             "plan": (_KEYS_OF_PLAN, "plan has no"),
             "event": (eventnames.KEYS, "an event has no"),
         }
@@ -119,8 +121,6 @@ class Place(msgspec.Struct, eq=False):
 def _wrong_name(name: str, known: Collection[str]) -> str | None:
     if name in known:
         return None
-    if name in _LATER:
-        return f"`{name}` is not supported yet"
     if name in _IN_A_TASK:
         return f"`{name}` is there only in a task"
     if name in STARTING:
@@ -266,6 +266,9 @@ def _read_poll(place: Place, fields: Fields) -> Poll:
     inner = _inner(place, fields, "poll", POLL_KEYS, "action", "every")
     params = place.templates(inner, "params")
     action = place.qualify(inner.text("action"))
+    if action in NEEDS_RUN:
+        what = f"a poll is part of no run, and {action} needs one; it belongs into a task"
+        place.reader.problem(inner.at("action"), what)
     step = Step("poll", action, place.reader.source(inner.path), params)
     place.uses.append(ActionUse(step, place.reader, inner.path))
     return Poll(action, params, _period(inner, "every"))

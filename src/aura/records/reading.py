@@ -14,8 +14,11 @@ from aura.store import Execute
 
 RUN_COLUMNS = """seq, cid, plan_name, task_name, generation, lane, priority, labels, state, stop, reason, stuck,
  recovery, attempt, due, not_before, accepted_at, started_at, finished_at, active_s, cause, parent_cid,
- root_cid, depth, boot, inputs, result, error, cleanup_error, mode_key, secret_inputs, call"""
-_JSON_COLUMNS = frozenset({"labels", "cause", "inputs", "result", "error", "cleanup_error", "secret_inputs"})
+ root_cid, depth, boot, inputs, result, error, cleanup_error, mode_key, secret_inputs, call,
+ preempted_by, preemptions, chain"""
+_JSON_COLUMNS = frozenset(
+    {"labels", "cause", "inputs", "result", "error", "cleanup_error", "secret_inputs", "preempted_by", "chain"}
+)
 _FIELDS = [name.strip() for name in RUN_COLUMNS.split(",")]
 
 

@@ -41,7 +41,8 @@ _FAMILY = f"""WITH RECURSIVE family (seq, cid) AS (SELECT seq, cid FROM run WHER
  ORDER BY run.seq DESC"""  # noqa: S608 - our own words
 #: What is theirs, by table: the columns by which its rows are found.
 _OF_RUN = {"history": "id", "step": "name", "loop": "step", "item": "step, idx", "wait": "step, idx"} | {
-    "checkpoint": "step, idx"
+    "checkpoint": "step, idx",
+    "victim": "firing",
 }
 _CLEAR_BY_SEQ = [
     f"DELETE FROM {table} WHERE (seq, {key}) IN (SELECT seq, {key} FROM {table} WHERE seq IN {_GIVEN} LIMIT ?2)"  # noqa: S608
@@ -49,7 +50,7 @@ _CLEAR_BY_SEQ = [
 ]
 _CLEAR_BY_CID = [
     f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE cid IN {_GIVEN} LIMIT ?2)"  # noqa: S608
-    for table in ("log", "event")
+    for table in ("log", "event", "firing")
 ]
 _REMOVE = [
     f"""DELETE FROM label WHERE (name, value, seq) IN

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from aura.errors import Lost
+from aura.events import Chain
 from aura.records.columns import FINAL_STATES, encode
 from aura.store import Execute, Unit
 
@@ -37,6 +38,8 @@ class Accepted(msgspec.Struct, frozen=True):
     secret_inputs: tuple[str, ...] = ()
     #: Of a sub-task: which call of its parent it answers (``children.call_of``).
     call: str | None = None
+    #: By which events it does what it does, if an event has started it, or what has started it.
+    chain: Chain | None = None
 
 
 class RunColumns(msgspec.Struct, frozen=True):
@@ -58,6 +61,9 @@ class RunColumns(msgspec.Struct, frozen=True):
     result: bytes | None
     error: bytes | None
     cleanup_error: bytes | None
+    #: Who stopped it last, as JSON (``run.PreemptedBy``), and how often somebody did.
+    preempted_by: bytes | None = None
+    preemptions: int = 0
 
 
 #: (seq, name, state, attempt, starts, started_at, finished_at, output, outputs, error, skipped_because, explained)
@@ -72,10 +78,11 @@ ItemRow = tuple[
 #: (id, seq, name, step, at, payload)
 HistoryRow = tuple[int, int, str, str | None, float, bytes | None]
 _INSERT_RUN = """INSERT INTO run (seq, cid, plan_name, task_name, generation, lane, priority, labels, state, recovery,
- due, not_before, accepted_at, cause, parent_cid, root_cid, depth, boot, inputs, mode_key, secret_inputs, call)
- VALUES (?,?,?,?,?,?,?,?,'queued',?,?,?,?,?,?,?,?,?,?,?,?,?)"""
+ due, not_before, accepted_at, cause, parent_cid, root_cid, depth, boot, inputs, mode_key, secret_inputs, call,
+ chain) VALUES (?,?,?,?,?,?,?,?,'queued',?,?,?,?,?,?,?,?,?,?,?,?,?,?)"""
 _MOVE_RUN = """UPDATE run SET state=?, stop=?, reason=?, generation=?, ending=?, stuck=?, held=?, attempt=?, crashes=?,
- started_at=?, finished_at=?, active_s=?, boot=?, result=?, error=?, cleanup_error=? WHERE seq=? AND state=?"""
+ started_at=?, finished_at=?, active_s=?, boot=?, result=?, error=?, cleanup_error=?,
+ preempted_by=?, preemptions=? WHERE seq=? AND state=?"""
 _PUT_STEP = """INSERT INTO step VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET state=excluded.state,
  attempt=excluded.attempt, starts=excluded.starts, started_at=excluded.started_at, finished_at=excluded.finished_at,
  output=excluded.output, outputs=excluded.outputs, error=excluded.error, skipped_because=excluded.skipped_because,
@@ -91,6 +98,7 @@ def accept_run(run: Accepted, history: HistoryRow) -> Unit:
         *(encode(run.labels).decode(), run.recovery, run.due, run.not_before, run.accepted_at),
         *(encode(run.cause).decode(), run.parent_cid, run.root_cid, run.depth, run.boot, run.inputs),
         *(run.mode_key, encode(run.secret_inputs).decode() if run.secret_inputs else None, run.call),
+        encode(run.chain).decode() if run.chain else None,
     )
 
     labels = [(name, value, run.seq) for name, value in run.labels.items()] if run.labels else ()
@@ -116,6 +124,8 @@ def put_steps(rows: Sequence[StepRow]) -> Unit:
 
 def together(units: Sequence[Unit]) -> Unit:
     """One unit of several: all of them, or none."""
+    if len(units) == 1:
+        return units[0]
 
     def unit(execute: Execute) -> None:
         for one in units:

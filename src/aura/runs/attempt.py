@@ -20,7 +20,7 @@ from enum import Enum, auto
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from aura.actions import Log, StateHost
 from aura.events import Emitter
@@ -90,6 +90,17 @@ class EdgeCause(Enum):
     ENDED = auto()
 
 
+class HeldBack(NamedTuple):
+    """A stop of its run that an attempt has not been given yet, with the grace that goes with it, in seconds.
+
+    ``timer`` delivers it when the attempt has had its time to end by itself.
+    """
+
+    reason: str
+    grace: float
+    timer: asyncio.TimerHandle | None
+
+
 class Attempt:
     """One start of one step: its edge, its grace, and what stands behind its ``ctx``.
 
@@ -110,6 +121,7 @@ class Attempt:
         "edge",
         "emits",
         "grace",
+        "held_back",
         "home",
         "on_told",
         "over",
@@ -130,6 +142,8 @@ class Attempt:
         self.cause: EdgeCause | None = None
         #: Loop time at which the grace is over.
         self.deadline = float("inf")
+        #: The edge that waits until it has ended by itself, or what it waits for rests; None while none does.
+        self.held_back: HeldBack | None = None
         self.over = False
         self.pulsed = False
         self.stuck = False
@@ -159,6 +173,8 @@ class Attempt:
         """Deliver the edge if there was none, and give it ``grace`` seconds; a nearer deadline replaces a later one."""
         if self.over:
             return
+        if self.held_back is not None:
+            self._drop_held_back()
         if self.cause is None:
             self.cause = cause
             self._arm(self._loop.time() + (self.grace if grace is None else grace))
@@ -167,6 +183,26 @@ class Attempt:
             self._arm(min(self.deadline, self._loop.time() + (self.grace if grace is None else grace)))
         if self.on_told is not None:
             self.on_told(self)
+
+    def hold_back(self, reason: str, grace: float, *, ends: bool = True) -> None:
+        """Let it end by itself for ``grace`` seconds, then deliver the edge of its run's stop with as many again.
+
+        Unless ``ends`` it is let end however long that takes. A stop of another kind delivers the edge at once.
+        """
+        if self.cause is None and self.held_back is None and not self.over:
+            self.held_back = HeldBack(reason, grace, self._loop.call_later(grace, self.let_go) if ends else None)
+            if self.on_told is not None:
+                self.on_told(self)
+
+    def let_go(self) -> None:
+        """Deliver the edge that was held back; harmless if none was."""
+        if self.held_back is not None:
+            self.request_stop(EdgeCause.RUN, self.held_back.reason, self.held_back.grace)
+
+    def _drop_held_back(self) -> None:
+        if self.held_back is not None and self.held_back.timer is not None:
+            self.held_back.timer.cancel()
+        self.held_back = None
 
     def time_out_after(self, seconds: float) -> None:
         """Stop it by its own time-out ``seconds`` from now, unless an earlier one is set already."""
@@ -184,6 +220,7 @@ class Attempt:
     def finish(self) -> None:
         """End its timers; from now on its ``ctx`` refuses."""
         self.over = True
+        self._drop_held_back()
         for timer in (self._timer, self._timeout_timer):
             if timer:
                 timer.cancel()

@@ -156,9 +156,12 @@ class Edge:
         assert self._coroutine is not None
         if isinstance(error, CancelledError) and self._outer.cancel_called:
             self._note(error)
-        if self._pending:
-            return self._step(self._coroutine.throw, error)
-        return self._coroutine.throw(error)
+        try:
+            if self._pending:
+                return self._step(self._coroutine.throw, error)
+            return self._coroutine.throw(error)
+        finally:
+            del error  # this frame is in its traceback: a circle, which the collector would have to find
 
     def _note(self, error: CancelledError) -> None:
         """Take note of a cancellation that is thrown in: close the shield, on loan if it may be another's."""
@@ -183,6 +186,7 @@ class Edge:
         try:
             return step(value)
         finally:
+            del value  # as in ``throw``
             if self._lent is not None and self._task.cancelling() < self._lent:
                 self._lent = None
                 self.seen = False

@@ -13,11 +13,12 @@ from weakref import WeakValueDictionary
 from aura.errors import RequestError, StoreError
 from aura.lifecycle import Recovery
 from aura.loading.generation import Generation
-from aura.plan import Plan, Step, Task
+from aura.plan import Plan
 from aura.records.generations import Rule, TaskRules, keep_generation, read_generation
 from aura.runs.liverun import LiveRun
 from aura.runs.runtime import Runtime
 from aura.store import Unit
+from aura.task import Step, Task
 
 #: A plan whose files are larger than this together, in bytes, is not kept: it can be resumed as long as it is served.
 MAX_KEPT = 64 * 1024 * 1024
@@ -32,7 +33,7 @@ HARMLESS = frozenset({"assert", "fail", "log", "sleep", "stop", "approval.wait",
 def keeping_code(run: LiveRun) -> Unit | None:
     """The unit that keeps the code of a run that is to rest; None if it has not begun, or its plan is too large."""
     generation = run.generation
-    if generation is None or sum(map(len, generation.files.values())) > MAX_KEPT:
+    if generation is None or generation.size > MAX_KEPT:
         return None
     again = partial(_rules_of, generation.plan)  # of each start it would be the dearest part
     return keep_generation(run.plan_name, generation.hash, generation.files, again)

@@ -23,19 +23,21 @@ from aura.graph import Graph, ItemProgress, Progress, StepProgress
 from aura.lifecycle import FINAL, STEP_FINAL, Recovery, RunState, StepState, Stop
 from aura.loading.generation import Generation
 from aura.masking import secret_values
-from aura.plan import DEFAULT_CLEANUP_TIMEOUT, Steps, Task
 from aura.records.checkpoints import Checkpoint, CheckpointUnit
-from aura.records.columns import encoded
+from aura.records.columns import encode, encoded
 from aura.records.loops import LoopRows, LoopUnit
 from aura.records.runs import Accepted, ItemRow, RunColumns, StepRow
 from aura.records.waits import WaitRow, WaitUnit, wait_unit
 from aura.redaction import Redactor
 from aura.resources import Claim, Holder
-from aura.run import Failure
+from aura.run import Failure, PreemptedBy
 from aura.runs.attempt import Attempt
+from aura.runs.firing import Firing
+from aura.runs.hang import Hang
 from aura.runs.hiding import hidden_columns, hidden_item, hidden_step, hidden_wait, secrets_in
 from aura.secrets import Secrets
 from aura.store import Ticket
+from aura.task import DEFAULT_CLEANUP_TIMEOUT, Steps, Task
 from aura.wait import OpenWait
 
 
@@ -54,6 +56,8 @@ class Phase(StrEnum):
 _NO_SECRETS = Redactor()
 #: The longest message of a step's progress, in bytes.
 MAX_PROGRESS_TEXT = 1024
+#: How many seconds of waiting make up for one of priority.
+AGEING = 60.0
 #: (name, step, payload) of an event that the next unit tells of.
 Happening = tuple[str, str | None, Any]
 
@@ -131,6 +135,8 @@ class LiveRun(msgspec.Struct, eq=False):
     checkpoints: dict[str, Checkpoint] | None = None
     former_checkpoints: list[Checkpoint] = []
     scope: dict[str, Any] | None = None
+    #: The event that has started it, as expressions see it.
+    event: Mapping[str, Any] | None = None
     #: By which events it goes on; None while it is those that led to its acceptance alone.
     chain: Chain | None = None
     #: The run that it is a part of, if one of that run's steps waits for it.
@@ -153,12 +159,25 @@ class LiveRun(msgspec.Struct, eq=False):
     stop_ticket: Ticket | None = None
     ending: RunState | None = None
     stuck: bool = False
+    #: Of one that is stuck: where it hangs, and who has taken what it holds.
+    hang: Hang | None = None
     #: Why it is kept from starting until somebody resumes it (``pausing``); None if it is not.
     held: str | None = None
     #: Of the row that says whether it is.
     hold_ticket: Ticket | None = None
     #: An older boot left it in the middle, and it has not gone on yet.
     taken_over: bool = False
+    #: Of a handler: what it handles. Of a victim: which firing has stopped it, until that has ended, and the loop time
+    #: at which it was told, until it is gone.
+    firing: "Firing[LiveRun] | None" = None
+    stopped_by: "Firing[LiveRun] | None" = None
+    told_at: float | None = None
+    #: Loop time at which the grace of the firing that has stopped it is over, its clean-up included.
+    graces_end: float = float("inf")
+    #: The firings whose handlers wait until it is gone.
+    awaited_by: "Sequence[Firing[LiveRun]]" = ()
+    preempted_by: PreemptedBy | None = None
+    preemptions: int = 0
     #: It goes on by itself or somebody resumed it, and has not yet: whenever it is ``preempted`` it stands in its lane.
     resumed: bool = False
     sealed: bool = False
@@ -174,6 +193,8 @@ class LiveRun(msgspec.Struct, eq=False):
     claims: RunClaims | None = None
     # -- its place and its time
     entry: tuple[float, int, "LiveRun"] | None = None
+    #: Since when it waits, in Unix seconds; never less than of one that was accepted before it.
+    since: float = 0.0
     waits: bool = False
     placed: bool = False
     #: Its wait for its first start has been noted.
@@ -222,9 +243,19 @@ class LiveRun(msgspec.Struct, eq=False):
         self.plan_name, self.task_name = accepted.plan_name, accepted.task_name
         self.lane, self.priority, self.not_before = accepted.lane, accepted.priority, accepted.not_before
         self.recovery = Recovery(accepted.recovery)
+        self.chain = accepted.chain
 
     def __repr__(self) -> str:
         return f"<run {self.cid} {self.state}>"
+
+    @property
+    def rank(self) -> int:
+        """Where it stands among those that wait: lower comes first. A microsecond counts one.
+
+        Waiting makes up for priority, so that nothing starves: ``AGEING`` seconds of it for one of priority. Since all
+        that wait do so at the same pace, their order never changes by it, and this is the same at any time.
+        """
+        return round((self.since - AGEING * self.priority) * 1e6)
 
     # -- the plan that it runs
 
@@ -430,7 +461,7 @@ class LiveRun(msgspec.Struct, eq=False):
         """Forget the stop: it is to run again."""
         self.stop = self.ending = self.stop_ticket = None
         self.reason = self.held
-        self.grace = self.cleanup_deadline = self.shutdown_deadline = float("inf")
+        self.grace = self.cleanup_deadline = self.shutdown_deadline = self.graces_end = float("inf")
         self.scope = None  # that of ``on_preempt`` says how it was stopped
 
     def note_progress(self, step: str, done: float, total: float | None, message: str) -> None:
@@ -490,6 +521,8 @@ class LiveRun(msgspec.Struct, eq=False):
             result=self.result,
             error=encoded(self.error.shown()) if self.error else None,
             cleanup_error=encoded(self.cleanup_error.shown()) if self.cleanup_error else None,
+            preempted_by=encode(self.preempted_by) if self.preempted_by else None,
+            preemptions=self.preemptions,
         )
 
     def take_step_rows(self) -> list[StepRow]:

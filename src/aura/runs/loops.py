@@ -35,12 +35,12 @@ from aura.clock import Clock
 from aura.errors import BadOutput, LoopInvalid, LoopLimit
 from aura.graph import ItemProgress, LoopProgress, StepProgress
 from aura.lifecycle import StepState
-from aura.plan import MAX_ITEMS, Loop
 from aura.records.columns import encode
 from aura.runs.liverun import LiveRun, Phase
 from aura.runs.perform import checked_output
 from aura.runs.scope import scope_of, scope_of_loop
 from aura.runs.waits import Waits
+from aura.task import MAX_ITEMS, Loop
 from aura.wait import SHORTEST, Wait, WaitKind
 
 

@@ -17,8 +17,8 @@ the counters are remembered as they were at the beginning of each slot, so that 
 a note is that of the commit which it follows: to ask the clock would cost more than all the rest. Percentiles
 are exact (nearest rank) over the waits that were noted in the window, of each lane the latest ``RECENT`` at most.
 
-The bounds. The first ``MAX_PLANS`` plans are told apart; what others do is counted as ``OTHER``'s, which is no name
-that a plan can have. Lanes and states are few.
+The bounds. The first ``MAX_PLANS`` plans, and ``MAX_RULES`` interrupt rules, are told apart; what others do is counted
+as ``OTHER``'s, which is no name that a plan can have. Lanes and states are few.
 """
 
 import math
@@ -39,6 +39,8 @@ SLOT = 30.0
 #: How many waits of each lane are kept.
 RECENT = 4096
 MAX_PLANS = 100
+#: How many interrupt rules are told apart.
+MAX_RULES = 100
 #: How often the lateness of the event loop is measured, in seconds.
 LAG_EVERY = 0.25
 OTHER = "(other)"
@@ -145,8 +147,13 @@ class Measures:
         #: Times of steps, by how they ended.
         self.steps: dict[str, Histogram] = {}
         self.loop_lag = Histogram(SHORT)
+        #: How often each interrupt rule has fired, by plan and rule; how long what they stopped took to clean up.
+        self.fired: Counter[tuple[str, str]] = Counter()
+        self.cleanups = Histogram(SHORT)
         #: How long the event loop was blocked, by the name under which the plan to blame is counted.
         self.blocked: dict[str, Histogram] = {}
+        #: How often polls were asked, by the name under which their plan is counted, and by how that ended.
+        self.polls: Counter[tuple[str, str]] = Counter()
         self._recent = {lane: _Ring() for lane in lanes}
         self._plans: set[str] = set()
         self._cells: dict[Place, _Cell] = {}
@@ -183,9 +190,18 @@ class Measures:
             found = self.steps[state] = Histogram(LONG)
         found.add(seconds if seconds > 0 else 0.0)
 
+    def note_poll(self, plan_name: str, *, failed: bool) -> None:
+        """A poll of a plan has an answer, or has failed."""
+        self.polls[self.label(plan_name), "failed" if failed else "ok"] += 1
+
     def note_block(self, label: str, seconds: float) -> None:
         """The event loop was blocked; ``label`` is of a plan, or of none."""
         self.blocked.setdefault(label, Histogram(BLOCKS)).add(seconds)
+
+    def note_fired(self, plan_name: str, rule: str) -> None:
+        """A firing of an interrupt rule is on record."""
+        key = (plan_name, rule)
+        self.fired[key if key in self.fired or len(self.fired) < MAX_RULES else (OTHER, OTHER)] += 1
 
     def label(self, plan_name: str) -> str:
         """The name under which a plan is counted."""

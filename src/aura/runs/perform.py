@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from anyio import to_thread
 
 from aura.actions import MAX_OUTPUT, Action, Context, too_large
-from aura.errors import BadOutput, ParamsInvalid, WaitFor
+from aura.errors import BadOutput, EndRun, NoRun, ParamsInvalid, WaitFor
 from aura.graph import Progress
 from aura.isolation.calls import run_action
 from aura.loading.approvals import secrets_of_answer
@@ -45,7 +45,7 @@ async def perform(runtime: Runtime, waits: Waits, run: LiveRun, attempt: Attempt
     step = attempt.step.step
     home = run.generation.home_of(step.action)  # held here, with its modules, as long as its code runs
     action = home.action(step.action)
-    call = _prepare(runtime, run, home, attempt, action)
+    call = _prepare(runtime, home, attempt, action, _parameters(runtime, run, attempt))
     try:
         if not action.services:
             result = await _call(runtime, attempt, action, call)
@@ -58,6 +58,44 @@ async def perform(runtime: Runtime, waits: Waits, run: LiveRun, attempt: Attempt
         result = await waits.wait_here(run, attempt, waits_for.wait)
         return produced(runtime, run, attempt.step, result, secrets_of_answer(waits_for.wait.inputs))
     return produced(runtime, run, attempt.step, action.check_result(result))
+
+
+async def ask(runtime: Runtime, home: Generation, attempt: Attempt, scope: Mapping[str, Any]) -> Any:
+    """Call the action of an attempt that is part of no run, and give its result as plain JSON data.
+
+    ``home`` is the action's; ``scope`` has the names that its parameters may use. Raises whatever goes wrong, and
+    ``NoRun`` where it needs a run.
+    """
+    action = home.action(attempt.step.step.action)
+    params = {name: value.render(scope) for name, value in attempt.step.step.params.items()}
+    _check_secrets(runtime, action.name, params)
+    call = _prepare(runtime, home, attempt, action, params)
+    attempt.calls = attempt.checkpoints = _RUNLESS
+    try:
+        async with runtime.services.lent(home, action.services) as lent:
+            return action.check_result(await _call(runtime, attempt, action, partial(call, **lent)))
+    except (WaitFor, EndRun):
+        raise NoRun(f"{action.name}: {_NO_RUN}") from None
+
+
+class _Runless:
+    """What stands behind the ``ctx`` of an attempt that is part of no run, where that would need one."""
+
+    async def run(self, *_: Any, **__: Any) -> Any:
+        raise NoRun(f"ctx.run: {_NO_RUN}")
+
+    async def start(self, *_: Any, **__: Any) -> str:
+        raise NoRun(f"ctx.start: {_NO_RUN}")
+
+    async def put(self, *_: Any, **__: Any) -> None:
+        raise NoRun(f"ctx.checkpoint: {_NO_RUN}")
+
+    def last(self, *_: Any, **__: Any) -> Any:
+        return None
+
+
+_NO_RUN = "a poll is part of no run, and only answers; what needs a run belongs into a task"
+_RUNLESS = _Runless()
 
 
 def produced(
@@ -106,9 +144,13 @@ def _parameters(runtime: Runtime, run: LiveRun, attempt: Attempt) -> dict[str, A
     constant = all(value.constant for value in given.values())
     scope = {} if constant else scope_for(run, attempt.step, runtime.clock)
     params = {name: value.render(scope) for name, value in given.items()}
-    if runtime.redactor.knows and attempt.step.step.action in COMMAND_LINES:
-        _check_command_line(runtime.redactor, attempt.step.step.action, params)
+    _check_secrets(runtime, attempt.step.step.action, params)
     return params
+
+
+def _check_secrets(runtime: Runtime, action: str, params: Mapping[str, Any]) -> None:
+    if runtime.redactor.knows and action in COMMAND_LINES:
+        _check_command_line(runtime.redactor, action, params)
 
 
 def _check_command_line(redactor: Redactor, action: str, params: Mapping[str, Any]) -> None:
@@ -117,13 +159,14 @@ def _check_command_line(redactor: Redactor, action: str, params: Mapping[str, An
             raise ParamsInvalid(f"{action}: {key}: {ON_COMMAND_LINE}")
 
 
-def _prepare(runtime: Runtime, run: LiveRun, home: Generation, attempt: Attempt, action: Action) -> Callable[..., Any]:
+def _prepare(
+    runtime: Runtime, home: Generation, attempt: Attempt, action: Action, params: Mapping[str, Any]
+) -> Callable[..., Any]:
     """Check the parameters and give what calls the action with them, here or in a process of its own."""
-    params = _parameters(runtime, run, attempt)
     arguments = action.bind(params)
     if action.isolated:
-        return partial(run_action, _context(runtime, run, home, attempt), home, action, params)
-    given = (_context(runtime, run, home, attempt),) if action.wants_context else ()
+        return partial(run_action, _context(runtime, home, attempt), home, action, params)
+    given = (_context(runtime, home, attempt),) if action.wants_context else ()
     return partial(action.function, *given, **arguments)
 
 
@@ -139,12 +182,12 @@ async def _call(runtime: Runtime, attempt: Attempt, action: Action, call: Callab
     return result
 
 
-def _context(runtime: Runtime, run: LiveRun, home: Generation, attempt: Attempt) -> Context:
+def _context(runtime: Runtime, home: Generation, attempt: Attempt) -> Context:
     attempt.calls, attempt.emits, attempt.home = runtime.calls, runtime.emits, home.plan
     attempt.states, attempt.checkpoints = runtime.plan_states, runtime.checkpoints
     return Context(
         attempt,
-        cid=run.cid,
+        cid=attempt.run.cid,
         step=attempt.step.name,
         attempt=attempt.step.attempt,
         variables=home.plan.vars,

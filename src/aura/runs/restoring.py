@@ -9,7 +9,6 @@ from typing import Any
 
 from aura.graph import BAD, ItemProgress, LoopProgress
 from aura.lifecycle import STEP_FINAL, StepState
-from aura.plan import Step
 from aura.records.boots import OpenRun
 from aura.records.columns import decode
 from aura.records.loops import LoopRows
@@ -18,6 +17,7 @@ from aura.records.waits import WaitRow, open_wait
 from aura.run import Failure, RunRecord
 from aura.runs.liverun import LiveRun, Phase
 from aura.runs.loops import thawed
+from aura.task import Step
 from aura.wait import WaitKind
 
 

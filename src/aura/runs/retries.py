@@ -15,12 +15,12 @@ from typing import Any
 
 from aura.clock import Clock
 from aura.graph import Progress
-from aura.plan import Retry
 from aura.run import MAX_DELAY, Failure
 from aura.runs.deadline import awaited_deadline_of, deadline_of
 from aura.runs.liverun import LiveRun
 from aura.runs.scope import scope_for
 from aura.runs.stops import withheld
+from aura.task import Retry
 from aura.wait import SHORTEST
 
 #: How long a server may ask to be left alone (``Retry-After``) where no ``max_delay`` is given, in seconds.

@@ -93,6 +93,8 @@ class Runtime:
         self.boot_tag = f"{store_id}.{boot}"
         self.workdirs: Path = settings.data / "work"
         self.seq = last_seq
+        #: When the last of all runs was accepted, in Unix seconds; it never goes back.
+        self.since = 0.0
         self.cids = CidSource(last_cid)
         #: All runs in memory: those that have not ended, or whose end is not committed yet.
         self.open: dict[str, LiveRun] = {}
@@ -184,9 +186,11 @@ class Runtime:
 
     def live_run(self, accepted: Accepted, inputs: Mapping[str, Any]) -> LiveRun:
         """Make the live side of a run."""
+        self.since = max(self.since, accepted.accepted_at)
         return LiveRun(
             accepted,
             inputs,
+            since=self.since,
             boot_tag=self.boot_tag,
             workdirs=self.workdirs,
             logger_for=self.logs.logger_for,

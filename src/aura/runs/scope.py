@@ -45,7 +45,7 @@ def _build(run: LiveRun, clock: Clock) -> dict[str, Any]:
         "plan": {"name": plan.name, "dir": plan.directory},
         "run": _run(run),
         "steps": _steps(run),
-        "event": None,
+        "event": run.event,
         "error": run.error.shown() if run.error else None,
         "now": lambda: datetime.fromtimestamp(clock.wall(), zone),
     }

@@ -17,16 +17,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from msgspec import to_builtins
+
 from aura.errors import InternalError
 from aura.graph import Progress, StepProgress
 from aura.lifecycle import FINAL, RunState, StepState, Stop, end_of_stop
+from aura.records.runs import together
 from aura.records.waits import forget_waits
 from aura.run import failure_of
 from aura.runs.keptcode import keeping_code
 from aura.runs.liverun import LiveRun, step_row
 from aura.runs.loops import cancel_items
 from aura.runs.runtime import Runtime
+from aura.runs.victims import ending_of, note_gone, starts_over
 from aura.runs.waits import Waits
+from aura.store import Unit
 
 P = StepState
 _CUT_OFF = frozenset({P.PENDING, P.RUNNING, P.RETRYING, P.WAITING, P.STOPPING})
@@ -59,13 +64,30 @@ class Seal:
             self._write(run, outcome)
         except BaseException as error:  # nothing may leave a run's child: it would end the server
             outcome = self._write_bare(run, error)
+        if run.stopped_by is not None and run.stopped_by.ended:
+            run.stopped_by = None
         self._release(run)
         if outcome is RunState.QUEUED or (outcome is RunState.PREEMPTED and run.resumed):
-            self._enter(run)
+            if run.parent is None:  # else it goes on in the place of that one
+                self._enter(run)
         elif outcome is RunState.WAITING and run.woken:
             self._waits.rouse(run)
         elif run.sealed and run.parent is not None:  # it may wait for this one on record
             self._waits.rouse_above(run, run.parent)
+
+    def start_over(self, run: LiveRun) -> None:
+        """Let a run that rests begin from its beginning when it goes on: what it has done is forgotten."""
+        self._forget_begun(run)
+        if run.held is None:
+            run.state, run.resumed = RunState.QUEUED, False
+            run.happened.append(("run.requeued", None, {"reason": run.reason}))
+        self._runtime.hand_over(run, run.state)
+
+    def _forget_begun(self, run: LiveRun) -> None:
+        self._waits.end_all(run)
+        for child in [child for children in run.children.values() for child in children if not child.sealed]:
+            self._waits.cancel(child, "its parent starts over")  # nobody asks for it again
+        _start_over(run)
 
     def _write(self, run: LiveRun, outcome: RunState) -> None:
         if outcome in FINAL:
@@ -122,8 +144,19 @@ class Seal:
         if run.attempt > 1 or not run.graphs:
             run.end_former_steps(now)
         run.happened.append((f"run.{outcome.value}", None, _payload(run, outcome)))
-        also = partial(forget_waits, seq=run.seq) if run.has_waited else None  # those whose end was lost as well
+        waits = partial(forget_waits, seq=run.seq) if run.has_waited else None  # those whose end was lost as well
+        also = waits if run.firing is run.stopped_by is None else self._with_firings(run, outcome, waits)
         self._runtime.hand_over(run, outcome, partial(self._runtime.forget, run), also=also)
+
+    def _with_firings(self, run: LiveRun, outcome: RunState, other: Unit | None) -> Unit | None:
+        """What is written with the end, or the rest, of a handler or a victim."""
+        now = self._runtime.clock.wall()
+        ending = ending_of(run, outcome, now) if outcome in FINAL else None
+        gone = note_gone(run, outcome, now)
+        if gone is not None and run.preempted_by is not None:
+            self._runtime.measures.cleanups.add(run.preempted_by.cleanup_s)
+        units = [unit for unit in (other, gone, ending) if unit is not None]
+        return together(units) if units else None
 
     def _rest(self, run: LiveRun) -> None:
         """Let a run wait of which nothing is left but waits. It keeps all that it took but its place."""
@@ -134,25 +167,26 @@ class Seal:
                 self._runtime.hand_over(run)
             return
         run.happened.append(("run.waiting", None, {"steps": sorted(run.open_waits)}))
-        self._runtime.hand_over(run, RunState.WAITING, also=keeping_code(run))
+        also = self._with_firings(run, RunState.WAITING, keeping_code(run))
+        self._runtime.hand_over(run, RunState.WAITING, also=also)
 
     def _come_back(self, run: LiveRun, outcome: RunState) -> None:
         """Make ready for the next start: what had begun and not ended is pending again."""
         if _is_shut_down(run):
             run.crashes = 0  # the server ended in good order: crashes count in a row only
-        if run.stop is Stop.SHUTDOWN:
+        if run.stop is Stop.SHUTDOWN or run.stopped_by is not None:
             run.resumed |= outcome is RunState.PREEMPTED and run.held is None  # it goes on by itself
         reason = run.held or run.reason
         if outcome is RunState.QUEUED or not run.begun:
-            self._waits.end_all(run)
-            _start_over(run)
+            self._forget_begun(run)
         else:
             give_back(run)
         run.come_back()
         if outcome is not run.row:
+            also = self._with_firings(run, outcome, keeping_code(run))
             name = "run.requeued" if outcome is RunState.QUEUED else "run.preempted"
-            run.happened.append((name, None, {"reason": reason}))
-            run.hold_ticket = self._runtime.hand_over(run, outcome, also=keeping_code(run))
+            run.happened.append((name, None, {"reason": reason, **_by(run)}))
+            run.hold_ticket = self._runtime.hand_over(run, outcome, also=also)
         elif run.dirty:
             self._runtime.hand_over(run)
 
@@ -173,10 +207,17 @@ def decide(run: LiveRun) -> RunState:
             run.error = None
         begun = run.begun and run.row is not RunState.QUEUED
         woken = run.row is RunState.WAITING
-        return end_of_stop(run.stop, run.recovery, stuck=run.stuck, begun=begun, kept=run.kept, woken=woken)
+        end = end_of_stop(run.stop, run.recovery, stuck=run.stuck, begun=begun, kept=run.kept, woken=woken)
+        return RunState.QUEUED if end is RunState.PREEMPTED and _starts_over_now(run) else end
     run.reason = "fault"
     run.error = failure_of(InternalError("the run ended without an outcome"))
     return RunState.CRASHED
+
+
+def _starts_over_now(run: LiveRun) -> bool:
+    """Whether the firing that has stopped a run is over already, and wants it to begin anew."""
+    firing = run.stopped_by
+    return firing is not None and firing.ended and starts_over(firing, run) and run.held is None
 
 
 def end_cut_off(runtime: Runtime, run: LiveRun, now: float) -> None:
@@ -240,6 +281,11 @@ def _give_back_items(run: LiveRun, progress: StepProgress) -> None:
             progress.loop.give_back(item)
             run.mark(item)
     progress.loop.left.sort(key=lambda item: item.index)
+
+
+def _by(run: LiveRun) -> dict[str, object]:
+    """Who has stopped a run that a firing has stopped."""
+    return {} if run.stopped_by is None or run.preempted_by is None else {"by": to_builtins(run.preempted_by)}
 
 
 def _is_shut_down(run: LiveRun) -> bool:

@@ -21,9 +21,13 @@ from enum import Enum, auto
 from aura.lifecycle import PLACED, STARTABLE, RunState, Stop, end_of_stop, outranks
 from aura.run import Failure, clean
 from aura.runs.attempt import Attempt, EdgeCause
+from aura.runs.hang import Hang
 from aura.runs.liverun import LiveRun, Phase
+from aura.runs.preempting import preempt_of_attempt
 from aura.runs.runtime import Runtime
+from aura.runs.victims import given_up
 from aura.store import Ticket
+from aura.task import Preempt
 
 #: What a failed unit means for what a run was told: it is done in memory, and not on record.
 UNCERTAIN = "it may hold until the server ends: look at the run, and ask again"
@@ -53,10 +57,17 @@ class Stops:
         self._start = start
 
     def request_stop(
-        self, run: LiveRun, kind: Stop, reason: str | None = None, grace: float | None = None
+        self,
+        run: LiveRun,
+        kind: Stop,
+        reason: str | None = None,
+        grace: float | None = None,
+        *,
+        at_once: bool = False,
     ) -> tuple[Answer, Ticket | None]:
         """Ask a run to stop; does not wait. ``grace`` is in seconds (default: its task's ``cleanup_timeout``).
 
+        An interrupt lets steps end by themselves that say so (``preempting``), unless it is to come ``at_once``.
         The ticket is that of the ``stopping`` row, if one was handed over: whoever tells a client waits for it.
         """
         reason = clean(reason) if reason else reason
@@ -72,7 +83,8 @@ class Stops:
                 run.stop_ticket = self._runtime.hand_over(run, RunState.STOPPING)
         run.state = RunState.STOPPING
         run.grace = min(run.grace, run.cleanup_timeout if grace is None else grace)
-        self._deliver(run, kind, reason or kind.label, run.cleanup_timeout if grace is None else grace)
+        patient = kind is Stop.INTERRUPT and not at_once
+        self._deliver(run, kind, reason or kind.label, run.cleanup_timeout if grace is None else grace, patient)
         run.changed()
         return Answer.STOPPING, run.stop_ticket
 
@@ -92,16 +104,24 @@ class Stops:
         self._seal(run)
         return Answer.STOPPED, None
 
-    def _deliver(self, run: LiveRun, kind: Stop, reason: str, grace: float) -> None:
-        """Give every live attempt its edge, or, in a handler that no stop cuts, a nearer end."""
+    def _deliver(self, run: LiveRun, kind: Stop, reason: str, grace: float, patient: bool) -> None:
+        """Give every live attempt its edge, or, in a handler that no stop cuts, a nearer end.
+
+        ``patient``: one that says how it may be stopped is stopped so.
+        """
         left = _left_to_handlers(run, kind, grace)
         end = asyncio.get_running_loop().time() + left
         run.cleanup_deadline = min(run.cleanup_deadline, end)
         if kind is Stop.SHUTDOWN:
             run.shutdown_deadline = min(run.shutdown_deadline, end)
+        cuts = withheld(run)
         for attempt in list(run.live.values()):
-            if withheld(run):
-                attempt.request_stop(EdgeCause.RUN, reason, grace)
+            if cuts:
+                preempt = preempt_of_attempt(run, attempt) if patient else Preempt.NOW
+                if preempt is Preempt.NOW:
+                    attempt.request_stop(EdgeCause.RUN, reason, grace)
+                else:
+                    attempt.hold_back(reason, grace, ends=preempt is Preempt.AT_STEP_END)
             elif left != float("inf"):
                 attempt.time_out_after(max(0.0, left))
 
@@ -136,7 +156,9 @@ class Stops:
 
     def give_up(self, run: LiveRun, step: str, where: str) -> None:
         """Mark a run as stuck: the grace of an attempt of a step is over and its body is still there, at ``where``."""
+        now = self._runtime.clock.wall()
         run.stuck, run.held = True, None  # nobody can wait for it to come back
+        run.hang = Hang(step, where, now)
         self._runtime.log.error(
             f"run {run.cid} is stuck: step {step} did not end when told to; it hangs at {where}", hangs_at=where
         )
@@ -146,7 +168,8 @@ class Stops:
         elif run.stop is None:  # a step's own time-out: nothing of a run that hangs may go on
             self.request_stop(run, Stop.CANCEL, "stuck")
         if run.row in PLACED:
-            self._runtime.hand_over(run, run.row)
+            # before what it holds back goes on: the start of that stands behind this
+            self._runtime.hand_over(run, run.row, also=given_up(run, now))
 
     def abandon(self, run: LiveRun) -> None:
         """Mark a run whose body outlives the server: it gets its record now, and what it does later changes nothing."""
@@ -183,6 +206,13 @@ def time_left(run: LiveRun) -> float:
     if not run.bounded:
         return float("inf")
     return run.cleanup_deadline - asyncio.get_running_loop().time()
+
+
+def handler_grace(run: LiveRun) -> float:
+    """Seconds that an attempt of a handler gets for its clean-up; of a victim what the interrupt's grace leaves."""
+    if run.phase is not Phase.ON_PREEMPT:
+        return HANDLER_GRACE
+    return max(0.0, min(HANDLER_GRACE, run.graces_end - run.cleanup_deadline))
 
 
 def withheld(run: LiveRun) -> bool:

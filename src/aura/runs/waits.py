@@ -288,7 +288,7 @@ class Waits:
     def _event_came(self, run: LiveRun, opened: OpenWait, event: EventEntry, came: Came) -> None:
         listener = self._listeners.get(id(opened))
         if listener is not None:
-            run.chain = chain_after(event, listener.name)
+            run.chain = chain_after(event, listener.name, run.accepted.chain)
         self._over(run, opened, came)
 
     def _event_lost(self, run: LiveRun, opened: OpenWait, claim: "_Claim", former: int, bare: bool) -> None:

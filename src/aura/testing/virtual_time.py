@@ -16,6 +16,9 @@ The ties.
   at once, with what everyone waits for: in ``wait_until``, or told to whoever registered (``on_deadlock``), or out of
   the loop. A child that only sleeps again and again keeps a deadlock from being seen: ``wait_until`` has a limit, in
   virtual time.
+- *A lull* is time in which all timers are in the background (``eventloop.IN_BACKGROUND``), such as those of polls,
+  which go on for ever. They may bring something about: so it is a deadlock only after ``LULL`` seconds and
+  ``LULL_JUMPS`` jumps of time in which they have not.
 
 Limits. Sockets and pipes to other processes hold nothing: a process of somebody else's answers in real time, and
 virtual time does not wait for it. What asks the machine for the time itself (``time.time()``) gets the real one.
@@ -33,7 +36,7 @@ from typing import Any
 from anyio._backends import _asyncio as _anyio
 
 from aura.clock import SystemClock
-from aura.eventloop import StayingLoop
+from aura.eventloop import IN_BACKGROUND, StayingLoop
 from aura.processes import leftovers
 from aura.runs.edge import suspended_in
 
@@ -49,6 +52,8 @@ LOOK_EVERY = 0.01
 OUTSIDE = 2.0
 #: Virtual seconds for which ``wait_until`` waits by default.
 LIMIT = 86_400.0
+#: Virtual seconds, and jumps of time, in a row with timers of the background alone, after which nothing comes of them.
+LULL, LULL_JUMPS = 3600.0, 100
 
 #: What the names of threads that read plans or import their code begin with (``generations``).
 _LOADING = ("aura check", "aura import")
@@ -70,6 +75,8 @@ class VirtualLoop(StayingLoop):
     def __init__(self) -> None:
         self._now = START
         self._silent_since: float | None = None
+        #: When a lull began, and how often time has jumped in it.
+        self._lull: tuple[float, int] | None = None
         self._quiet: list[asyncio.Future[None]] = []
         self._watches: list[_Watch] = []
         self._told_of_deadlocks: list[Callable[[Deadlock], object]] = []
@@ -137,13 +144,25 @@ class VirtualLoop(StayingLoop):
             return []
         if self._quiet:
             self._tell_quiet()
-        elif timeout is not None:
+        elif timeout is not None and self._may_come(timeout):
             self._jump(timeout)
         elif len(self._input.get_map()) > self._own_files:
             return self._wait_outside()
         else:
             self._tell_deadlock()
         return []
+
+    def _may_come(self, seconds: float) -> bool:
+        """Whether the next timer, due in so many seconds, may bring something about."""
+        if any(not _in_background(timer) for timer in self._scheduled):  # type: ignore[attr-defined]  # asyncio's own
+            self._lull = None
+            return True
+        began, jumps = self._lull or (self._now, 0)
+        self._lull = began, jumps + 1
+        if self._now + seconds - began <= LULL or jumps < LULL_JUMPS:
+            return True
+        self._lull = None  # it is told once; whoever is told may bring something about
+        return False
 
     def _jump(self, seconds: float) -> None:
         self._now += seconds
@@ -306,15 +325,24 @@ class ThreadGate:
 
 
 class VirtualClock(SystemClock):
-    """A wall clock that goes with the running loop's virtual time, from ``beginning`` (Unix seconds) on."""
+    """A wall clock that goes with the running loop's virtual time, from ``beginning`` (Unix seconds) on.
+
+    Once it has been asked on a loop it may be asked in worker threads of that too: their log lines have times.
+    """
 
     recheck = 86_400.0  # it never jumps: a month is not to be looked at every few seconds
 
     def __init__(self, beginning: float = BEGINNING) -> None:
         self._offset = beginning - START
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def wall(self) -> float:
-        return self._offset + self.monotonic()
+        self._loop = self._loop or asyncio.get_running_loop()
+        return self._offset + self._loop.time()
+
+
+def _in_background(timer: asyncio.TimerHandle) -> bool:
+    return timer.cancelled() or timer._context.get(IN_BACKGROUND, False)  # type: ignore[attr-defined]  # asyncio's own
 
 
 # -- saying what everyone waits for

@@ -144,6 +144,14 @@ class World:
         """Emit an event, as a client does, and give its id once it is on record."""
         return (await self.engine.emit(name, payload)).event_id
 
+    async def fire(self, rule: str, payload: Any = None) -> str:
+        """Fire an interrupt rule by hand, and give the ``cid`` of its handler once that is on record.
+
+        Raises:
+            RequestError: there is no such rule, or its handler is refused.
+        """
+        return (await self.engine.fire(self.plan_name, rule, payload)).interrupts[0].cid
+
     def secrets(self, **values: str | None) -> None:
         """Set secrets of plans by name, from their next use on; None for one that is nowhere.
 

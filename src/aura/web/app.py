@@ -22,7 +22,20 @@ from aura.web.guard import LOOPBACK_NAMES, Guard, is_plain_path, security_header
 from aura.web.leases import StreamLimit
 from aura.web.metrics import Metrics
 from aura.web.problem import problem, unexpected
-from aura.web.routes import events, files, interface, logs, metrics, plans, queue, runs, system, tasks, tokens
+from aura.web.routes import (
+    events,
+    files,
+    interface,
+    interrupts,
+    logs,
+    metrics,
+    plans,
+    queue,
+    runs,
+    system,
+    tasks,
+    tokens,
+)
 from aura.web.websocket import as_request
 
 #: How many streams may be open at once, unless the process may have fewer files.
@@ -41,6 +54,7 @@ ROUTES: tuple[ApiRoute, ...] = (
     *queue.ROUTES,
     *logs.ROUTES,
     *events.ROUTES,
+    *interrupts.ROUTES,
     *tokens.ROUTES,
     *interface.ROUTES,
     *metrics.ROUTES,

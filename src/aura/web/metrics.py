@@ -75,6 +75,7 @@ class Metrics(Collector):
         status = self._engine.status()
         yield from _server(status)
         yield from _lanes(status["lanes"])
+        yield from self._interrupts(status["interrupts"])
         yield from self._work()
         yield from _store(status["store"])
         yield from _retention(status["retention"])
@@ -94,6 +95,8 @@ class Metrics(Collector):
         yield _histogram("run_wait_seconds", waits, "lane", measures.waits)
         steps = "Time from a step's first start to its end, by how it ended."
         yield _histogram("step_seconds", steps, "state", measures.steps)
+        polls = "How often polls were asked, by whether that failed."
+        yield _counter("polls", polls, ["plan", "outcome"], measures.polls.items())
         lag = "How much later than asked for the event loop went on."
         yield _histogram("loop_lag_seconds", lag, "", measures.loop_lag)
         blocked = "How long the event loop was blocked, by the plan whose code did it."
@@ -102,6 +105,14 @@ class Metrics(Collector):
         yield _histogram(
             "store_commit_units", "Changes that were written in one commit.", "", measures.store.batch_sizes
         )
+
+    def _interrupts(self, status: Mapping[str, Any]) -> Iterator[Metric]:
+        measures = self._engine.measures
+        told = "How often an interrupt rule has fired."
+        yield _counter("interrupts_fired", told, ["plan", "rule"], measures.fired.items())
+        yield _gauge("interrupts_open", "Firings of interrupt rules that have not ended.", status["open_total"])
+        cleanups = "Time from telling a run that an interrupt stops it until it had cleaned up."
+        yield _histogram("interrupt_cleanup_seconds", cleanups, "", measures.cleanups)
 
     def _door(self) -> Iterator[Metric]:
         names = ["route", "status"]

@@ -34,6 +34,7 @@ RECORDS = (api.LogRecord, api.EventRecord)
 PATHS: Mapping[str, Mapping[str, Any]] = {
     "cid": {"minLength": 1, "maxLength": 36},
     "plan": {"pattern": "^[a-z0-9][a-z0-9_-]{0,63}$"},
+    "rule": {"pattern": "^[a-z_][a-z0-9_]{0,63}$"},
     "task": {"minLength": 1},
 }
 _INTRODUCTION = """Ask for runs of tasks, watch and steer them. Every route but those without a scope asks for

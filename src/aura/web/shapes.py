@@ -14,10 +14,11 @@ from aura.errors import RequestError
 from aura.events import EventReceipt
 from aura.lifecycle import RunState, StepState
 from aura.masking import masked
-from aura.plan import Dependency, Loop, Step, Steps, Task
 from aura.reasons import as_json
+from aura.records.firings import Stopped, StoppedRuns
 from aura.run import ItemRecord, Receipt, RunRecord, StepRecord
 from aura.servicedef import Service
+from aura.task import Dependency, Loop, Step, Steps, Task
 from aura.web.facade import PlanStatus
 
 T = TypeVar("T")
@@ -58,15 +59,21 @@ def run_short(run: RunRecord, progress: Mapping[str, Any] | None = None) -> api.
 
 
 def run_whole(
-    run: RunRecord, steps: Sequence[StepRecord], children: Sequence[RunRecord], progress: Mapping[str, Any] | None
+    run: RunRecord,
+    steps: Sequence[StepRecord],
+    children: Sequence[RunRecord],
+    progress: Mapping[str, Any] | None,
+    stopped: StoppedRuns,
 ) -> api.Run:
-    """One run with everything."""
+    """One run with everything; ``stopped`` is what an interrupt has stopped whose handler it is."""
     return api.Run(
         **_short(run, progress),
         inputs=masked(run.inputs or {}, run.secret_inputs or ()),
         result=run.result,
         steps=[step(s) for s in steps],
         sub_tasks=[sub_task(c) for c in children],
+        victims=[victim(one) for one in stopped.first],
+        victim_count=stopped.total,
     )
 
 
@@ -105,10 +112,20 @@ def _short(run: RunRecord, progress: Mapping[str, Any] | None) -> dict[str, Any]
         "waiting_for": waiting_for(run.waiting_for),
         "parent_cid": run.parent_cid,
         "stuck": run.stuck,
-        "preempted_by": None,
-        "preemptions": 0,
+        "preempted_by": preempted_by(run.preempted_by),
+        "preemptions": run.preemptions,
         "cause": msgspec.convert(run.cause, api.Cause),
     }
+
+
+def preempted_by(given: Mapping[str, Any] | None) -> api.PreemptedBy | None:
+    """Which interrupt has stopped a run last, or null."""
+    return None if given is None else api.PreemptedBy(**{**given, "at": utc(given["at"])})
+
+
+def victim(given: Stopped) -> api.Victim:
+    """A run that an interrupt has stopped."""
+    return api.Victim(cid=given.cid, outcome=given.outcome, gone_at=time(given.gone_at))
 
 
 def waiting_for(given: Mapping[str, Any] | None) -> api.WaitingFor | None:
@@ -186,8 +203,9 @@ def prioritized(given: Prioritized) -> api.Prioritized:
 
 def queued(entry: Mapping[str, Any]) -> api.QueuedRun:
     """One run of the queue."""
-    times = {key: time(entry[key]) for key in ("accepted_at", "not_before")}
-    return api.QueuedRun(**({key: value for key, value in entry.items() if key != "place"} | times))
+    read = {key: time(entry[key]) for key in ("accepted_at", "not_before")}
+    read_too = {"state": RunState(entry["state"]), "waiting_for": waiting_for(entry["waiting_for"])}
+    return api.QueuedRun(**({key: value for key, value in entry.items() if key != "place"} | read | read_too))
 
 
 def queue_overview(given: Overview) -> api.QueueOverview:
@@ -201,6 +219,10 @@ def status(given: Mapping[str, Any]) -> api.ServerStatus:
     suspended = [{**one, "at": utc(one["at"])} for one in events["suspended"]]
     kept = {**given["retention"], "oldest_at": time(given["retention"]["oldest_at"])}
     changed = {"started_at": utc(given["started_at"]), "events": {**events, "suspended": suspended}, "retention": kept}
+    firings = [{**one, "since": utc(one["since"])} for one in given["interrupts"]["open"]]
+    changed["interrupts"] = {**given["interrupts"], "open": firings}
+    hanging = [{**one, "since": utc(one["since"])} for one in given["stuck"]["runs"]]
+    changed["stuck"] = {**given["stuck"], "runs": hanging}
     blocked = [{**one, "at": utc(one["at"])} for one in given["loop"]["blocked"]]
     changed["loop"] = {**given["loop"], "blocked": blocked}
     return msgspec.convert({**given, **changed}, api.ServerStatus)
@@ -208,14 +230,32 @@ def status(given: Mapping[str, Any]) -> api.ServerStatus:
 
 def emitted(receipt: EventReceipt) -> api.EmittedEvent:
     """An event that is on record."""
-    return api.EmittedEvent(event_id=receipt.event_id, started=list(receipt.started), interrupts=[])
+    fired = [api.FiredInterrupt(plan_name=one.plan_name, rule=one.rule, cid=one.cid) for one in receipt.interrupts]
+    return api.EmittedEvent(event_id=receipt.event_id, started=list(receipt.started), interrupts=fired)
+
+
+# -- interrupts -------------------------------------------------------------------------------------------------------
+
+
+def rule(given: Mapping[str, Any]) -> api.Rule:
+    """A rule as it stands."""
+    times = {key: time(given[key]) for key in ("last_fired_at", "switched_at")}
+    firings = [{**one, "at": utc(one["at"])} for one in given["open"]]
+    polls = [{**one, "last_at": time(one["last_at"])} for one in given["polls"]]
+    missed = given["last_missed"] and {**given["last_missed"], "at": utc(given["last_missed"]["at"])}
+    return msgspec.convert({**given, **times, "polls": polls, "open": firings, "last_missed": missed}, api.Rule)
+
+
+def dry_run(given: Mapping[str, Any]) -> api.DryRun:
+    """What a firing would do."""
+    return msgspec.convert(given, api.DryRun)
 
 
 # -- plans ------------------------------------------------------------------------------------------------------------
 
 
-def plan(status: PlanStatus) -> api.Plan:
-    """A plan in the list of plans."""
+def plan(status: PlanStatus, preempts_others: bool) -> api.Plan:
+    """A plan in the list of plans; ``preempts_others``: a rule of it may stop the work of other plans."""
     return api.Plan(
         name=status.name,
         title=status.title,
@@ -225,7 +265,7 @@ def plan(status: PlanStatus) -> api.Plan:
         task_count=status.task_count,
         errors=list(status.errors),
         uses=list(status.uses),
-        preempts_others=False,
+        preempts_others=preempts_others,
     )
 
 

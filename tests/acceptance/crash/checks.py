@@ -7,7 +7,7 @@ clients were told. Slots belong here once there is a schedule: none twice, and n
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from tests.acceptance.crash import mix, stepchecks, toldchecks
+from tests.acceptance.crash import firingchecks, mix, stepchecks, toldchecks
 from tests.acceptance.crash.evidence import Evidence
 
 from aura.lifecycle import FINAL, STEP_FINAL
@@ -40,7 +40,8 @@ def every_run_was_asked_for_once(evidence: Evidence) -> Iterator[str]:
     """A run is one request's; one that was refused left nothing."""
     sent = {note.key for note in evidence.notes if note.kind == "sent"}
     refused = {note.key for note in evidence.notes if note.kind == "told" and note.status not in (0, 202)}
-    keys = Counter(run.key for run in evidence.runs.values() if run.parent is None and run.asked_by is None)
+    by_client = (run for run in evidence.runs.values() if not (run.parent or run.asked_by or run.handles))
+    keys = Counter(run.key for run in by_client)
     for key, count in keys.items():
         if key not in sent:
             yield f"nobody asked for the run with key {key!r}"
@@ -143,6 +144,10 @@ CHECKS: tuple[Check, ...] = (
     stepchecks.state_counts_each_run_once,
     stepchecks.steps_emit_once,
     stepchecks.starts_ask_once,
+    firingchecks.firings_were_told_the_truth,
+    firingchecks.each_firing_has_its_handler,
+    firingchecks.firings_end_with_their_handlers,
+    firingchecks.victims_are_counted,
     nothing_is_left,
     database_is_whole,
 )

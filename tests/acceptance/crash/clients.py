@@ -90,9 +90,13 @@ class Client:
             self._tell(door, "pause", self._to_resume[-1])
         elif self._mine and dice < 0.55:
             self._look(door, self._random.choice(self._mine))
-        elif dice < 0.65:
-            self._change_credentials(door, dice < 0.6)
-        elif dice < 0.75:
+        elif dice < (0.65 if favoured in mix.RULE_OF else 0.58):
+            self._fire(door, mix.RULE_OF.get(favoured or "", self._random.choice([*mix.RULE_OF.values()])))
+        elif dice < 0.66:
+            self._switch(door)
+        elif dice < 0.72:
+            self._change_credentials(door, dice < 0.69)
+        elif dice < 0.79:
             self._submit_batch(door, [self._pick(favoured) for _ in range(self._random.randint(2, 4))])
         else:
             self._submit(door, self._pick(favoured), favoured)
@@ -178,6 +182,23 @@ class Client:
         elif answer["state"] in _FINAL:
             self._journal.note(Note("seen", status=status, cid=cid, state=answer["state"]))
         return dict(answer)
+
+    def _fire(self, door: Door, rule: str) -> None:
+        """Emit the event of a rule; what it fires is acknowledged with it."""
+        key = self._new_key()
+        self._journal.note(Note("fire", key, state=rule))
+        status, answer = self._ask(door, "fire", "/api/events", {"name": rule, "payload": {"key": key}})
+        handlers = [fired["cid"] for fired in answer.get("interrupts") or ()]
+        self._journal.note(Note("fired", key, "", status, "".join(handlers[:1]), rule))
+        if status not in (202, 503) or len(handlers) > 1:
+            self.wrong.append(f"event {rule} was answered with {status} {answer}")
+
+    def _switch(self, door: Door) -> None:
+        """Switch a rule on or off, and see that it is."""
+        wanted = self._random.choice(["enable", "disable"])
+        status, answer = self._ask(door, "switch", f"/api/interrupts/{mix.PLAN}/{mix.SWITCHED}/{wanted}", None)
+        if status not in (200, 503):
+            self.wrong.append(f"to {wanted} a rule was answered with {status} {answer}")
 
     def _change_credentials(self, door: Door, tokens: bool) -> None:
         self.in_flight = "credentials"

@@ -46,6 +46,9 @@ class Run(msgspec.Struct, frozen=True):
     paused: bool = False  # it was stopped to come back, not by a crash alone
     error: str = ""  # the message
     asked_by: tuple[str, str] | None = None  # the run and the step that asked for it to be started
+    handles: str | None = None  # the rule whose firing it handles
+    seq: int = 0
+    preemptions: int = 0
 
 
 class Emitted(msgspec.Struct, frozen=True):
@@ -58,6 +61,18 @@ class Emitted(msgspec.Struct, frozen=True):
     step: str | None
 
 
+class Fired(msgspec.Struct, frozen=True):
+    """A firing on record, with what it was to stop, how its handler ended by it, and how often its end was told."""
+
+    rule: str
+    event_id: str
+    cid: str
+    ended: bool
+    outcome: str | None
+    victims: Sequence[tuple[int, str | None]]  # by their sequences, with what became of them
+    told: int
+
+
 class Evidence(msgspec.Struct, frozen=True):
     """Everything that the checks look at. ``killed_running``: boots that found runs which had been running."""
 
@@ -68,6 +83,7 @@ class Evidence(msgspec.Struct, frozen=True):
     tallies: Sequence[mix.Count] = ()
     tally: int = 0  # what the plan's state has come to
     events: Sequence[Emitted] = ()
+    firings: Sequence[Fired] = ()
     killed_running: int = 0
     database: Sequence[str] = ("ok",)
     processes: Sequence[str] = ()
@@ -88,6 +104,7 @@ def collect(folder: Path) -> Evidence:
             tallies=mix.read_counts(folder, "tallies"),
             tally=_tally(db),
             events=_emitted(db),
+            firings=_firings(db),
             killed_running=_killed_running(db),
             database=[str(row[0]) for row in db.execute("PRAGMA integrity_check")]
             + [f"foreign key: {row}" for row in db.execute("PRAGMA foreign_key_check")],
@@ -106,11 +123,14 @@ def _runs(db: sqlite3.Connection) -> dict[str, Run]:
             paused.add(seq)
     steps = _steps(db)
     found = {}
-    for seq, cid, task, state, reason, recovery, unclean, labels, *part, error, cause in db.execute(_RUNS):
+    for seq, cid, task, state, reason, recovery, unclean, labels, *part, error, cause, preemptions in db.execute(_RUNS):
         told, done = events.get(seq, []), steps.get(seq, [])
         run = Run(cid, task, state, reason, recovery, bool(unclean), _key(labels), told, done, *part)
-        asked = _asked_by(msgspec.json.decode(cause)) if part[0] is None else None
-        found[cid] = msgspec.structs.replace(run, paused=seq in paused, error=error or "", asked_by=asked)
+        because = msgspec.json.decode(cause)
+        asked = _asked_by(because) if part[0] is None else None
+        rule = because.get("rule")
+        run = msgspec.structs.replace(run, paused=seq in paused, error=error or "", asked_by=asked, handles=rule)
+        found[cid] = msgspec.structs.replace(run, seq=seq, preemptions=preemptions)
     return found
 
 
@@ -129,7 +149,7 @@ def _asked_by(cause: dict[str, Any]) -> tuple[str, str] | None:
 
 
 _RUNS = """SELECT seq, cid, task_name, state, reason, recovery, cleanup_error IS NOT NULL, labels, parent_cid, call,
- json_extract(error, '$.message'), cause FROM run"""
+ json_extract(error, '$.message'), cause, preemptions FROM run"""
 _EVENTS = """SELECT seq, name, json_extract(payload, '$.boot') FROM history WHERE step IS NULL ORDER BY seq, id"""
 _STEPS = f"""SELECT seq, name, state, starts, started_at, finished_at,
   CASE WHEN name IN ('b', '{mix.ASKED}') THEN output END FROM step
@@ -147,6 +167,22 @@ def _emitted(db: sqlite3.Connection) -> list[Emitted]:
     query = "SELECT id, name, json_extract(payload, '$.key'), cid, step FROM event WHERE name=? OR name LIKE ?"
     rows = db.execute(query, (mix.TOLD, f"{mix.CALL}.%"))
     return [Emitted(str(id), name, key or "", cid, step) for id, name, key, cid, step in rows]
+
+
+def _firings(db: sqlite3.Connection) -> list[Fired]:
+    victims: dict[int, list[tuple[int, str | None]]] = {}
+    for id, seq, outcome in db.execute("SELECT firing, seq, outcome FROM victim"):
+        victims.setdefault(id, []).append((seq, outcome))
+    told = dict(db.execute(_TOLD_ENDS))
+    rows = db.execute("SELECT id, rule, event_id, cid, ended_at IS NOT NULL, outcome FROM firing ORDER BY id")
+    return [
+        Fired(rule, event, cid, bool(ended), outcome, victims.get(id, []), told.get(cid, 0))
+        for id, rule, event, cid, ended, outcome in rows
+    ]
+
+
+_TOLD_ENDS = """SELECT json_extract(payload, '$.cid') AS handler, count(*) FROM event WHERE name='interrupt.ended'
+ GROUP BY handler"""
 
 
 def _key(labels: str) -> str:

@@ -24,7 +24,9 @@ SETTINGS = {"AURA_GRACE": "1s", "AURA_LANES__MAIN__LIMIT": "12"}
 
 _IN_BOOT = frozenset({Site.SCHEMA, Site.BOOT_COUNT, Site.BOOT_SETTLE})
 _IN_STOP = frozenset({Site.COME_BACK, Site.BOOT_END, Site.CHECKPOINT})
-_FAVOURED = {Site.COME_BACK: "again", Site.STUCK: "stubborn", Site.STOPPING: "slow", Site.EVENT: "hear"}
+_FAVOURED = {Site.COME_BACK: "again", Site.STUCK: "stubborn", Site.STOPPING: "slow", Site.EVENT: "hear"} | {
+    Site.FIRING: "hit",
+}
 #: Sites that many runs pass: there the kill may wait for a later one.
 _BUSY = frozenset({Site.ACCEPT, Site.START, Site.HOP, Site.OUTCOME})
 

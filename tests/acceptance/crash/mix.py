@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.acceptance.crash.mixplan import ACTIONS, TASKS
+from tests.acceptance.crash.mixplan import ACTIONS, RULES, TASKS
 
 PLAN = "mix"
 #: The first part of the name of the event that a run waits for; the other part is its cid.
@@ -63,6 +63,8 @@ WEIGHTS: Mapping[str, int] = {
     "tell": 3,
     "beget": 2,
     "apart": 1,
+    "hit": 6,
+    "hit_anew": 4,
 }
 #: What a client cancels a little later. All others end by themselves, soon.
 CANCELLED = frozenset({"slow", "orphan", "stubborn"})
@@ -100,6 +102,9 @@ MARKED: Mapping[str, frozenset[str]] = {
     "tell": frozenset({"a"}),
     "beget": frozenset({"a"}),
     "apart": frozenset({"a", "b"}),
+    "hit": frozenset({"a", "b", "rest"}),
+    "hit_anew": frozenset({"a"}),
+    "handle": frozenset({"h", "i"}),
 }
 #: Those of them that may be repeated after a crash in their middle, where the task resumes.
 REPEATABLE: Mapping[str, frozenset[str]] = {
@@ -108,7 +113,13 @@ REPEATABLE: Mapping[str, frozenset[str]] = {
     "tree_kept": frozenset({"a", "c"}),
     "leaf_kept": frozenset({"x"}),
     "flaky": frozenset({"a", "b"}),
+    "hit": frozenset({"a", "b", "rest"}),
+    "handle": frozenset({"h", "i"}),
 }
+#: What handles the firings of rules, which are by the names of their events; and the rule that is switched.
+HANDLES = "handle"
+RULE_OF: Mapping[str, str] = {"hit": "alarm", "hit_anew": "drill"}
+SWITCHED = "idle"
 
 
 def files_of_marks(folder: Path) -> Mapping[str, Path]:
@@ -120,7 +131,11 @@ def plan_files(folder: Path) -> dict[str, str]:
     """The plan as files below the plans folder."""
     tasks = {f"{PLAN}/tasks/{name}.yaml": text for name, text in TASKS.items()}
     told = "".join(f"  {name}: '{file}'\n" for name, file in files_of_marks(folder).items())
-    return tasks | {f"{PLAN}/actions.py": ACTIONS, f"{PLAN}/plan.yaml": f"vars:\n{told}"}
+    return tasks | {
+        f"{PLAN}/interrupts.yaml": RULES,
+        f"{PLAN}/actions.py": ACTIONS,
+        f"{PLAN}/plan.yaml": f"vars:\n{told}",
+    }
 
 
 def read_marks(folder: Path) -> list[Mark]:

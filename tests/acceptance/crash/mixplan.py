@@ -111,6 +111,21 @@ steps:
   a: {action: mark_at_last, params: {tries: 3}, retry: {attempts: 20, delay: 60ms}, idempotent: true}
   b: {action: mark_at_last, params: {tries: 2}, retry: {attempts: 20, delay: 1s}, idempotent: true}
 """,
+    "hit": """
+recovery: resume
+steps:
+  a: {action: mark, params: {seconds: 0.1}, idempotent: true}
+  b: {action: mark, params: {seconds: 0.1}, idempotent: true, depends_on: a}
+on_preempt:
+  rest: {action: mark, params: {seconds: 0.02}}
+""",
+    "hit_anew": "recovery: restart\nsteps:\n  a: {action: mark, params: {seconds: 0.1}}\n",
+    "handle": """
+recovery: resume
+steps:
+  h: {action: mark, params: {seconds: 0.05}, idempotent: true}
+  i: {action: mark, depends_on: h, idempotent: true}
+""",
     "tally": "steps:\n  a: {action: count_in_state}\n",
     "tell": "steps:\n  a: {action: mark_and_emit}\n",
     "beget": """
@@ -124,6 +139,15 @@ steps:
   b: {action: python.run, params: {inputs: {marks: "{{ vars.marks }}"}, code: "@SCRIPT@"}}
 """,
 }
+
+#: Of each the event is its name. What the first stops goes on, what the second stops starts over; the third is switched
+#: on and off.
+RULES = """
+rules:
+  alarm: {triggers: [{event: alarm}], task: handle, grace: 2s, preempts: {tasks: [hit]}}
+  drill: {triggers: [{event: drill}], task: handle, then: restart, preempts: {tasks: [hit_anew]}, priority: 5}
+  idle: {triggers: [{event: idle}], task: handle, enabled: false}
+"""
 
 _SCRIPT = r"""
 import os, time

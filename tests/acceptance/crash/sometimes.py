@@ -30,6 +30,12 @@ _ON_RECORD: Mapping[str, str] = {
     "a step was in on_resume": "SELECT 1 FROM step JOIN run USING (seq) WHERE step.state='running'"
     " AND step.name='wake' AND " + _OPEN,
     "a step had a checkpoint": "SELECT 1 FROM checkpoint JOIN run USING (seq) WHERE run.state='running'",
+    "what a firing stops was cleaning up": "SELECT 1 FROM victim JOIN firing ON firing.id=victim.firing"
+    " WHERE ended_at IS NULL AND gone_at IS NULL",
+    "what a firing had stopped was kept": "SELECT 1 FROM victim JOIN firing ON firing.id=victim.firing"
+    " JOIN run ON run.seq=victim.seq WHERE ended_at IS NULL AND run.state='preempted'",
+    "a handler was running": "SELECT 1 FROM firing JOIN run USING (cid) WHERE state='running'",
+    "a handler was queued": "SELECT 1 FROM firing JOIN run USING (cid) WHERE state='queued'",
     "an item of a loop was running": "SELECT 1 FROM item JOIN run USING (seq) WHERE item.state='running'"
     " AND run.state='running'",
 }
@@ -41,6 +47,8 @@ _IN_FLIGHT: Mapping[str, str] = {
     "resume": "a run was resumed by a client",
     "emit": "an event was emitted by a client",
     "answer": "a question was answered",
+    "fire": "an interrupt rule was to be fired",
+    "switch": "an interrupt rule was switched",
     "credentials": "a token or a session was changed",
 }
 #: What the server was about by its own account: beginnings of failpoints' names.

@@ -9,7 +9,7 @@ import pytest
 from tests.acceptance.crash.checks import CHECKS, problems
 from tests.acceptance.crash.clients import Client
 from tests.acceptance.crash.door import Where
-from tests.acceptance.crash.evidence import Emitted, Evidence, Run, Step
+from tests.acceptance.crash.evidence import Emitted, Evidence, Fired, Run, Step
 from tests.acceptance.crash.journal import Note
 from tests.acceptance.crash.mix import Count, Mark
 
@@ -64,6 +64,23 @@ def asked_for(*by: tuple[str, str]) -> dict[str, Any]:
     return {"runs": {"c1": good} | more, "marks": ()}
 
 
+FIRED = Fired("alarm", "7", "h1", True, "succeeded", ((1, "preempted"),), 1)
+
+
+def fired(*firings: Fired, preemptions: int = 1, **changes: Any) -> dict[str, Any]:
+    """The good run as what a firing has stopped, and the handler of that."""
+    victim = msgspec.structs.replace(RUN, task="hit", seq=1, preemptions=preemptions)
+    handler = msgspec.structs.replace(RUN, cid="h1", seq=2, task="handle", key="", handles="alarm", steps=())
+    told = Note("fired", "0-2", "", 202, "h1", "alarm")
+    runs = {"c1": victim, "h1": msgspec.structs.replace(handler, **changes)}
+    return {"runs": runs, "firings": firings or (FIRED,), **notes(told)}
+
+
+def other(**changes: Any) -> Fired:
+    """The good firing, but for these."""
+    return msgspec.structs.replace(FIRED, **changes)
+
+
 TWICE = (MARK._replace(step="b"), MARK._replace(step="b"))
 WHOLE = (Note("sent", "0-1", "slow", batch="0-1"), Note("sent", "0-9", "slow", batch="0-1"))
 TOLD_EVENT = Emitted("9", "told", "", "c1", "a")
@@ -91,6 +108,8 @@ def step(**changes: Any) -> dict[str, Any]:
         pytest.param({**resumed("wake", finishes=2), "marks": (MARK._replace(step="wake"),)}, id="greeted-twice"),
         pytest.param({"counts": (Count("c1", 0), Count("c1", 1), Count("c1", 1), Count("c1", 2))}, id="counted-on"),
         pytest.param(asked_for(("c1", "b")), id="asked-for-another"),
+        pytest.param(fired(), id="fired"),
+        pytest.param(fired(other(victims=((1, None),)), preemptions=0), id="fired-and-killed"),
     ],
 )
 def test_what_may_be_is_not_reported(changes: dict[str, Any]) -> None:
@@ -188,6 +207,15 @@ def test_what_may_be_is_not_reported(changes: dict[str, Any]) -> None:
         pytest.param("events_are_on_record_once", heard("hear", "0-2", event="8"), id="another-event"),
         pytest.param("waits_were_woken_by_what_came", heard("hear", "0-3"), id="heard-what-was-not-said"),
         pytest.param("answers_count", heard("ask", "yes"), id="another-answer"),
+        pytest.param("firings_were_told_the_truth", fired(other(cid="h2")), id="another-handler"),
+        pytest.param("firings_were_told_the_truth", fired(FIRED, other(cid="h2")), id="fired-twice"),
+        pytest.param("each_firing_has_its_handler", fired(other(cid="h2")), id="firing-without-a-handler"),
+        pytest.param("each_firing_has_its_handler", fired(state="crashed", reason="crash"), id="handler-that-crashed"),
+        pytest.param("firings_end_with_their_handlers", fired(other(ended=False, outcome=None)), id="left-open"),
+        pytest.param("firings_end_with_their_handlers", fired(other(outcome="failed")), id="another-end"),
+        pytest.param("firings_end_with_their_handlers", fired(other(told=2)), id="end-told-twice"),
+        pytest.param("victims_are_counted", fired(preemptions=2), id="preempted-by-nobody"),
+        pytest.param("victims_are_counted", fired(other(rule="drill")), id="stopped-by-another-rule"),
         pytest.param("nothing_is_left", {"processes": ("7 sleep",)}, id="process"),
         pytest.param("nothing_is_left", {"files": ("aura.db-wal",)}, id="file"),
         pytest.param("nothing_is_left", {"lock_is_free": False}, id="lock"),
@@ -200,7 +228,7 @@ def test_check_finds_what_it_is_for(check: str, changes: dict[str, Any]) -> None
 
 
 def test_every_check_is_run() -> None:
-    assert len(set(CHECKS)) == len(CHECKS) == 26
+    assert len(set(CHECKS)) == len(CHECKS) == 30
 
 
 def test_client_that_cannot_go_on_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

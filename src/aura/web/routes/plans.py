@@ -20,7 +20,8 @@ async def list_plans(call: Call) -> Response:
     """List the plans by name, with what is wrong with those that cannot be served."""
     plans = sorted(call.engine.generations.statuses(), key=lambda plan: plan.name)
     found, cursor = page_by_name(plans, [p.name for p in plans], call.query(PageQuery), "plans")
-    return json_response(shapes.page([shapes.plan(plan) for plan in found], cursor))
+    preempting = call.engine.plans_that_preempt_others()
+    return json_response(shapes.page([shapes.plan(plan, plan.name in preempting) for plan in found], cursor))
 
 
 async def list_tasks(call: Call) -> Response:

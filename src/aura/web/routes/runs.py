@@ -41,7 +41,8 @@ def _short(call: Call, runs: Sequence[RunRecord]) -> list[api.RunShort]:
 async def get_run(call: Call) -> Response:
     """Show one run, whole."""
     detail = await call.engine.history.get_run(known_form(call.path["cid"]))
-    return json_response(shapes.run_whole(detail.record, detail.steps, detail.children, detail.progress))
+    whole = shapes.run_whole(detail.record, detail.steps, detail.children, detail.progress, detail.stopped)
+    return json_response(whole)
 
 
 async def get_logs(call: Call) -> Response:

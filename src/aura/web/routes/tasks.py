@@ -87,7 +87,7 @@ async def run_task(call: Call) -> Response:
     ended = await wishes.ended_within(call, run.cid, seconds) if seconds else None
     if ended is None:
         return json_response(shapes.accepted(run), 202, headers)
-    whole = shapes.run_whole(ended.record, ended.steps, ended.children, ended.progress)
+    whole = shapes.run_whole(ended.record, ended.steps, ended.children, ended.progress, ended.stopped)
     return json_response(whole, 200, headers | {"Preference-Applied": "wait"})
 
 

@@ -1,0 +1,21 @@
+"""Interrupts, one plain test for each fault that chance has found (``test_interrupt_machine``)."""
+
+from pathlib import Path
+
+import pytest
+from tests.engine.interrupts_kit import open_lab, preempted, rules
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_run_that_two_rules_want_at_once_is_a_victim_of_the_first_alone(tmp_path: Path) -> None:
+    both = '[{event: "battery.low"}]'
+    text = rules(a=f"triggers: {both}", b=f"triggers: {both}, then: cancel")
+    async with open_lab(tmp_path, rules=text) as world:
+        run = await world.begin()
+        first, second = (await world.tell()).interrupts
+        await world.settle()
+        assert [victim.outcome for victim in world.victims(first.cid)] == ["preempted"]
+        assert world.victims(second.cid) == []
+        assert preempted(run) == (1, first.cid)
+        assert run.state == "succeeded", run.explain()
