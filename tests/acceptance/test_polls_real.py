@@ -24,6 +24,24 @@ FILES = {
 }
 
 
+BLOCKS = """
+import time
+
+from aura import action
+
+
+@action
+async def look() -> bool:
+    time.sleep(1.5)
+    return False
+"""
+BLOCKED = {
+    "lab/tasks/save.yaml": "steps: {save: {action: log, params: {message: saved}}}",
+    "lab/actions.py": BLOCKS,
+    "lab/interrupts.yaml": "rules: {low: {task: save, enabled: false, triggers: [{poll: {action: look, every: 1h}}]}}",
+}
+
+
 async def fired(served: Served, client: AsyncClient) -> api.EventRecord:
     """Let the level fall, and give the event of the firing."""
     async with client.events() as records:
@@ -45,3 +63,14 @@ async def test_command_that_is_polled_fires_its_rule_and_shows_with_it(tmp_path:
         (rule,) = served.aura("interrupts", "--json").json["items"]
         (poll,) = rule["polls"]
         assert (poll["action"], poll["every_s"], poll["last_state"]) == ("shell.run", 0.1, "ok")
+
+
+def test_poll_that_blocks_the_loop_is_named_with_its_rule(tmp_path: Path) -> None:
+    write_plans(tmp_path, BLOCKED)
+    with open_served(tmp_path) as served:
+        served.aura("interrupts", "enable", "lab/low")  # it asks at once, and whoever comes then has to wait
+        (block,) = served.aura("status", "--json").json["loop"]["blocked"]
+        assert (block["plan_name"], block["function"].rpartition(".")[2]) == ("lab", "look")
+        (line,) = (one for one in (tmp_path / "server.log").read_text().splitlines() if "blocked the event loop" in one)
+        assert "lab blocked" in line
+        assert "poll=rule lab/low" in line

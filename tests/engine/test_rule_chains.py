@@ -163,3 +163,24 @@ async def test_fire_by_hand_heals_nothing_and_is_not_kept_back(tmp_path: Path) -
         await world.settle()
         assert world.rule().suspended is not None
         assert [outcome for *_, outcome in world.firings()] == ["succeeded"]
+
+
+@pytest.mark.parametrize(
+    ("name", "then", "fired"),
+    [
+        pytest.param("run.preempted", "resume", 1, id="stopped"),
+        pytest.param("run.resumed", "resume", 1, id="goes on"),
+        pytest.param("run.requeued", "restart", 1, id="is to start over"),
+        pytest.param("run.started", "restart", 2, id="starts over"),
+    ],
+)
+async def test_rule_does_not_stop_a_run_again_by_the_event_of_its_return(
+    tmp_path: Path, name: str, then: str, fired: int
+) -> None:
+    on = f'{{event: "{name}", when: "{{{{ event.task_name == \'work\' }}}}"}}, {{event: "battery.low"}}'
+    async with open_lab(tmp_path, rules=rule(f"then: {then}", on=on)) as world:
+        run = await world.begin()
+        await world.tell()
+        await world.settle()
+        assert (run.state, run.record.preemptions) == ("succeeded", fired)
+        assert world.rule().missed["loop_detected"] >= 1

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from aura.engine.culprit import Culprit, Place
+from aura.engine.question import Question
 from aura.runs.attempt import Attempt
 from aura.runs.liverun import LiveRun
 
@@ -31,6 +32,8 @@ class Block(NamedTuple):
     place: Place | None
     run: LiveRun | None
     attempt: Attempt | None
+    #: The question of a poll that kept it.
+    asked: Question | None = None
 
 
 class _Suspect:
@@ -40,6 +43,7 @@ class _Suspect:
         self.handle = handle
         self.run: LiveRun | None = None
         self.attempt: Attempt | None = None
+        self.asked: Question | None = None
         self.places: Counter[Place] = Counter()
         self.began = self.seen = began
         self.looks = 0
@@ -48,6 +52,7 @@ class _Suspect:
     def see(self, found: Culprit, late: float) -> None:
         """It was found, perhaps again."""
         self.run, self.attempt = self.run or found.run, self.attempt or found.attempt
+        self.asked = self.asked or found.asked
         if found.place in self.places or len(self.places) < MAX_PLACES:
             self.places[found.place] += 1
         self.looks += 1
@@ -59,7 +64,7 @@ class _Suspect:
             return None
         often = [place for place, _ in self.places.most_common()]
         place = next((place for place in often if place.own), next(iter(often), None))
-        return Block(end - self.began, place, self.run, self.attempt)
+        return Block(end - self.began, place, self.run, self.attempt, self.asked)
 
 
 class Watch:

@@ -1,9 +1,10 @@
 """Who keeps the event loop: what a look from another thread at the loop's thread finds.
 
 It reads frames and changes nothing. The event loop's own frame (``Handle._run``) says *what* runs, the innermost frame
-of plan code *where*, and the frame of ``perform``, in which every attempt runs, *for which run and step*. So nothing
-has to be noted while steps run, and a look costs some tens of microseconds, paid only when the loop is late (and a
-millisecond for each 10,000 open runs, where a stack is in no attempt).
+of plan code *where*, and the frame of ``perform``, in which every attempt runs, *for which run and step*, or that of
+``Question.call`` *for which poll*. So nothing has to be noted while steps run, and a look costs some tens of
+microseconds, paid only when the loop is late (and a millisecond for each 10,000 open runs, where a stack is in no
+attempt).
 
 Limits. A child that an action began in a task group of anyio is traced to its attempt by its scopes; one of plain
 asyncio (``asyncio.create_task``) is named by file and line alone. A loop that is not asyncio's own shows nothing.
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 from anyio._backends._asyncio import _task_states
 
+from aura.engine.question import Question
 from aura.loading.importing import is_plan_code
 from aura.runs.attempt import Attempt
 from aura.runs.liverun import LiveRun
@@ -45,6 +47,8 @@ class Culprit(NamedTuple):
     place: Place
     run: LiveRun | None
     attempt: Attempt | None
+    #: The question of a poll that runs, where no run does.
+    asked: Question | None = None
 
 
 def culprit_of(runs: Mapping[str, LiveRun], frame: FrameType | None) -> Culprit | None:
@@ -61,7 +65,7 @@ def culprit_of(runs: Mapping[str, LiveRun], frame: FrameType | None) -> Culprit 
     if frames[0].f_code is Handle._run.__code__ and isinstance(handle._callback, BuiltinFunctionType):
         place = place._replace(function=handle._callback.__qualname__)  # the loop calls C alone: it has no frame
     run, attempt = _performed(frames) or _traced(handle, runs) or (None, None)
-    return Culprit(handle, place, run, attempt)
+    return Culprit(handle, place, run, attempt, _asked(frames))
 
 
 def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
@@ -91,6 +95,11 @@ def _performed(frames: list[FrameType]) -> tuple[LiveRun, Attempt] | None:
         if frame.f_code is perform.__code__:
             return frame.f_locals["run"], frame.f_locals["attempt"]
     return None
+
+
+def _asked(frames: list[FrameType]) -> Question | None:
+    """The question of a poll inside which the stack is."""
+    return next((frame.f_locals["self"] for frame in frames if frame.f_code is Question.call.__code__), None)
 
 
 def _traced(handle: Any, runs: Mapping[str, LiveRun]) -> tuple[LiveRun, Attempt] | None:

@@ -77,8 +77,8 @@ class Question:
         on_stuck: Callable[["Question"], object],
     ) -> None:
         self._runtime = runtime
-        self._plan_name = plan_name
-        self._name = name
+        self.plan_name = plan_name
+        self.name = name
         self._poll = poll
         self._scope = scope
         self.cid = runtime.cids.next()
@@ -99,7 +99,7 @@ class Question:
         """Ask, clean up, and give the answer. Never raises what the action raises."""
         self._attempt.time_out_after(max(LONGEST, self._poll.period))
         if self._attempt.cause is None:  # else it was stopped before its child began
-            await self._attempt.edge.attend(self._call())
+            await self._attempt.edge.attend(self.call())
         self._attempt.finish()
         answer = self._answer()
         await self._clean_up()
@@ -119,8 +119,9 @@ class Question:
         """``file:line`` where it is now."""
         return self._attempt.hangs_at()
 
-    async def _call(self) -> Any:
-        generation = self._runtime.generations.current(self._plan_name)
+    async def call(self) -> Any:
+        """What runs inside the attempt's boundary; ``culprit`` knows its frame."""
+        generation = self._runtime.generations.current(self.plan_name)
         self.code_prefixes = generation.code_prefixes
         home = generation.home_of(self._poll.action)  # held here, with its modules, as long as its code runs
         answer = await ask(self._runtime, home, self._attempt, self._scope(generation.plan))
@@ -168,11 +169,11 @@ class Question:
 
     def logger(self, *_: Any, **__: Any) -> Log:
         """Make a logger whose lines name the plan and what wants to know."""
-        return self._runtime.logs.logger_for(None, self._plan_name).bind(poll=self._name)
+        return self._runtime.logs.logger_for(None, self.plan_name).bind(poll=self.name)
 
     def note_progress(self, *_: Any, **__: Any) -> None:
         """Nobody is shown it."""
 
     def emitter(self, *_: Any, **__: Any) -> Emitter:
         """What an event says of its origin that its action emits."""
-        return Emitter(self._plan_name, None, None, None, None)
+        return Emitter(self.plan_name, None, None, None, None)

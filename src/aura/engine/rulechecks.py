@@ -20,6 +20,8 @@ from aura.plan import Plan
 from aura.runs.firing import payload_of
 from aura.runs.runtime import Runtime
 
+#: The events by which a run that was stopped rests and goes on: a rule that stops it again by them never lets it.
+_OF_VICTIMS = frozenset({"run.preempted", "run.requeued", "run.resumed", "run.started"})
 #: What was refused of a handler, as the why-ledger has it.
 _CODES = {"refused_by_mode": "mode", "queue_full": "queue_full", "storage_unavailable": "storage_full"}
 
@@ -42,9 +44,15 @@ class RuleChecks:
         """Why an event does not fire a rule by a trigger with this condition; None if it does."""
         if not live.enabled:
             return Refusal("disabled", "it is switched off")
-        if live.name in event.via:
+        if live.name in event.via or self._is_of_victim(live, event):
             return Refusal("loop_detected", f"event {event.name} was brought about by a firing of its own")
         return self._condition(live, when, event) or self._room(live)
+
+    def _is_of_victim(self, live: LiveRule, event: EventEntry) -> bool:
+        """Whether an event only says that a run was stopped by this rule, or goes on after that."""
+        run = self._runtime.open.get(event.cid or "") if event.name in _OF_VICTIMS else None
+        by = None if run is None else run.preempted_by
+        return by is not None and (by.plan_name, by.rule) == live.key
 
     def _condition(self, live: LiveRule, when: Condition | None, event: EventEntry) -> Refusal | None:
         try:

@@ -100,7 +100,8 @@ class Watchdog:
     def _report(self, over: Iterable[Block]) -> None:
         for block in over if self._is_ready() else ():
             runtime = self._runtime
-            label = runtime.measures.label(block.run.plan_name) if block.run is not None else NO_PLAN
+            owner = block.run or block.asked
+            label = runtime.measures.label(owner.plan_name) if owner is not None else NO_PLAN
             runtime.measures.note_block(label, block.seconds)
             as_shown = _as_shown(runtime.clock.wall(), block)
             shown = _Shown(runtime.clock.monotonic(), _text_of(block), as_shown)
@@ -114,6 +115,8 @@ class Watchdog:
         log: Log = self._runtime.log
         if block.run is not None and block.attempt is not None:
             log = block.run.logger(block.attempt.step.name, block.attempt.step.attempt)
+        elif block.asked is not None:
+            log = block.asked.logger()
         place = block.place
         advice = "; await there what takes long, or make it a def action" if place and place.own else ""
         log.warning(
@@ -142,6 +145,7 @@ class Watchdog:
 def _text_of(block: Block) -> str:
     step = f" step {block.attempt.step.name}" if block.attempt is not None else ""
     by = f"by run {block.run.cid}{step} " if block.run is not None else ""
+    by = f"by the poll of {block.asked.name} " if block.asked is not None else by
     return f"the event loop was blocked for {block.seconds:.1f} s {by}at {block.place or UNSEEN}"
 
 
@@ -152,13 +156,13 @@ def _fields_of(place: Place | None) -> dict[str, Any]:
 
 
 def _as_shown(at: float, block: Block) -> dict[str, Any]:
-    run, attempt = block.run, block.attempt
+    run, attempt, owner = block.run, block.attempt, block.run or block.asked
     return {
         "at": at,
         "seconds": round(block.seconds, 3),
         **_fields_of(block.place),
         "cid": run.cid if run is not None else None,
-        "plan_name": run.plan_name if run is not None else None,
+        "plan_name": owner.plan_name if owner is not None else None,
         "task_name": run.task_name if run is not None else None,
         "step": attempt.step.name if attempt is not None else None,
     }
