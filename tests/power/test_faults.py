@@ -59,7 +59,7 @@ class LyingBackend(MortalBackend):
     ("fault", "hidden"),
     [
         pytest.param(Fault("sync", 20, for_ever=False), StoreIOError, id="a sync that failed taken for success"),
-        pytest.param(Fault("full", 200, for_ever=False), StoreReadOnly, id="dropped instead of held back"),
+        pytest.param(Fault("full", 230, for_ever=False), StoreReadOnly, id="dropped instead of held back"),
     ],
 )
 async def test_losses_are_found_where_there_are_some(tmp_path: Path, fault: Fault, hidden: type[StoreError]) -> None:
