@@ -52,10 +52,6 @@ class Holds:
         """Say whether nothing of a lane may start but what is exempt: it need not be looked through."""
         return any(lane in one.terms.preempts.lanes and _covers_all(one.terms) for one in self.open)
 
-    def is_exempt(self, run: LiveRun) -> bool:
-        """Say whether the root cause of a run is one of the open firings."""
-        return any(run.accepted.root_cid == firing.cid for firing in self.open)
-
     def over(self, run: LiveRun) -> list[Firing[LiveRun]]:
         """The firings that keep a run from starting; what is shown of it."""
         if run.firing is not None:
