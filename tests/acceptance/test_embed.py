@@ -47,8 +47,7 @@ async def running(server: EmbeddedServer, task: str) -> str:
     with anyio.fail_after(SOON):
         while not await server.runs(state="running", cids=(cid,)):
             await anyio.lowlevel.checkpoint()
-        for _ in range(100):  # it is on record; what waited for that has its turn, and the step begins
-            await anyio.lowlevel.checkpoint()
+        await server.emit("lab.begun")  # its commit comes behind that of the start: whoever waited for it has gone on
     return cid
 
 

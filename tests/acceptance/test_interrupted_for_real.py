@@ -141,6 +141,8 @@ class Door:
         answer = self.http.post("/api/tasks/run", json={"plan_name": "lab", "task_name": task})
         cid = str(answer.json()["cid"])
         self.wait(lambda: self.step(cid, "long")["state"] == "running")
+        # its commit comes behind that of the start, so that whoever waited for that has gone on
+        self.http.post("/api/events", json={"name": "lab.begun"}).raise_for_status()
         if task in ("deaf", "left"):
             self.wait(lambda: len(running_of(cid)) >= 2)
         return cid

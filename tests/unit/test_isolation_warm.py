@@ -192,16 +192,25 @@ anyio.run(main)
 """
 
 
+def alive(boot: str) -> list[leftovers.Seen]:
+    """The processes that a start of the server has left and that have not ended."""
+    found = [seen for seen in leftovers.look_at_all() if seen.marks.get(leftovers.BOOT) == boot]
+    return [seen for seen in found if not seen.zombie]
+
+
 async def test_server_that_is_killed_leaves_none(tmp_path: Path) -> None:
     path = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
     environment = {**os.environ, "PYTHONPATH": path}
     with subprocess.Popen(  # noqa: ASYNC220 - a moment
         [sys.executable, "-c", ORPHAN, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=environment
     ) as server:
-        assert server.stdout is not None
-        boot = (await anyio.to_thread.run_sync(server.stdout.readline)).strip()
-        await until(lambda: (tmp_path / "ready").exists())
-        mine = [seen for seen in leftovers.look_at_all() if seen.marks.get(leftovers.BOOT) == boot]
-        assert len([seen for seen in mine if not seen.zombie]) == module.KEPT + 2
-        server.kill()
+        try:
+            assert server.stdout is not None
+            boot = (await anyio.to_thread.run_sync(server.stdout.readline)).strip()
+            await until(lambda: (tmp_path / "ready").exists())
+            # one for each that is kept, the one that runs, and its child: as soon as the kernel shows their marks
+            await until(lambda: len(alive(boot)) == module.KEPT + 2)
+            mine = alive(boot)
+        finally:
+            server.kill()  # or the test would wait for it for ever
     await until(lambda: all(has_ended(seen.pid) for seen in mine))
