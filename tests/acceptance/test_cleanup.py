@@ -11,7 +11,7 @@ from tests.acceptance import cleanup
 
 pytestmark = pytest.mark.anyio
 
-ROUNDS = int(os.environ.get("AURA_TEST_CLEANUP_ROUNDS", "2"))
+ROUNDS = int(os.environ.get("AURA_TEST_CLEANUP_ROUNDS", "1"))
 VICTIMS = int(os.environ.get("AURA_TEST_CLEANUP_VICTIMS", "25"))
 
 

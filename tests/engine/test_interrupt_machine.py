@@ -43,7 +43,7 @@ from aura.testing.world import Run
 
 EXAMPLES = os.environ.get("MACHINE_EXAMPLES")
 #: How many stories are told of each store.
-STORIES = {Memory: 30, Sqlite: 4}
+STORIES = {Memory: 15, Sqlite: 3}
 #: Seconds that an engine drains before it stops what runs. A timer of a run is never due at that time.
 DRAIN = 2.5
 TASKS = [f"{preempt.value}_{recovery.value}" for preempt in Preempt for recovery in Recovery]

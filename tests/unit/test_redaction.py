@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from aura.events import clean_text
 from aura.lifecycle import RunState, StepState
 from aura.masking import MASK
-from aura.redaction import FORMER, KEPT_RUNS, Redactor
+from aura.redaction import FORMER, KEPT_RUNS, OWN_WORDS, Redactor
 from aura.run import MAX_MESSAGE, Failure, failure_of
 from aura.secretforms import MIN_SECRET, is_findable
 from aura.wait import WaitKind
@@ -38,7 +38,9 @@ WRITTEN: dict[str, Callable[[str], str]] = {
     "HEX": lambda s: s.encode().hex().upper(),
 }
 texts = st.text(st.characters(codec="utf-8", exclude_characters="*"), max_size=60)
-secrets = st.text(st.characters(codec="utf-8", exclude_characters="*"), min_size=MIN_SECRET, max_size=60)
+secrets = st.text(st.characters(codec="utf-8", exclude_characters="*"), min_size=MIN_SECRET, max_size=60).filter(
+    lambda secret: secret not in OWN_WORDS  # those stay
+)
 
 
 def knowing(*found: str) -> Redactor:
