@@ -13,10 +13,10 @@ PIP    := -m pip --disable-pip-version-check -qq install -c constraints.txt
 CODE   := src tests $(wildcard plans benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check bench profile crash power faults flood soak mutate test-all
+.PHONY: help setup serve test check bench profile crash schedule-check power faults flood soak reload cron mutate test-all
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 	@echo '  ARGS="…" is handed on: make serve ARGS="--port 0", make test ARGS="-k yaml"'
 
 setup: $(VENV)/.stamp-test ## Make .venv with Aura and all its tools in it
@@ -42,6 +42,9 @@ profile: $(VENV)/.stamp-bench ## Show where the time of a run goes (ARGS="lane l
 crash: $(VENV)/.stamp-test ## Kill a server N=1000 times under load and check what is left (SEED=… repeats)
 	@$(BIN)/python -m tests.acceptance.crash $(or $(N),1000) $(SEED)
 
+schedule-check: $(VENV)/.stamp-test ## Live N=50 years of crashes, clock jumps and reloads and check each slot (SEED=… repeats)
+	@$(BIN)/python -m tests.scheduling.year $(or $(N),50) $(SEED)
+
 cleanup: $(VENV)/.stamp-test ## Interrupt a hundred runs N=200 times over and check that nothing of them is left
 	@$(BIN)/python -m tests.acceptance.cleanup $(or $(N),200)
 
@@ -57,6 +60,12 @@ flood: $(VENV)/.stamp-test ## Pour output at a server, N=50 commands at once, an
 
 soak: $(VENV)/.stamp-test ## Run and reload for SECONDS=600 with little kept, and show what grows
 	@$(BIN)/python -m tests.acceptance.soak $(or $(SECONDS),600)
+
+reload: $(VENV)/.stamp-test ## Write plans badly N=1000 times under a watching server (SEED=… repeats)
+	@$(BIN)/python -m tests.acceptance.reloads $(or $(N),1000) $(SEED)
+
+cron: $(VENV)/.stamp-test ## Compare cron with a model of Debian's over N=40 years of changes, and all zones
+	@$(BIN)/python -m tests.scheduling.cronmodel $(or $(N),40)
 
 mutate: $(VENV)/.stamp-test ## Take rules of the kernel out, one by one, and show which tests notice
 	@$(BIN)/python -m tests.meta.mutations $(ARGS)

@@ -5,7 +5,9 @@ that stops them all; they go on when its handler has ended, and so on, round by 
 that emits the event, as a client inside the process makes it:
 
 - *accepted*: the call has returned (what a client of HTTP gets its 202 for): event, firing and handler are on record;
-- *gone*: the last of those that were stopped has given its place back, in memory;
+- *gone*: nothing of those that were stopped runs any more, and the last has given its place back, in memory; of many
+  the seals, and so their rows, only follow then, but before the handler's first step (*handled*);
+- *since accepted*: the same from the moment on at which the firing was accepted in memory, and held what it covers;
 - *of its own*: the processor time that the loop's thread took for that, which other work on the machine hardly changes;
 - *handled*: the handler's first step has begun;
 - *back*: from the handler's end until the last of them runs again;
@@ -28,6 +30,7 @@ from bench_runs import PLAN, engine
 
 from aura.engine.engine import Engine
 from aura.run import Cause, Request
+from aura.runs.firing import Firing
 from aura.runs.liverun import LiveRun
 from aura.serving import GC_THRESHOLDS, SWITCH_INTERVAL
 
@@ -102,15 +105,23 @@ class Bench:
         self._engine = serving
         self._running = running
         self._lag = lag
-        self._gone = self._worked = 0.0
-        left = serving.dispatcher.on_left
+        self._gone = self._worked = self._held = 0.0
+        lane = serving.dispatcher.lanes["main"]
+        release = lane.release
 
-        def note_left(run: LiveRun) -> None:
-            left(run)
-            if run.firing is None:
-                self._gone, self._worked = time.perf_counter(), time.thread_time()
+        def note_release(run: LiveRun) -> None:
+            release(run)
+            self._gone, self._worked = time.perf_counter(), time.thread_time()
 
-        serving.dispatcher.on_left = note_left
+        holds = serving.dispatcher.holds
+        hold = holds.add
+
+        def note_hold(firing: Firing[LiveRun]) -> None:
+            hold(firing)
+            self._held = time.perf_counter()
+
+        lane.release = note_release  # type: ignore[method-assign]
+        holds.add = note_hold  # type: ignore[method-assign]
 
     async def begin(self, queued: int) -> None:
         """Submit what runs, and what waits behind it."""
@@ -141,6 +152,7 @@ class Bench:
             await handler.wait_end()
         ended = time.perf_counter()
         figures.add("gone", self._gone - begin)
+        figures.add("since accepted", self._gone - self._held)
         figures.add("of its own", self._worked - worked)
         await asyncio.sleep(0.005)  # so that who looks at the loop has its turn
         record = await self._engine.history.record(fired.cid)

@@ -226,6 +226,23 @@ class LoopStatus(Shape, frozen=True, kw_only=True):
     blocked: list[LoopBlock] = []
 
 
+class NextDue(Shape, frozen=True, kw_only=True):
+    """The item that is due next."""
+
+    plan_name: str
+    item: str
+    due: Time
+
+
+class ScheduleStatus(Shape, frozen=True, kw_only=True):
+    """The items of all schedules: how many, how many of them are on, how many of those suspended, which is next."""
+
+    items: int = 0
+    enabled: int = 0
+    suspended: int = 0
+    next: NextDue | None = None
+
+
 class ServerStatus(Shape, frozen=True, kw_only=True):
     """What a server is and how it fares."""
 
@@ -243,6 +260,7 @@ class ServerStatus(Shape, frozen=True, kw_only=True):
     plan_services: PlanServices = PlanServices()
     events: EventsStatus = EventsStatus()
     interrupts: InterruptsStatus = InterruptsStatus()
+    schedule: ScheduleStatus = ScheduleStatus()
     stuck: StuckStatus = StuckStatus()
     loop: LoopStatus = LoopStatus()
     reasons: list[str]
@@ -317,7 +335,10 @@ class Place(Shape, frozen=True, kw_only=True):
 
 
 class Task(Shape, frozen=True, kw_only=True):
-    """A task. ``inputs`` is a JSON Schema; ``handlers`` has the steps of each, such as ``finally``, that it has."""
+    """A task. ``inputs`` is a JSON Schema; ``handlers`` has the steps of each, such as ``finally``, that it has.
+
+    ``started_by`` are the items of schedules that start it, each as ``plan/item``.
+    """
 
     name: str
     title: str
@@ -328,6 +349,7 @@ class Task(Shape, frozen=True, kw_only=True):
     mode: str
     steps: list[TaskStep]
     handlers: dict[str, list[TaskStep]]
+    started_by: list[str] = []
     source: Place
 
 
@@ -617,6 +639,13 @@ class EmittedEvent(Shape, frozen=True, kw_only=True):
     interrupts: list[FiredInterrupt]
 
 
+class ReceivedCall(Shape, frozen=True, kw_only=True):
+    """A call of a webhook that is on record: its event, and the run that it has started."""
+
+    event_id: str
+    started: list[str]
+
+
 class Preempts(Shape, frozen=True, kw_only=True):
     """Which runs a rule stops: those that all of this fits."""
 
@@ -628,11 +657,29 @@ class Preempts(Shape, frozen=True, kw_only=True):
 
 
 class Missed(Shape, frozen=True, kw_only=True):
-    """Why a rule did not fire though one of its triggers came, the last time: a code and a sentence."""
+    """Why a rule, or an item, did not start though one of its triggers came, the last time: a code and a sentence."""
 
     reason: str
     detail: str
     at: Time
+
+
+class Why(Shape, frozen=True, kw_only=True):
+    """A start that did not become a run or, with ``paused`` and ``held``, does not begin yet: ``count`` of them.
+
+    ``item`` and ``rule`` are of the plan. ``time`` is that of the last, ``first_time`` that of the first; of what does
+    not begin yet they are now and since when it waits.
+    """
+
+    time: Time
+    reason: str
+    plan_name: str | None
+    item: str | None
+    rule: str | None
+    task_name: str | None
+    detail: str
+    count: int
+    first_time: Time
 
 
 class RuleFiring(Shape, frozen=True, kw_only=True):
@@ -651,7 +698,7 @@ class RuleFiring(Shape, frozen=True, kw_only=True):
 
 
 class Poll(Shape, frozen=True, kw_only=True):
-    """A poll of a rule as it stands. ``last_state`` and ``last_at`` are None before its first answer.
+    """A poll of a rule, or an item, as it stands. ``last_state`` and ``last_at`` are None before its first answer.
 
     ``stuck``: it does not end though it was told to. ``error`` is why the last question failed, ``failures`` how many
     have in a row; ``next_in_s`` is None while it is being asked, or the engine is stopped.
@@ -703,6 +750,85 @@ class Rule(Shape, frozen=True, kw_only=True):
     last_missed: Missed | None
     suspended: str | None
     open: list[RuleFiring]
+
+
+TriggerKind = Literal["cron", "every", "at", "event", "file", "webhook", "poll", "expect"]
+
+
+class Trigger(Shape, frozen=True, kw_only=True):
+    """A trigger of an item: ``text`` in words, ``spec`` all that it says, durations in seconds, but its ``when``.
+
+    Expressions are shown as they are written. A webhook's ``spec`` has the ``path`` to which its calls go.
+    """
+
+    kind: TriggerKind
+    text: str
+    spec: dict[str, Any]
+    when: str | None
+
+
+class WatchedFolder(Shape, frozen=True, kw_only=True):
+    """A folder of a file trigger: how many of its files are known, null before the first look, and when that was.
+
+    ``trouble``: why not all changes in it are told.
+    """
+
+    path: str
+    pattern: str
+    files: int | None
+    looked_at: Time | None
+    trouble: str | None
+
+
+class ScheduledItem(Shape, frozen=True, kw_only=True):
+    """An item of a schedule as it stands. ``task_plan`` is the plan of its task, mostly its own.
+
+    ``next_due`` and ``last_due`` are of triggers with times of their own; ``last_cid`` is the run that it started last,
+    at ``last_started_at``. ``missed`` counts by code how often it did not start since the server's start. ``reason``:
+    why it would not start as things are or, if it would, why it did not the last time; null if it did.
+    """
+
+    plan_name: str
+    item: str
+    task_plan: str
+    task_name: str
+    source: Place
+    enabled: bool
+    switched_by: str | None
+    switched_at: Time | None
+    mode: str | None
+    cooldown_s: float
+    cooldown_left_s: float
+    triggers: list[Trigger]
+    polls: list[Poll]
+    folders: list[WatchedFolder]
+    next_due: Time | None
+    last_due: Time | None
+    last_started_at: Time | None
+    last_cid: str | None
+    missed: dict[str, int]
+    last_missed: Missed | None
+    suspended: str | None
+    reason: str | None
+
+
+class PreviewedSlot(Shape, frozen=True, kw_only=True):
+    """A time at which an item is due; ``local`` is the same in the zone of its trigger, as RFC 3339 with its offset.
+
+    ``dst`` says what is unusual about it where the clocks change. ``gap``: they skip its time, so it comes right after
+    that; ``fold``: they show its time twice that day.
+    """
+
+    due: Time
+    local: str
+    dst: Literal["gap", "fold"] | None
+
+
+class Preview(Shape, frozen=True, kw_only=True):
+    """The times at which an item is due in a span, in their order. ``cut``: there are more, after the last of these."""
+
+    items: list[PreviewedSlot]
+    cut: bool
 
 
 class Hold(Shape, frozen=True, kw_only=True):

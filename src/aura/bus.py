@@ -12,7 +12,8 @@ is on record together with what it starts or wakes, or not at all. When the comm
   is not offered to that one: it is *suspended*, once, aloud. The event that says so begins a chain of its own, but it
   remembers what the former one went through, so that who starts a circle anew because of it is suspended in its turn.
 - *The bound.* So many emitted events, and bytes of them, may be on their way to the store (``room``). Beyond that a
-  client is refused and a run waits. Aura's own events are bounded by what they tell of.
+  client is refused and a run waits. Aura's own events are bounded by what they tell of. Emitting takes no more than
+  ``SHARE`` seconds of a turn of the loop, so that a storm that many are asked about leaves others theirs (``pace``).
 
 Delivering costs next to nothing while nobody wants to hear of such a name: one look into a dict for each event.
 
@@ -20,6 +21,7 @@ What a crash does: an event is on record with what it brought about, or it never
 again at the boot; what came before that is not offered again.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -36,7 +38,7 @@ from aura.journal import Journal
 from aura.records.columns import encode
 from aura.records.events import insert_event
 from aura.records.runs import together
-from aura.room import Room
+from aura.room import Pace, Room
 from aura.store import Execute, Owner, Store, Ticket, Unit, raise_if_lost
 
 #: The largest payload of an event, in bytes of JSON.
@@ -44,6 +46,8 @@ MAX_PAYLOAD = 64 * 1024
 #: How many emitted events, and bytes of their payloads, may be on their way to the store.
 MAX_ON_THE_WAY = 10_000
 MAX_BYTES_ON_THE_WAY = 32 * 1024 * 1024
+#: Seconds of a turn of the loop that emitting may take, with all that is asked about what is emitted.
+SHARE = 0.005
 #: How many events may have led to one that is offered, and how often it may have gone through the same subscriber.
 MAX_DEPTH = 16
 MAX_VIA = 8
@@ -135,6 +139,7 @@ class Bus:
         #: name → the patterns with a star that fit it, as far as they have been looked for.
         self._fitting: dict[str, tuple[str, ...]] = {}
         self.room = Room(MAX_ON_THE_WAY, MAX_BYTES_ON_THE_WAY)
+        self.pace = Pace(SHARE)
         #: How often a subscriber has failed.
         self.failures = 0
         self.suspended: deque[Suspended] = deque(maxlen=SUSPENDED_SHOWN)
@@ -236,13 +241,17 @@ class Bus:
 
     def _suspend(self, subscriber: Subscriber, event: EventEntry, reason: str) -> None:
         self.unsubscribe(subscriber)
-        self.suspended.append(Suspended(subscriber.name, event.name, reason, event.time))
-        self._log.warning(f"{subscriber.name} is asked about events no more: {reason}")
+        said = Suspended(subscriber.name, event.name, reason, event.time)
+        is_told = said in self.suspended  # of another subscriber with this name, which was asked about it as well
+        if not is_told:
+            self.suspended.append(said)
+            self._log.warning(f"{subscriber.name} is asked about events no more: {reason}")
         try:
             subscriber.suspend(reason)
         except Exception as error:
             self._note_failure(subscriber, "could not be suspended", error)
-        self.tell_of_circle(subscriber.name, event, reason)
+        if not is_told:
+            self.tell_of_circle(subscriber.name, event, reason)
 
     def tell_of_circle(self, subscriber: str, event: EventEntry, reason: str) -> None:
         """Announce that an event has come back to a subscriber, and why that is one too many."""
@@ -272,15 +281,24 @@ class Bus:
         return self._emit(name, plain, size, origin)
 
     async def emit_when_room(self, name: str, payload: Any = None, *, origin: Emitter | None = None) -> Emitted:
-        """The same as ``emit``, but it waits while too much is on its way to the store."""
+        """The same as ``emit``, but it waits while too much is on its way to the store, and for its turn (``pace``)."""
         plain, size = check_event(name, payload)
         await self.room.take()
+        try:
+            await self.pace.turn()
+        except BaseException:
+            self.room.give_back()
+            raise
         return self._emit(name, plain, size, origin)
 
     def _emit(self, name: str, payload: Any, size: int, origin: Emitter | None) -> Emitted:
+        time = asyncio.get_running_loop().time
+        begin = time()
         self.room.add(size)
         entry = self._stage(name, payload, origin)
-        return self._hand_over(entry, settled=partial(self.room.give_back, size), refusable=origin is None)
+        emitted = self._hand_over(entry, settled=partial(self.room.give_back, size), refusable=origin is None)
+        self.pace.note(time() - begin)
+        return emitted
 
     def announce(
         self,
@@ -385,7 +403,7 @@ class Bus:
             commit,
             lose,
             refusable=refusable,
-            site=Site.FIRING if any(one.delivery.fired for one in deliveries) else Site.EVENT,
+            site=_site(deliveries),
             owner=owner,
         )
         return Emitted(entry, ticket, deliveries)
@@ -410,6 +428,13 @@ class Bus:
 def joined(deliveries: Sequence[Offered]) -> list[Unit]:
     """The units that join that of their event; each that fails is rolled back alone, its error kept."""
     return [partial(_write_alone, one) for one in deliveries if one.delivery.unit is not None]
+
+
+def _site(deliveries: Sequence[Offered]) -> Site:
+    """What an event commits beside itself."""
+    if any(one.delivery.fired for one in deliveries):
+        return Site.FIRING
+    return Site.SLOT if any(one.delivery.started for one in deliveries) else Site.EVENT
 
 
 def _write_alone(one: Offered, execute: Execute) -> None:

@@ -58,6 +58,21 @@ def parse_duration(text: str | float) -> Duration:
     return Duration.of_seconds(seconds)
 
 
+_UNITS = (("d", 86_400), ("h", 3600), ("m", 60))
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration as plan authors do: ``5m``, ``1h30m``, ``2.5s``, ``100ms``."""
+    if seconds < 1:
+        return f"{seconds * 1000:g}ms" if seconds else "0s"
+    said = ""
+    for unit, size in _UNITS:
+        count, seconds = divmod(seconds, size)
+        said += f"{count:.0f}{unit}" if count else ""
+    seconds = round(seconds, 6)
+    return said + (f"{seconds:g}s" if seconds else "")
+
+
 def _parse_number(number: float) -> Duration:
     if number != 0:
         raise ValueError(f"{number} has no unit; say {number}s if seconds are meant")

@@ -101,6 +101,7 @@ CODES: dict[str, tuple[int, str]] = {
     "unknown_plan": (404, "There is no such plan"),
     "unknown_task": (404, "There is no such task"),
     "unknown_rule": (404, "There is no such rule"),
+    "unknown_item": (404, "There is no such item"),
     "unknown_run": (404, "There is no such run"),
     "unknown_file": (404, "The run has no such file"),
     "unknown_token": (404, "There is no such token"),

@@ -18,8 +18,8 @@ OWN = frozenset(
     | {f"run.{name}" for name in ("requeued", "cancelled", "timed_out", "crashed")}
     | {f"step.{name}" for name in ("started", "succeeded", "failed", "timed_out", "cancelled", "skipped", "retrying")}
     | {"step.waiting", "approval.requested", "approval.answered", "plan.reloaded", "plan.broken"}
-    | {"interrupt.fired", "interrupt.ended", "schedule.due", "schedule.missed", "state.changed", "file.changed"}
-    | {"interrupt.taken_over", "webhook.received", "poll.fired", "aura.loop_detected"}
+    | {"interrupt.fired", "interrupt.ended", "interrupt.taken_over", "state.changed", "file.changed"}
+    | {"schedule.due", "schedule.missed", "schedule.absent", "webhook.received", "poll.fired", "aura.loop_detected"}
     | {f"engine.{name}" for name in ("started", "stopping", "stopped", "degraded")}
 )
 #: The keys of an event, and of one that a webhook made.

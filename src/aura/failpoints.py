@@ -44,6 +44,12 @@ class Site(StrEnum):
     EVENT = "event"
     #: Such an event that fires an interrupt rule: with it the firing, what it stops, and its handler.
     FIRING = "firing"
+    #: A slot of a schedule, or another trigger of an item, starts a run.
+    SLOT = "slot"
+    #: What is known of an item changes without a start: slots were missed, a trigger was first seen.
+    ITEM = "item"
+    #: Why something did not start.
+    WHY = "why"
     #: An interrupt rule is switched on or off, or its file's word counts again.
     SWITCH = "switch"
     #: A token is made or revoked.

@@ -9,6 +9,7 @@ from aura.interrupt import Rule
 from aura.resources import Rate as Rate
 from aura.resources import Resource as Resource
 from aura.resources import Semaphore as Semaphore
+from aura.schedule import Item
 from aura.task import Task
 
 #: Families of shipped actions; no plan may take one of these names.
@@ -22,7 +23,7 @@ class Plan(msgspec.Struct, frozen=True):
     """A folder of tasks, as checked. ``directory`` is the absolute path of its folder.
 
     ``uses`` are the plans whose actions and tasks it may use; ``resources`` are its own; ``secrets`` the names of those
-    that it may read; ``rules`` say what stops running work.
+    that it may read; ``rules`` say what stops running work, ``items`` what starts by itself.
     """
 
     name: str
@@ -36,3 +37,4 @@ class Plan(msgspec.Struct, frozen=True):
     resources: Mapping[str, Resource] = {}
     secrets: tuple[str, ...] = ()
     rules: Mapping[str, Rule] = {}
+    items: Mapping[str, Item] = {}

@@ -17,7 +17,11 @@ CauseKind = Literal["api", "cli", "schedule", "event", "webhook", "file", "poll"
 
 
 class Cause(msgspec.Struct, frozen=True):
-    """What asked for a run. ``cid``, with ``step`` and, of one that loops, the item's ``index``: another run's step."""
+    """What asked for a run. ``cid``, with ``step`` and, of one that loops, the item's ``index``: another run's step.
+
+    ``plan_name`` is that of the ``item`` of a schedule; runs of it count for each other, by its mode, if ``key`` is the
+    same.
+    """
 
     kind: CauseKind = "api"
     item: str | None = None
@@ -26,6 +30,8 @@ class Cause(msgspec.Struct, frozen=True):
     cid: str | None = None
     step: str | None = None
     index: int | None = None
+    plan_name: str | None = None
+    key: str | None = None
 
 
 PRIORITIES = range(-1000, 1001)

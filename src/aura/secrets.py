@@ -157,6 +157,10 @@ class Secrets:
         places = ", ".join(provider.where(name) for provider in self._providers)
         raise SecretMissing(f"the secret {name} of plan {plan.name} is nowhere; looked at: {places}")
 
+    def has(self, plan: Plan, name: str) -> bool:
+        """Say whether a secret of a plan is anywhere, without reading it."""
+        return name in plan.secrets and any(provider.has(name) for provider in self._providers)
+
     def _learn(self, owner: str, value: str) -> None:
         self._redactor.learn(owner, value)
         if not is_findable(value) and owner not in self._warned:

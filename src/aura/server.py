@@ -51,10 +51,14 @@ from aura.logs import Console, Logs, LogWriter
 from aura.notify import STOPPING, Notifier
 from aura.processes.leftovers import adopting, end_boot_leftovers, end_leftovers, reap_adopted
 from aura.records.boots import begin_boot, end_boot, last_accepted
+from aura.records.debounced import read_debounced
+from aura.records.expected import read_expected
 from aura.records.firings import read_last_fired, read_open_firings
+from aura.records.items import read_items
 from aura.records.logs import insert_logs, log_row
 from aura.records.state import read_states
 from aura.records.switches import read_switches
+from aura.records.why import last_why
 from aura.redaction import Redactor
 from aura.runs.measures import serve_loop_lag
 from aura.runs.runtime import Runtime
@@ -123,6 +127,7 @@ class Server:
             timezone=settings.server.timezone,
             resources=settings.resources,
             look=lambda plan: secret_warnings(self.providers, plan),
+            guarded=backend is None or guest is not None,
         )
         self._clock = clock or SystemClock()
         #: What every service child is run by, so that it heals.
@@ -269,6 +274,7 @@ class Server:
 
     def _end_store(self, runtime: Runtime) -> None:
         """Write that this start has ended in order, and close the intake behind it. Harmless the second time."""
+        runtime.ledger.close()
         runtime.store.put(end_boot(runtime.boot, self._clock.wall()), site=Site.BOOT_END)
         runtime.store.close(self._deadline)
 
@@ -292,6 +298,7 @@ class Server:
             runtime.journal.add_sink(writer.put)
             engine = self.engine = Engine(runtime, writer.flush, self.supervisor)
             engine.watchdog.tell = bool if self._guest else say  # stderr is the host's
+            engine.watches_plans = self.settings.reload and (self._backend is None or self._guest is not None)
             try:
                 with adopting() as able:
                     # services: those of ``_start_services``; cancelled below, when all they serve has ended
@@ -327,6 +334,7 @@ class Server:
         if self._backend is None or self._guest:  # in a world, a process that waits would hold the time
             wanted["warm processes"] = Warm(engine.runtime.boot_tag).serve
             wanted["loop watchdog"] = engine.watchdog.serve  # so would its beat
+            wanted["folder watcher"] = engine.folders.serve  # and its thread
         if self._backend is None or self._guest:  # in a world, who tests it asks it to look
             wanted["retention"] = engine.retention.serve
         if self._disk is not None:  # in a world, only if it was given one
@@ -345,9 +353,14 @@ class Server:
         for pid in await end_leftovers(runtime.boot_tag.rpartition(".")[0], runtime.boot):
             runtime.log.warning(f"process {pid} of an older start was still there and has been ended")
         with sound_records(self.settings.data / DATABASE_NAME):
+            runtime.ledger.take_over(last_why(backend.execute))
             queued = settle_orphans(backend.execute, runtime, self._clock)
             runtime.plan_states.take_over(read_states(backend.execute))
-            engine.triggers.take_over(read_switches(backend.execute), read_last_fired(backend.execute))
+            switches = read_switches(backend.execute)
+            engine.triggers.take_over(switches, read_last_fired(backend.execute))
+            engine.items.take_over(switches, read_items(backend.execute))
+            engine.debounces.take_over(read_debounced(backend.execute))
+            engine.expects.take_over(read_expected(backend.execute))
             firings = read_open_firings(backend.execute)
         await engine.reload()
         with sound_records(self.settings.data / DATABASE_NAME):

@@ -180,7 +180,8 @@ class Task(msgspec.Struct, frozen=True):
     title: str = ""
     description: str = ""
     inputs: Mapping[str, Input] = {}
-    lane: str = "main"
+    #: None where it does not say: then it depends on what starts it.
+    lane: str | None = None
     priority: int = 0
     labels: Mapping[str, str] = {}
     timeout: float | None = None

@@ -164,10 +164,18 @@ class Soak:
             database=(self.served.folder / "data" / "aura.db").stat().st_size,
             reusable=kept["reusable_bytes"] or 0,
             generations=int(answer.json()["result"]),
-            workdirs=len(os.listdir(self.served.folder / "data" / "work")),
+            workdirs=count_names(self.served.folder / "data" / "work"),
             runs=self.report.asked,
             removed=kept["removed_runs"],
         )
+
+
+def count_names(folder: Path) -> int:
+    """How many names are in a folder; the one of the workdirs is not there before the first run has needed it."""
+    try:
+        return len(os.listdir(folder))
+    except FileNotFoundError:
+        return 0
 
 
 def run(folder: Path, seconds: float, every: float, tell: Callable[[Sample], object] = lambda _: None) -> Report:

@@ -249,9 +249,9 @@ def canary(tmp_path: Path) -> Iterator[Canary]:
         made = Canary(served, found)
         with made.http:
             yield made
-            served.process.terminate()
-            out, _ = served.process.communicate(timeout=30)
-            made.hear("stdout of the server", out.encode())
+            assert served.stop() == 0
+            assert served.process.stdout
+            made.hear("stdout of the server", served.process.stdout.read().encode())
         assert made.leaks() == []
         assert_database_is_clean(made)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from aura.errors import Refused
 from aura.run import RunRecord
 from aura.web.app import ROUTES
 from aura.web.call import ApiRoute
+from aura.why import Why
 
 #: Routes that the client leaves out: for supervisors, for browsers, and for clients of other kinds.
 NOT_FOR_PROGRAMS = {
@@ -23,6 +25,7 @@ NOT_FOR_PROGRAMS = {
     "GET /login",
     "POST /api/login",
     "POST /api/logout",
+    "POST /api/hooks/{plan}/{item}",
     "GET /ws/logs",
 }
 
@@ -51,6 +54,7 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
         engine.journal.log("info", "hello", cid=ended.cid, step="ping")
         engine.end(ended)
         engine.change(running, waiting_for=WAITING_FOR)
+        engine.whys = [Why("mode", "it runs already", "lab", id=2), Why("mode", "it runs already", "lab", id=1)]
         engine.workdirs = tmp_path / "work"
         (engine.workdirs / ended.cid).mkdir(parents=True)
         (engine.workdirs / ended.cid / "a.txt").write_text("text")
@@ -141,12 +145,19 @@ CALLS: dict[str, tuple[Callable[[Lab], Any], Any]] = {
     "follow_run": (lambda lab: lab.client.follow_run(lab.ended.cid), api.LogRecord | api.EventRecord),
     "follow_logs": (_followed, api.LogRecord),
     "emit": (lambda lab: lab.client.emit("a.b", {"n": 1}), api.EmittedEvent),
+    "why": (lambda lab: lab.client.why(plan_name="lab", page_size=1), api.Why),
     "interrupts": (lambda lab: lab.client.interrupts(), api.Rule),
     "fire": (lambda lab: lab.client.fire("lab", "low_battery", {"n": 1}), api.EmittedEvent),
     "dry_run": (lambda lab: lab.client.dry_run("lab", "low_battery"), api.DryRun),
     "enable_rule": (lambda lab: lab.client.enable_rule("lab", "low_battery"), api.Rule),
     "disable_rule": (lambda lab: lab.client.disable_rule("lab", "low_battery"), api.Rule),
     "events": (_heard, api.EventRecord),
+    "schedule": (lambda lab: lab.client.schedule(), api.ScheduledItem),
+    "item": (lambda lab: lab.client.item("lab", "nightly"), api.ScheduledItem),
+    "preview": (lambda lab: lab.client.preview("lab", "nightly", datetime(2027, 1, 1, tzinfo=UTC)), api.Preview),
+    "run_item": (lambda lab: lab.client.run_item("lab", "nightly", {"day": "x"}), api.Accepted),
+    "enable_item": (lambda lab: lab.client.enable_item("lab", "nightly"), api.ScheduledItem),
+    "disable_item": (lambda lab: lab.client.disable_item("lab", "nightly"), api.ScheduledItem),
 }
 
 

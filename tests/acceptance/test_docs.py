@@ -22,6 +22,8 @@ HOW_TO = sorted(
     str(page.relative_to(ROOT)) for page in ROOT.glob("docs/how-to/*.md") if "```console\n" in page.read_text("utf-8")
 )
 PAGES = ["README.md", "docs/tutorial.md", "docs/reference/http.md", *HOW_TO]
+#: Of the server: what the page about webhooks signs with.
+SECRETS = {"AURA_SECRET_DEPLOY_HOOK": "correct-horse-battery-staple"}
 ADDRESS = "http://127.0.0.1:8700"
 
 
@@ -64,7 +66,7 @@ def test_page_shows_what_happens(page: str, tmp_path: Path) -> None:
     (tmp_path / ".venv" / "bin" / "aura").symlink_to(AURA)
     (tmp_path / "tmp").mkdir()
     text, wanted = script((ROOT / page).read_text(encoding="utf-8"))
-    with open_served(tmp_path) as served:
+    with open_served(tmp_path, env=SECRETS) as served:
         shell = text.replace(ADDRESS, served.address).replace("/tmp/", f"{tmp_path}/tmp/")
         env = environment(served.env | {"TMPDIR": str(tmp_path)})
         done = subprocess.run(

@@ -1,4 +1,7 @@
-"""What somebody does first, on a real server: `init`, `check`, `run`; then a look around: `actions graph doctor`."""
+"""What somebody does first, on a real server: `init`, `check`, `run`; then a look around: `actions graph doctor`.
+
+Each command here, and the server, is an interpreter of its own and no fork (``tests/fakes/forked.py``).
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +15,9 @@ from aura import __version__
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("first")
-    made = aura("init", "mine", cwd=folder, env={})
+    made = aura("init", "mine", cwd=folder, env={}, fresh=True)
     assert made.code == 0, made.err
-    with open_served(folder, "--port", "0", "--plans", "mine") as served:
+    with open_served(folder, "--port", "0", "--plans", "mine", fresh=True) as served:
         yield served
 
 

@@ -50,15 +50,23 @@ TABLE = {
     ("GET", "/ws/logs"): "logs",
     ("POST", "/api/events"): "run",
     ("GET", "/api/interrupts"): "read",
+    ("GET", "/api/why"): "read",
     ("POST", "/api/interrupts/{plan}/{rule}/fire"): "run",
     ("POST", "/api/interrupts/{plan}/{rule}/enable"): "manage",
     ("POST", "/api/interrupts/{plan}/{rule}/disable"): "manage",
+    ("GET", "/api/schedule"): "read",
+    ("GET", "/api/schedule/{plan}/{item}"): "read",
+    ("GET", "/api/schedule/{plan}/{item}/preview"): "read",
+    ("POST", "/api/schedule/{plan}/{item}/run"): "run",
+    ("POST", "/api/schedule/{plan}/{item}/enable"): "manage",
+    ("POST", "/api/schedule/{plan}/{item}/disable"): "manage",
     ("GET", "/api/events/stream"): "logs",
     ("GET", "/api/tokens"): "admin",
     ("POST", "/api/tokens"): "admin",
     ("DELETE", "/api/tokens/{id}"): "admin",
     ("POST", "/api/login/codes"): "any",
     ("POST", "/api/login"): "open",
+    ("POST", "/api/hooks/{plan}/{item}"): "open",  # it asks for a proof of its own: test_http_hooks.py
     ("POST", "/api/logout"): "any",
     ("GET", "/login"): "open",
     ("GET", "/openapi.json"): "read",
@@ -82,7 +90,7 @@ async def web(tmp_path: Path) -> AsyncIterator[Web]:
 
 def concrete(path: str) -> str:
     names = {"{plan}": "lab", "{task:path}": "a/b", "{path:path}": "out/a.txt", "{cid}": CID, "{id}": "0badcafe"}
-    names["{rule}"] = "low_battery"
+    names |= {"{rule}": "low_battery", "{item}": "nightly"}
     for parameter, name in names.items():
         path = path.replace(parameter, name)
     return path

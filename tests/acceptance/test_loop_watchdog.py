@@ -99,7 +99,7 @@ class Door:
 def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     folder = tmp_path_factory.mktemp("watchdog")
     write_plans(folder, PLANS)
-    with open_served(folder, "--port", "0", "--plans", "plans") as served:
+    with open_served(folder, "--port", "0", "--plans", "plans", fresh=True) as served:
         door = Door(served)
         with door.http:
             yield door

@@ -52,9 +52,11 @@ def count_all(engine: FakeEngine) -> None:
     measures.note_end("main", "lab", "failed")
     measures.note_step("failed", 2.0)
     measures.refusals.note("queue_full")
+    engine.not_started = {("mode", "lab"): 1}
     measures.note_block("lab", 8.0)
     measures.note_fired("lab", "low_battery")
     measures.note_poll("lab", failed=True)
+    measures.note_item_start("lab", "schedule")
     for histogram in (measures.loop_lag, measures.cleanups, measures.store.commit_times, measures.store.batch_sizes):
         histogram.add(1.0)
 
@@ -117,6 +119,9 @@ async def test_metrics_show_what_was_measured(web: Web) -> None:
     assert values(found["aura_interrupts_fired"]) == {("lab", "low_battery"): 1}
     assert values(found["aura_polls"]) == {("failed", "lab"): 1}
     assert values(found["aura_interrupts_open"]) == {(): 1}
+    assert values(found["aura_schedule_starts"]) == {("schedule", "lab"): 1}
+    assert values(found["aura_schedule_items"]) == {("on",): 1, ("off",): 0, ("suspended",): 0}
+    assert values(found["aura_schedule_next_due_timestamp_seconds"]) == {(): 90_000}
     assert values(found["aura_interrupt_cleanup_seconds"], "aura_interrupt_cleanup_seconds_sum") == {(): 1.0}
     assert values(found["aura_engine_state"])["running",] == 1
     assert sum(values(found["aura_engine_state"]).values()) == 1

@@ -23,6 +23,7 @@ CONFIG = Path(__file__).parent / "schemathesis.toml"
 FUZZER = Path(sys.executable).with_name("schemathesis")
 RULES = "rules:\n  urgent: {triggers: [{event: door.opened}], task: hello}\n"
 CASES = 1500
+ITEMS = "items:\n  nightly: {task: hello, triggers: [{cron: '30 2 * * *', timezone: Europe/Berlin}]}\n"
 PLAN = "steps:\n  say: {action: log, params: {message: hello}}\n"
 OPERATIONS = [
     (path, method) for path, item in document(ROUTES)["paths"].items() for method in item if method != "parameters"
@@ -72,7 +73,8 @@ def test_operation_ids_are_unique(described: Any) -> None:
 
 
 def test_server_answers_as_it_is_described(tmp_path: Path) -> None:
-    write_plans(tmp_path, {"fuzz/tasks/hello.yaml": PLAN, "fuzz/interrupts.yaml": RULES})
+    plan = {"tasks/hello.yaml": PLAN, "interrupts.yaml": RULES, "schedule.yaml": ITEMS}
+    write_plans(tmp_path, {f"fuzz/{path}": text for path, text in plan.items()})
     with open_served(tmp_path) as served:
         token = (tmp_path / "data/token").read_text().strip()
         assert served.aura("run", "fuzz/hello").code == 0

@@ -14,7 +14,8 @@ from tests.fakes.children import running_of
 from tests.fakes.door import wait_until
 from tests.fakes.served import AURA, READY, environment, open_served, write_plans
 
-MANY = 20
+#: Servers that are started at once; ``INSTANCES=20`` in the environment makes them more.
+MANY = int(os.environ.get("INSTANCES") or 8)
 PLANS = {
     "lab/tasks/good.yaml": "steps:\n  a: {action: log, params: {message: well}}\n",
     "lab/tasks/long.yaml": "steps:\n  a: {action: shell.run, params: {shell: 'setsid sleep 100; sleep 100'}}\n",

@@ -118,7 +118,7 @@ class PythonGenerations:
     def statuses(self) -> list[PlanStatus]:
         return []
 
-    async def reload(self) -> list[PlanStatus]:
+    async def reload(self, _read: object = None) -> list[PlanStatus]:
         return []
 
     async def load_kept(self, plan_name: str, hash: str, files: Mapping[str, bytes]) -> PythonGeneration:

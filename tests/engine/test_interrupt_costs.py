@@ -62,7 +62,7 @@ def placed(lab: Lab) -> int:
 async def test_commits_from_the_event_to_the_handlers_first_step(
     tmp_path: Path, running: int, commits: int, queued: int
 ) -> None:
-    """Two, whatever waits; beyond a hundred victims what the first of them left is written while others are told."""
+    """Two, whatever waits; beyond a hundred victims what the first of them left is written while others are sealed."""
     settings = lab_settings(tmp_path, lanes={"main": running})
     async with open_lab(tmp_path, work=WORK, settings=settings) as lab:
         await submit(lab, running + queued)

@@ -36,7 +36,7 @@ def why(world: Lab, name: str = "low_battery") -> str | None:
         pytest.param("event.payload.percent < vars.limit", {"percent": 10}, False, id="false"),
         pytest.param("event.name == 'battery.low' and event.cid == none", None, True, id="event"),
         pytest.param("plan.name == 'lab' and now() | date('%Y') == '2026'", None, True, id="plan and now"),
-        pytest.param("due == event.time", None, True, id="due"),
+        pytest.param("due == event.time | time", None, True, id="due"),
         pytest.param("state.armed == 7", None, True, id="state"),
         pytest.param("event.payload == secrets.pin", "1234", True, id="secrets"),
     ],

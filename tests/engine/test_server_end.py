@@ -26,7 +26,7 @@ T = task("t", step("a", forever))
 
 
 class BadPlans(PythonGenerations):
-    async def reload(self) -> list[PlanStatus]:
+    async def reload(self, _read: object = None) -> list[PlanStatus]:
         raise OSError("plans")
 
 
@@ -61,7 +61,7 @@ async def test_host_cancel_while_the_plans_load_ends_the_server(tmp_path: Path) 
     loading, loaded = anyio.Event(), anyio.Event()
 
     class Slow(PythonGenerations):
-        async def reload(self) -> list[PlanStatus]:
+        async def reload(self, _read: object = None) -> list[PlanStatus]:
             loading.set()
             await loaded.wait()
             return []

@@ -34,6 +34,7 @@ from aura.notify import Notifier
 from aura.run import Cause, Request
 from aura.server import Server
 from aura.serving import serve_until_signal
+from aura.watching.folders import identity_of
 
 #: Seconds within which whatever does not hang is over.
 SOON = 20.0
@@ -374,23 +375,66 @@ async def warm_processes(live: Live) -> Callable[[], Awaitable[None]]:
     return check
 
 
+async def scheduler(live: Live) -> Callable[[], Awaitable[None]]:
+    scheduler = live.server.engine.scheduler
+    before = scheduler._changed
+
+    async def check() -> None:  # it waits for the next slot again
+        await until(lambda: scheduler._changed is not before)
+
+    return check
+
+
+async def folder_watcher(live: Live) -> Callable[[], Awaitable[None]]:
+    rung = anyio.Event()
+    plans = live.server.settings.plans
+    live.server.engine.folders.watch(rung.set).cover({identity_of(plans.stat()): str(plans)})
+
+    async def check() -> None:
+        await rung.wait()
+
+    return check
+
+
+async def plan_watcher(live: Live) -> Callable[[], Awaitable[None]]:
+    (live.server.settings.plans / "new").mkdir(exist_ok=True)
+
+    async def check() -> None:
+        await until(lambda: "new" in live.server.engine.reloader._settling.known())
+
+    return check
+
+
+async def file_triggers(live: Live) -> Callable[[], Awaitable[None]]:
+    async def check() -> None:  # it has a group for the folders that it is to look at
+        await until(lambda: live.server.engine.file_triggers._group is not None)
+
+    return check
+
+
 ROWS = {
     "console": console,
     "disk space": disk_space,
     "dispatcher": dispatcher,
+    "file triggers": file_triggers,
+    "folder watcher": folder_watcher,
     "http": http,
     "keep-alive": keep_alive,
     "log writer": log_writer,
     "loop lag": loop_lag,
     "loop watchdog": loop_watchdog,
+    "plan watcher": plan_watcher,
     "reaper": reaper,
     "retention": retention,
+    "scheduler": scheduler,
     "signals": signals,
     "warm processes": warm_processes,
 }
 #: Children of the server's tree that are no services: each ends the server, or is ended by it, and serves no purpose
 #: without it.
 OTHERS = {"server", "store", "doors"}
+#: Children of services: when one fails, so does its service.
+INNER = {"end of the folder watcher", "rounds of the plan watcher"}
 
 
 async def test_every_service_child_has_a_row_and_is_supervised(tmp_path: Path) -> None:
@@ -399,7 +443,7 @@ async def test_every_service_child_has_a_row_and_is_supervised(tmp_path: Path) -
         made = {child.get_name() for child in asyncio.all_tasks() - before}
         named = {name for name in made if "." not in name and name != "race"}
         assert set(live.supervisor.children) == set(ROWS)
-        assert named == {*ROWS, *OTHERS, "serve"}
+        assert named == {*ROWS, *OTHERS, *INNER, "serve"}
 
 
 @pytest.mark.parametrize("name", ROWS)

@@ -42,7 +42,7 @@ STAGES: dict[str, tuple[type, str, int]] = {
     "computing its outcome": (Graph, "outcome", 1),
     "entering a handler": (LiveRun, "enter", 1),
     "a handler's failure": (Graph, "first_failure", 2),
-    "stopping its timers": (Seal, "_stop_timers", 1),
+    "stopping its timers": (Seal, "stop_timers", 1),
     "ending its steps": (LiveRun, "mark", 5),
     "writing down its end": (LiveRun, "columns", 3),
 }

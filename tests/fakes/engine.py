@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import anyio
 import msgspec
+from tests.fakes.schedules import FakeSchedules
+from tests.fakes.webhooks import FakeWebhooks
 
 from aura.actions import Action, action
 from aura.api import EngineState, PlanState
@@ -18,6 +20,7 @@ from aura.clock import SystemClock
 from aura.engine.keys import Key
 from aura.engine.overview import LaneFlow, Overview, PlanFlow
 from aura.engine.priorities import Prioritized
+from aura.engine.whyview import WhyPage, place_of
 from aura.errors import FieldError, Problem, RequestError
 from aura.events import Entry, EventEntry, EventReceipt, Fired, LogEntry
 from aura.histogram import SHORT, SIZES, Histogram
@@ -27,10 +30,12 @@ from aura.loading.approvals import check_values
 from aura.records.events import EventFilter, EventPage
 from aura.records.firings import Stopped, StoppedRuns
 from aura.records.reading import RunFilter
+from aura.records.why import WhyFilter, fits
 from aura.run import PRIORITIES, Cause, CidSource, Outcomes, Receipt, Request, RunRecord, StepRecord
 from aura.runs.measures import Measures
 from aura.servicedef import Service, service
 from aura.task import Dependency, Input, Mode, ModeKind, Source, Step, Task
+from aura.why import Place, Why
 
 BOOT = 7
 
@@ -195,6 +200,11 @@ class FakeEngine:
         self.queue_limit = 10**9
         self.kept: dict[tuple[str, str], tuple[bytes, Any]] = {}
         self.lab_rule = lab_rule()
+        #: The lines of the why-ledger, the newest first, and how many there were.
+        self.whys: list[Why] = []
+        self.not_started: dict[tuple[str, str | None], int] = {}
+        self.schedules = FakeSchedules(self)
+        self.webhooks = FakeWebhooks()
         #: What the firings of these handlers have stopped.
         self.stopped = {"handler": StoppedRuns(2, [Stopped("v1", "preempted", 1.5)])}
         #: Set when a run ends for which somebody waits.
@@ -322,6 +332,12 @@ class FakeEngine:
         self.stored.append(entry)
         self.journal.settle([entry], committed=True)
         return EventReceipt(str(entry.id))
+
+    async def why(self, wanted: WhyFilter, limit: int, after: Place | None) -> WhyPage:
+        lines = [line for line in self.whys if fits(line, wanted)]
+        begin = 0 if after is None else [one.id for one in lines].index(after.id) + 1
+        shown = lines[begin : begin + limit]
+        return WhyPage(shown, place_of(shown[-1]) if len(lines) > begin + limit else None)
 
     def rules(self) -> list[dict[str, Any]]:
         return [self.lab_rule]
@@ -456,6 +472,12 @@ class FakeEngine:
                     }
                 ],
                 "open_total": 1,
+            },
+            "schedule": {
+                "items": 1,
+                "enabled": 1,
+                "suspended": 0,
+                "next": {"plan_name": "lab", "item": "nightly", "due": 90_000.0},
             },
             "events": {"subscribers": 0, "on_the_way": 0, "failures": 0, "suspended": []},
             "reasons": self.reasons,

@@ -189,7 +189,7 @@ def _children() -> list[str]:
 
 @contextmanager
 def nothing_left(first: bool = False) -> Iterator[None]:
-    """What is done inside leaves the process as it was. A thread gets a moment to be gone.
+    """What is done inside leaves the process as it was. A thread, and what it has open, gets a moment to be gone.
 
     ``first``: it is done for the first time, when Python itself may open files that it keeps.
     """
@@ -198,7 +198,7 @@ def nothing_left(first: bool = False) -> Iterator[None]:
         del before["files"]
     yield
     end = time.monotonic() + SOON
-    while (found := _changes(before)).keys() <= {"threads"} and found and time.monotonic() < end:
+    while (found := _changes(before)).keys() <= {"threads", "files"} and found and time.monotonic() < end:
         time.sleep(0.005)
     assert not found, found
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.engine.kit import Opened
 
+from aura.eventloop import IN_BACKGROUND
 from aura.lifecycle import FINAL, RUN_MOVES, STEP_FINAL, RunState
 from aura.plan import Rate
 from aura.records.reading import get_run
@@ -84,6 +85,6 @@ def check_idle(kit: Opened) -> None:
 
 
 def timers() -> int:
-    """How many timers of the loop are armed."""
+    """How many timers of the loop are armed, but for those in the background."""
     scheduled = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
-    return sum(not timer.cancelled() for timer in scheduled)
+    return sum(not (timer.cancelled() or timer._context.get(IN_BACKGROUND, False)) for timer in scheduled)

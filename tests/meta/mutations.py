@@ -88,7 +88,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         "a run always seals",
         "engine/executor.py",
-        "        finally:\n            self._seal.seal(run)",
+        "        finally:\n            self._leaving.leave(run)",
         "        finally:\n            pass",
     ),
     Mutation(
@@ -142,8 +142,8 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         "a place is given back at the seal",
         "engine/dispatcher.py",
-        "            lane.release(run)\n            self._freed()",
-        "            self._freed()",
+        "            lane.release(run)\n        elif run not in self.gone:",
+        "            pass\n        elif run not in self.gone:",
     ),
     Mutation(
         "what is paused stands in no lane",

@@ -15,7 +15,19 @@ from tests.fakes.plans import write_files
 from aura.builtin import shipped
 from aura.expressions import template
 from aura.filters import FILTERS
-from aura.loading import defaults, inputspec, interruptfile, loopfile, modefile, planfile, retryfile, stepfile, taskfile
+from aura.loading import (
+    defaults,
+    inputspec,
+    interruptfile,
+    loopfile,
+    modefile,
+    planfile,
+    retryfile,
+    schedulefile,
+    stepfile,
+    taskfile,
+    triggerfile,
+)
 from aura.loading.loader import check_plans
 from aura.loading.snapshot import MAX_FILES
 
@@ -28,8 +40,10 @@ INPUTS = "inputs: {day: string}\n"
 HEAD = next(text for kind, text in BLOCKS if kind == "plan")
 OTHERS = {
     "notify/actions.py": "from aura import action\n@action\ndef mail(to: str, text: str) -> None: ...\n",
+    "other/tasks/measure.yaml": f"{INPUTS}steps: {{a: {{action: log, params: {{message: x}}}}}}\n",
     "lab/tasks/measure.yaml": f"{INPUTS}steps: {{a: {{action: log, params: {{message: x}}}}}}\n",
 }
+QUEUE_LENGTH = "from aura import action\n@action\nasync def queue_length() -> int: return 0\n"
 IS_LOW = "from aura import action\n@action\nasync def is_low() -> bool: return False\n"
 SCOPE: Mapping[str, Any] = {
     "inputs": {"count": 3, "hosts": ["a", "b"], "place": {"items": 5}},
@@ -47,6 +61,8 @@ def files_of(kind: str, text: str) -> dict[str, str]:
         "task": {"plan.yaml": HEAD, "tasks/t.yaml": text},
         "steps": {"plan.yaml": HEAD, "tasks/t.yaml": f"{INPUTS}steps:\n{inner}"},
         "inputs": {"tasks/t.yaml": f"{step}inputs:\n{inner}"},
+        "schedule": {"plan.yaml": "uses: [other]\nsecrets: [hook]\n", "schedule.yaml": text, "actions.py": QUEUE_LENGTH}
+        | {"tasks/report.yaml": f"{INPUTS}{step}"},
         "interrupts": {"interrupts.yaml": text, "actions.py": IS_LOW}
         | {f"tasks/{name}.yaml": step for name in re.findall(r"task: (\w+)", text)},
     }[kind]
@@ -73,6 +89,7 @@ def headings() -> list[str]:
         pytest.param("Task", taskfile.KEYS, id="task"),
         pytest.param("Inputs", inputspec.KEYS, id="inputs"),
         pytest.param("Steps", stepfile.KEYS, id="step"),
+        pytest.param("Schedules", {*schedulefile.ITEM_KEYS, *triggerfile.KINDS}, id="schedule"),
         pytest.param("Interrupt rules", interruptfile.RULE_KEYS, id="rule"),
     ],
 )
@@ -118,6 +135,12 @@ def test_every_key_has_an_example() -> None:
         *modefile.KEYS,
         *interruptfile.RULE_KEYS,
         *interruptfile.PREEMPTS_KEYS,
+        *schedulefile.ITEM_KEYS,
+        *(key for kind, read in triggerfile.KINDS.items() for key in (kind, *read.beside)),
+        *triggerfile.DEBOUNCE_KEYS,
+        *triggerfile.FILE_KEYS,
+        *triggerfile.WEBHOOK_KEYS,
+        *triggerfile.POLL_KEYS,
     }
     assert [key for key in sorted(keys) if f"{key}:" not in examples] == []
 

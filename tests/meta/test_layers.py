@@ -18,14 +18,15 @@ LAYERS: Mapping[str, str] = {
     "nouns": """
         errors failpoints clock histogram eventloop duration lifecycle patterns masking secret secretforms needles
         redaction plaindata timefilters filters sandbox expressions valuepaths task plan resources run graph reasons
-        explain events actions servicedef settings config cron eventnames schedule interrupt wait
+        explain events actions servicedef settings config cron eventnames schedule interrupt wait why
+        triggertext
     """,
     "text to plan": "loading",
     "records": "records store stores",
-    "streams": "secrets covering journal logs progress room bus",
+    "streams": "secrets covering journal logs ledger progress room bus",
     "processes": "processes isolation",
     "one run": "runs",
-    "all runs": "engine",
+    "all runs": "engine scheduling watching",
     "shipped actions": "builtin",
     "doors": "api notify web server serving embed client cli",
     "for authors": "testing",

@@ -108,6 +108,7 @@ STATUS: dict[str, Any] = {
     "loop": {"lag_s": 0.0, "stalled": False, "blocked": []},
     "events": {"subscribers": 0, "on_the_way": 0, "failures": 0, "suspended": []},
     "interrupts": {"open": [], "open_total": 0},
+    "schedule": {"items": 0, "enabled": 0, "suspended": 0, "next": None},
     "reasons": [],
 }
 FAILURE = {

@@ -174,6 +174,8 @@ ASKING: dict[str, list[str]] = {
     "answer": [CID, "deploy"],
     "emit": ["door.opened"],
     "interrupts": [],
+    "schedule": [],
+    "why": [],
     "queue": [],
     "files": [CID],
     "plans": [],

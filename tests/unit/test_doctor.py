@@ -369,8 +369,8 @@ def test_bounds_are_those_of_settings_and_code(run: Command, monkeypatch: pytest
     kinds = [line.partition(":")[0] for line in found]
     assert kinds == [
         *("lane main", "lane event", "lane interrupt", "requests", "streams", "tokens", "outputs", "processes"),
-        *("events", "state of a plan", "history", "history of no run", "log lines on their way to the store"),
-        "connections",
+        *("events", "state of a plan", "history", "history of no run", "why-ledger", "webhooks", "file triggers"),
+        *("log lines on their way to the store", "connections"),
     ]
     assert "77 more wait" in found[0]
     assert found[4].startswith("streams: 4321,")

@@ -34,7 +34,8 @@ COMMITS = {
     ("stores/sqlite.py", "PRAGMA wal_checkpoint(TRUNCATE)"),
 }
 #: What is called so: those of a backend, and those of the admission, which are told of a commit.
-COMMIT_CALLS = ("self._backend.commit", "self._inner.commit", "self.commit", "self._admission.commit")
+_ADMISSIONS = ("self.commit", "self._admission.commit", "self.admission.commit")
+COMMIT_CALLS = ("self._backend.commit", "self._inner.commit", *_ADMISSIONS)
 
 
 @pytest.fixture(autouse=True)

@@ -35,7 +35,7 @@ def examples() -> Iterator[tuple[str, str]]:
     blocks = re.findall(r"^```yaml (\w+)\n(.+?)^```", REFERENCE, re.MULTILINE | re.DOTALL)
     for number, (kind, text) in enumerate(blocks):
         inner = "".join(f"  {line}\n" for line in text.splitlines())
-        if kind not in ("plan", "interrupts"):
+        if kind not in ("plan", "interrupts", "schedule"):
             yield (
                 f"{kind}-{number}",
                 {"task": text, "steps": f"steps:\n{inner}", "inputs": f"{STEP}inputs:\n{inner}"}[kind],

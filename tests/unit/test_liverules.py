@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from aura.engine.rules import LastFired, LiveRule, shape_of, text_of
+from aura.engine.rules import LastFired, LiveRule, shape_of
 from aura.expressions import condition, template
 from aura.interrupt import Preempts, Rule
 from aura.plan import Plan
@@ -87,16 +87,3 @@ def test_shape_is_the_same_in_another_place() -> None:
 )
 def test_shape_is_another_if_it_says_something_else(one: dict[str, object], other: dict[str, object]) -> None:
     assert shape_of(rule(**one)) != shape_of(rule(**other))
-
-
-@pytest.mark.parametrize(
-    ("trigger", "text"),
-    [
-        (Trigger(OnEvent("a.*")), "event a.*"),
-        (Trigger(OnEvent("a"), condition("{{ event.payload }}", "f")), "event a when {{ event.payload }}"),
-        (Trigger(Poll("lab.is_low", {}, 2.0)), "poll lab.is_low every 2 s"),
-        (Trigger(Poll("p.q", {}, 90.5), condition(False, "f")), "poll p.q every 90.5 s when False"),
-    ],
-)
-def test_trigger_reads_well(trigger: Trigger, text: str) -> None:
-    assert text_of(trigger) == text

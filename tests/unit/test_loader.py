@@ -62,7 +62,6 @@ def test_problem_of_plan_yaml(tmp_path: Path, text: str, problem: str) -> None:
         pytest.param({"lab/tasks/A.yaml": f"steps: {{a: {LOG}}}"}, "lab/tasks/A.yaml:1:1: 'A' cannot be", id="task"),
         pytest.param({"lab/tasks/a.yml": ""}, "lab/tasks/a.yml:1:1: name it tasks/a.yaml", id="yml"),
         pytest.param({"lab/plans.yaml": ""}, "lab/plans.yaml:1:1: this is no file of a plan; did you mean", id="stray"),
-        pytest.param({"lab/schedule.yaml": "items: {}"}, "lab/schedule.yaml:1:1: schedules are checked, but", id="s"),
         pytest.param(
             {"lab/actions.py": "", "lab/actions/a.py": ""}, "lab/actions.py:1:1: there is a folder actions", id="both"
         ),

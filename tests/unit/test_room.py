@@ -5,7 +5,7 @@ import asyncio
 import anyio
 import anyio.lowlevel
 
-from aura.room import Room
+from aura.room import Pace, Room
 
 
 async def turns(count: int = 3) -> None:
@@ -85,3 +85,53 @@ async def test_cancel_in_the_turn_before_a_place_comes_back_loses_none() -> None
         group.cancel_scope.cancel()
         room.give_back()  # before the cancelled one has run
     assert (room.taken, room.take_nowait()) == (0, True)
+
+
+async def test_pace_lets_everybody_do_what_takes_no_time() -> None:
+    pace = Pace(0.01)
+    before = asyncio.get_running_loop().time()
+    for _ in range(1000):
+        await pace.turn()
+        pace.note(0.0)
+    assert asyncio.get_running_loop().time() - before < 5
+
+
+async def test_pace_spreads_what_takes_long_over_turns_in_order() -> None:
+    pace, done, most = Pace(0.01), list[int](), list[int]()
+
+    async def wants(number: int) -> None:
+        await pace.turn()
+        done.append(number)
+        pace.note(0.005)
+
+    with anyio.fail_after(5):
+        # 100 who want something; each ends by itself, and one who counts the turns
+        async with anyio.create_task_group() as group:
+            for number in range(100):
+                group.start_soon(wants, number)
+            while len(done) < 100:
+                before = len(done)
+                await anyio.lowlevel.checkpoint()
+                most.append(len(done) - before)
+    assert done == sorted(done)
+    assert max(most) < 30  # until it knows what they take, then two or three
+
+
+async def test_who_is_cancelled_while_it_waits_for_its_turn_is_passed_over() -> None:
+    pace, done = Pace(0.01), list[int]()
+    pace.note(1.0)
+
+    async def wants(number: int) -> None:
+        await pace.turn()
+        done.append(number)
+
+    with anyio.fail_after(5):
+        # both wait; the first is cancelled, the second ends by itself
+        async with anyio.create_task_group() as group, anyio.create_task_group() as first:
+            first.start_soon(wants, 1)
+            await asyncio.sleep(0)
+            group.start_soon(wants, 2)
+            await asyncio.sleep(0)
+            first.cancel_scope.cancel()
+    assert done[-1] == 2
+    await pace.turn()

@@ -31,9 +31,8 @@ from aura.schedule import (
 from aura.task import Mode, ModeKind
 
 NEW_YEAR = 1798761600.0  # 2027-01-01T00:00:00Z
-NOT_YET = "lab/schedule.yaml:1:1: schedules are checked, but nothing starts them yet: take the file away"
 TASKS = {
-    "lab/plan.yaml": "vars: {inbox: /srv}\n",
+    "lab/plan.yaml": "vars: {inbox: /srv}\nsecrets: [hook]\n",
     "lab/tasks/report.yaml": f"inputs: {{day: string, n: {{type: integer, default: 1}}}}\nsteps: {{a: {LOG}}}\n",
     "lab/tasks/tidy.yaml": f"steps: {{a: {LOG}}}\n",
 }
@@ -58,7 +57,12 @@ items:
 
 
 def place(text: str) -> Place:
-    return Place(Reader(load(text.encode(), "lab/schedule.yaml")), "lab", PlanHead(vars={"inbox": "/srv"}), str)
+    return Place(
+        Reader(load(text.encode(), "lab/schedule.yaml")),
+        "lab",
+        PlanHead(vars={"inbox": "/srv"}, secrets=("hook",)),
+        str,
+    )
 
 
 def read(text: str) -> dict[str, Item]:
@@ -69,13 +73,12 @@ def read(text: str) -> dict[str, Item]:
 
 
 def problems(folder: Path, text: str) -> list[str]:
-    """The problems of a schedule beside those tasks, but for the one that says that nothing starts it yet."""
+    """The problems of a schedule beside those tasks."""
     found = problems_of(folder, {**TASKS, "lab/schedule.yaml": text})
-    assert NOT_YET in found
-    return [problem.removeprefix("lab/schedule.yaml:") for problem in found if problem != NOT_YET]
+    return [problem.removeprefix("lab/schedule.yaml:") for problem in found]
 
 
-def test_whole_schedule_has_no_problem_but_that_nothing_starts_it(tmp_path: Path) -> None:
+def test_whole_schedule_has_no_problem(tmp_path: Path) -> None:
     assert problems(tmp_path, WHOLE) == []
 
 
@@ -128,12 +131,12 @@ def test_timed_item_runs_one_at_a_time_unless_it_says_otherwise(trigger: str, mo
 
 
 def test_defaults_of_triggers() -> None:
-    text = "items: {x: {task: t, triggers: [{file: {path: in}}, {webhook: {secret: s}}, {cron: '@daily'}]}}"
+    text = "items: {x: {task: t, triggers: [{file: {path: in}}, {webhook: {secret: hook}}, {cron: '@daily'}]}}"
     file, webhook, cron = (trigger.kind for trigger in read(text)["x"].triggers)
     assert isinstance(file, OnFile)
     assert (file.pattern, file.each) == ("*", False)
     assert file.changes == {Change.ADDED, Change.MODIFIED}
-    assert webhook == OnWebhook("s", Scheme.AURA)
+    assert webhook == OnWebhook("hook", Scheme.AURA)
     assert cron == Cron("0 0 * * *", None, Timed(Misfire.RUN_ONCE, None, 0.0))
 
 
@@ -165,7 +168,7 @@ def test_defaults_of_triggers() -> None:
         ),
         pytest.param("{task: tidy, triggers: {every: 1m}}", "1:35: triggers: a list of triggers is needed", id="list"),
         pytest.param(
-            "{task: tidy, triggers: [{webhook: {secret: a}}, {webhook: {secret: a}}]}",
+            "{task: tidy, triggers: [{webhook: {secret: hook}}, {webhook: {secret: hook}}]}",
             "1:35: triggers: an item has one webhook at most",
             id="two-webhooks",
         ),
@@ -213,6 +216,7 @@ def test_bad_item(tmp_path: Path, item: str, problem: str) -> None:
         pytest.param("{file: inbox}", "10: file must be a mapping, not text", id="file"),
         pytest.param("{file: {}}", "4: file needs path", id="file-path"),
         pytest.param("{file: {path: '{{ due }}'}}", "17: `due` is there only in `when`, in inputs", id="file-due"),
+        pytest.param("{file: {path: '{{ state.x }}'}}", "17: `state` is not there in a path: it is", id="file-state"),
         pytest.param(
             "{file: {path: a, changes: [aded]}}", "29: changes: a list of added, modified, deleted is", id="ch"
         ),
@@ -223,7 +227,12 @@ def test_bad_item(tmp_path: Path, item: str, problem: str) -> None:
         pytest.param("{webhook: {}}", "4: webhook needs secret", id="webhook"),
         pytest.param("{webhook: {secret: 'A-1'}}", "22: secret: the name of a secret is needed", id="webhook-secret"),
         pytest.param(
-            "{webhook: {secret: a, scheme: github2}}", "33: scheme: aura or github or gitlab or bearer", id="scheme"
+            "{webhook: {secret: hok}}",
+            "22: secret: plan.yaml does not declare the secret 'hok'; did you mean 'hook'?",
+            id="undeclared",
+        ),
+        pytest.param(
+            "{webhook: {secret: hook, scheme: github2}}", "36: scheme: aura or github or gitlab or bearer", id="scheme"
         ),
         pytest.param("{poll: {}}", "4: poll needs action and every", id="poll"),
         pytest.param(
@@ -282,7 +291,7 @@ def test_task_of_another_plan_must_be_open(tmp_path: Path) -> None:
     closed = problems_of(tmp_path / "a", {**TASKS, **other, **schedule})
     assert any("1:28: plan lab does not use other: add `uses: [other]` to plan.yaml" in one for one in closed)
     head = {"lab/plan.yaml": "uses: [other]\nvars: {inbox: /srv}\n"}
-    assert problems_of(tmp_path / "b", {**TASKS, **other, **schedule, **head}) == [NOT_YET]
+    assert problems_of(tmp_path / "b", {**TASKS, **other, **schedule, **head}) == []
 
 
 ANYTHING = st.recursive(

@@ -63,7 +63,7 @@ def test_task_with_everything(tmp_path: Path) -> None:
 
 def test_defaults_of_a_task(tmp_path: Path) -> None:
     task = task_of(tmp_path, f"steps: {{a: {LOG}}}")
-    assert (task.lane, task.priority, task.timeout, task.cleanup_timeout) == ("main", 0, None, 10.0)
+    assert (task.lane, task.priority, task.timeout, task.cleanup_timeout) == (None, 0, None, 10.0)
     assert task.recovery is Recovery.FAIL
     assert task.returns is None
     assert task.steps["a"].retry == Retry(1, 0.0)

@@ -12,7 +12,7 @@ from aura.settings import Settings
 def check_bounds(settings: Settings) -> Iterator[Finding]:
     """All bounds in force, a line for each kind of thing."""
     for name, lane in settings.lanes.items():
-        wait = f"{lane.queue} more wait, with up to {_size(lane.queue_bytes)} of inputs"
+        wait = f"{lane.queue} more wait, with up to {_size(lane.queue_bytes)} of inputs and events"
         yield ok("bounds", f"lane {name}: {lane.limit} runs have a place, {wait}")
     yield from (ok("bounds", text) for text in (*_of_requests(settings), *_of_outputs(), *_of_history(settings)))
     yield from _check_files()
@@ -49,13 +49,20 @@ def _of_outputs() -> Iterator[str]:
 
 
 def _of_history(settings: Settings) -> Iterator[str]:
+    from aura.ledger import MAX_OPEN
     from aura.logs import INBOX_BYTES, INBOX_LINES
-    from aura.records.ageing import MOST_EVENTS, MOST_LINES
+    from aura.records.ageing import MOST_EVENTS, MOST_LINES, MOST_WHY
+    from aura.records.deliveries import KEEP_DELIVERIES, MAX_DELIVERIES
+    from aura.records.files import MAX_WATCHES
     from aura.records.keys import KEEP_KEYS
+    from aura.scheduling.filesets import MAX_FILES
 
     kept = settings.store.retention
     yield f"history: ended runs for {kept.days} days, {kept.runs} at most; idempotency keys for {KEEP_KEYS / 3600:g} h"
     yield f"history of no run: {MOST_LINES} log lines, {MOST_EVENTS} events"
+    yield f"why-ledger: {MOST_WHY} lines, {MAX_OPEN} told apart in a minute"
+    yield f"webhooks: delivery ids for {KEEP_DELIVERIES / 86400:g} days, {MAX_DELIVERIES} at most"
+    yield f"file triggers: {MAX_FILES} files of a folder, {MAX_WATCHES} folders kept in mind"
     yield f"log lines on their way to the store: {INBOX_LINES}, {_size(INBOX_BYTES)}"
 
 

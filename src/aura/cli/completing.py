@@ -63,6 +63,16 @@ def complete_rule(context: click.Context, _: click.Parameter, incomplete: str) -
     return _asked(context, ask)
 
 
+def complete_item(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The items of schedules whose PLAN/ITEM begins with what is there."""
+
+    def ask(client: "Client") -> list[CompletionItem]:
+        found = [(f"{item.plan_name}/{item.item}", item.task_name) for item in client.schedule()]
+        return [CompletionItem(name, help=one_line(task)) for name, task in found if name.startswith(incomplete)]
+
+    return _asked(context, ask)
+
+
 def complete_waiting(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The newest runs with a step that waits for an answer, by the end of their ids."""
 

@@ -32,6 +32,8 @@ COMMANDS = {
     "answer": "answer",
     "emit": "emit",
     "interrupts": "interrupts",
+    "why": "why",
+    "schedule": "schedule",
     "queue": "queue",
     "files": "files",
     "plans": "plans",

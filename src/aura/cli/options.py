@@ -77,14 +77,23 @@ def duration_of(option: str, text: str) -> float:
         raise click.BadParameter(str(error), param_hint=option) from None
 
 
+#: Days that have a name: how many ago.
+_DAYS = {"today": 0, "yesterday": 1}
+
+
 def time_of(_: click.Context, parameter: click.Parameter, text: str | None) -> datetime | None:
     """Read a time, in this machine's zone if it names none, or a duration as so long ago; the callback of an option.
 
+    ``today`` and ``yesterday`` are when those days began.
+
     Raises:
-        click.BadParameter: it is neither.
+        click.BadParameter: it is none of these.
     """
     if text is None:
         return None
+    if text in _DAYS:
+        day = datetime.now() - timedelta(days=_DAYS[text])
+        return day.replace(hour=0, minute=0, second=0, microsecond=0).astimezone()
     try:
         return datetime.fromisoformat(text).astimezone()
     except ValueError:
@@ -92,7 +101,7 @@ def time_of(_: click.Context, parameter: click.Parameter, text: str | None) -> d
     try:
         return datetime.now().astimezone() - timedelta(seconds=parse_duration(text))
     except (ValueError, OverflowError):
-        message = f"{text!r} is neither a time, such as 2026-11-22T05:00, nor a duration, such as 2h"
+        message = f"{text!r} is neither a time, such as 2026-11-22T05:00 or yesterday, nor a duration, such as 2h"
         raise click.BadParameter(message, param=parameter) from None
 
 

@@ -50,7 +50,8 @@ def one_line(value: Any) -> str:
 
 def coloured(word: str) -> str:
     """A state or a level in its colour; click leaves the colour out where it cannot be seen."""
-    return click.style(word, fg=_STATE_COLOURS.get(word.strip()))
+    colour = _STATE_COLOURS.get(word.strip())
+    return word if colour is None else click.style(word, fg=colour)
 
 
 def print_json(value: Any) -> None:
@@ -104,6 +105,21 @@ def local_time(time: datetime | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
         return time.astimezone().strftime(form)
     except OverflowError:  # such as the last hour of the calendar, east of Greenwich
         return time.isoformat()
+
+
+def soon(due: datetime | None, now: datetime | None = None) -> str:
+    """A time to come in this machine's zone, as people say it: ``today 14:30``, ``tomorrow 02:30:05``."""
+    if due is None:
+        return ""
+    try:
+        local, today = due.astimezone(), (now or datetime.now()).astimezone().date()
+    except OverflowError:
+        return due.isoformat()
+    days = (local.date() - today).days
+    day = {0: "today", 1: "tomorrow", -1: "yesterday"}.get(days)
+    if day is None:
+        day = local.strftime("%a %d %b") if 1 < days < 300 else local.strftime("%Y-%m-%d")
+    return f"{day} {local.strftime('%H:%M:%S' if local.second else '%H:%M')}"
 
 
 def took(begin: datetime | None, end: datetime | None) -> str:

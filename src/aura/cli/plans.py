@@ -58,8 +58,16 @@ def tasks(plan: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"items": [msgspec.to_builtins(task) | {"plan_name": name} for name, task in found]})
         return
-    rows = [(f"{name}/{task.name}", task.lane, _inputs(task.inputs), task.title) for name, task in found]
-    print_table(("TASK", "LANE", "INPUTS", "TITLE"), rows)
+    rows = [
+        (f"{name}/{task.name}", task.lane, _inputs(task.inputs), _started_by(name, task), task.title)
+        for name, task in found
+    ]
+    print_table(("TASK", "LANE", "INPUTS", "STARTED BY", "TITLE"), rows)
+
+
+def _started_by(plan_name: str, task: api.Task) -> str:
+    """The items that start a task, those of its own plan by their names alone."""
+    return ", ".join(item.removeprefix(f"{plan_name}/") for item in task.started_by)
 
 
 def _tasks(client: "Client", plan: str | None) -> Iterator[tuple[str, api.Task]]:

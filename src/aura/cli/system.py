@@ -17,6 +17,7 @@ from aura.cli.output import (
     seconds,
     short_cid,
     short_hash,
+    soon,
 )
 from aura.errors import ExitCode, Problem
 
@@ -48,9 +49,20 @@ def _facts(status: api.ServerStatus) -> Iterator[tuple[str, Any]]:
     yield "plans", ", ".join(f"{count} {word}" for word, count in plans if count) or "none"
     if status.retention and status.retention.bytes is not None:
         yield "history", _said_of_history(status.retention)
+    yield "schedule", _said_of_schedule(status.schedule)
     yield from (("interrupt", _said_of_interrupt(one)) for one in status.interrupts.open)
     yield from (("reason", reason) for reason in status.reasons)
     yield from (("service", _said_of(name, child)) for name, child in status.services.items() if child.failures)
+
+
+def _said_of_schedule(found: api.ScheduleStatus) -> str:
+    """The items of schedules: ``3 items, 1 off; next lab/nightly today 14:30``; empty if there is none."""
+    if not found.items:
+        return ""
+    counts = [(found.items - found.enabled, "off"), (found.suspended, "suspended")]
+    marks = "".join(f", {count} {word}" for count, word in counts if count)
+    following = f"; next {found.next.plan_name}/{found.next.item} {soon(found.next.due)}" if found.next else ""
+    return f"{found.items} item{'' if found.items == 1 else 's'}{marks}{following}"
 
 
 def _said_of_interrupt(one: api.OpenInterrupt) -> str:

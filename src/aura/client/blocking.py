@@ -122,6 +122,15 @@ class Client:
     enable_rule = _answering(AsyncClient.enable_rule)
     disable_rule = _answering(AsyncClient.disable_rule)
 
+    schedule = _listing(AsyncClient.schedule)
+    item = _answering(AsyncClient.item)
+    preview = _answering(AsyncClient.preview)
+    run_item = _answering(AsyncClient.run_item)
+    enable_item = _answering(AsyncClient.enable_item)
+    disable_item = _answering(AsyncClient.disable_item)
+
+    why = _listing(AsyncClient.why)
+
     get_run = _answering(AsyncClient.get_run)
     runs = _listing(AsyncClient.runs)
     active_runs = _listing(AsyncClient.active_runs)

@@ -129,9 +129,14 @@ class AsyncClient:
         """
         options = {"priority": priority, "lane": lane, "delay_s": delay_s, "labels": labels or None}
         body = {"plan_name": plan_name, "task_name": task_name, "inputs": inputs or {}} | given(options)
-        headers = _key(idempotency_key) | ({} if wait is None else {"Prefer": f"wait={math.ceil(wait)}"})
+        return await self._ask_run("/api/tasks/run", body, idempotency_key, wait)
+
+    async def _ask_run(
+        self, path: str, body: Mapping[str, Any], key: str | None, wait: float | None
+    ) -> api.Accepted | api.Run:
+        headers = _key(key) | ({} if wait is None else {"Prefer": f"wait={math.ceil(wait)}"})
         answer = await self._connection.send(
-            "POST", "/api/tasks/run", body=body, headers=headers, repeatable=True, wait=wait or 0.0
+            "POST", path, body=body, headers=headers, repeatable=True, wait=wait or 0.0
         )
         return read(answer, api.Run) if answer.status_code == 200 else read(answer, api.Accepted)
 
@@ -228,6 +233,71 @@ class AsyncClient:
     async def disable_rule(self, plan_name: str, rule: str) -> api.Rule:
         """Switch a rule off, until its file says something else: its triggers fire it no more."""
         return await self._post(_of_rule(plan_name, rule, "disable"), api.Rule)
+
+    # -- schedules -----------------------------------------------------------------------------------------------------
+
+    def schedule(self) -> Pages[api.ScheduledItem]:
+        """The items of all schedules, by plan and name."""
+        return self._list("/api/schedule", api.Page[api.ScheduledItem])
+
+    async def item(self, plan_name: str, item: str) -> api.ScheduledItem:
+        """One item of a schedule as it stands."""
+        return await self._get(_of_item(plan_name, item), api.ScheduledItem)
+
+    async def preview(
+        self, plan_name: str, item: str, begin: datetime | None = None, end: datetime | None = None
+    ) -> api.Preview:
+        """The times at which an item is due, from ``begin`` (now) until before ``end`` (a week later), with a zone."""
+        span = given({"from": begin.isoformat() if begin else None, "to": end.isoformat() if end else None})
+        return await self._get(_of_item(plan_name, item, "/preview"), api.Preview, span)
+
+    async def run_item(
+        self,
+        plan_name: str,
+        item: str,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        wait: float | None = None,
+    ) -> api.Accepted | api.Run:
+        """Start an item now, with its inputs and over them ``inputs``. Answered, and as safe, as ``run_task`` is."""
+        path, body = _of_item(plan_name, item, "/run"), {"inputs": inputs or {}}
+        return await self._ask_run(path, body, idempotency_key, wait)
+
+    async def enable_item(self, plan_name: str, item: str) -> api.ScheduledItem:
+        """Switch an item on, until its file says something else."""
+        return await self._post(_of_item(plan_name, item, "/enable"), api.ScheduledItem)
+
+    async def disable_item(self, plan_name: str, item: str) -> api.ScheduledItem:
+        """Switch an item off, until its file says something else: its triggers start nothing any more."""
+        return await self._post(_of_item(plan_name, item, "/disable"), api.ScheduledItem)
+
+    # -- why ----------------------------------------------------------------------------------------------------------
+
+    def why(
+        self,
+        *,
+        plan_name: str | None = None,
+        item: str | None = None,
+        rule: str | None = None,
+        task_name: str | None = None,
+        reason: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        page_size: int | None = None,
+    ) -> Pages[api.Why]:
+        """What does not begin yet, then what did not start, the newest first, and why. Times have a zone."""
+        filters = {
+            "plan_name": plan_name,
+            "item": item,
+            "rule": rule,
+            "task_name": task_name,
+            "reason": reason,
+            "since": since.isoformat() if since else None,
+            "until": until.isoformat() if until else None,
+            "limit": page_size,
+        }
+        return self._list("/api/why", api.Page[api.Why], filters)
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
@@ -372,6 +442,10 @@ class AsyncClient:
             return await self._get(path, kind, {**(filters or {}), "cursor": cursor})
 
         return Pages(fetch)
+
+
+def _of_item(plan_name: str, item: str, verb: str = "") -> str:
+    return f"/api/schedule/{quoted(plan_name)}/{quoted(item)}{verb}"
 
 
 def _of_rule(plan_name: str, rule: str, verb: str) -> str:

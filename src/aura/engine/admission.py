@@ -22,6 +22,7 @@ import msgspec
 from aura.bus import Offered, joined
 from aura.engine.dispatcher import HANDLERS, Dispatcher
 from aura.engine.modes import Modes, is_bounded
+from aura.engine.refusals import Refusals
 from aura.errors import FieldError, KeyTaken, RequestError, StoreClosed, StoreReadOnly
 from aura.events import Chain, EventEntry
 from aura.failpoints import Site
@@ -53,13 +54,17 @@ class Origin(NamedTuple):
 
     ``call``: that run waits for it, and this is which call of its that answers. Such a run is a part of the one that
     asks: it stands in no lane and takes no place. ``chain`` is that of the event; ``is_handler``: it is what an
-    interrupt rule starts.
+    interrupt rule starts. Of a start by a trigger ``event`` is what it sees of its event, ``due`` its slot, in Unix
+    seconds, and ``lane`` the one of tasks that name none.
     """
 
     run: LiveRun | None = None
     call: str | None = None
     chain: Chain | None = None
     is_handler: bool = False
+    event: Mapping[str, Any] | None = None
+    due: float | None = None
+    lane: str = "main"
 
     @property
     def parent(self) -> LiveRun | None:
@@ -88,6 +93,7 @@ class Admission:
         self._modes = modes
         self._dispatcher = dispatcher
         self._stops = stops
+        self.refusals = Refusals(runtime)
         self.closed = False
 
     def request(
@@ -142,18 +148,18 @@ class Admission:
             if isinstance(bad, RequestError):
                 raise bad
         requests = [request for request in given if isinstance(request, Request)]
-        with self._runtime.measures.refusals:  # of the whole batch: it may be asked again as it is
+        with self.refusals.noting(requests, cause):  # of the whole batch: it may be asked again as it is
             self.check_open()
             self.check_space()
         beside: Counter[Slot] = Counter()
         acceptable: list[Accepted] = []
         for index, request in enumerate(requests):
             try:
-                with self._runtime.measures.refusals:
-                    acceptable.append(self._check(request, cause, beside=beside)[0])
+                acceptable.append(self._check(request, cause, beside=beside)[0])
             except RequestError as refused:
+                self.refusals.note(refused, request.plan_name, request.task_name, cause)
                 raise _within_batch(refused, index) from None
-        with self._runtime.measures.refusals:
+        with self.refusals.noting(requests, cause):
             self._check_room(acceptable)
         return requests
 
@@ -203,11 +209,17 @@ class Admission:
         Raises:
             RequestError: it is refused; nothing is reserved.
         """
-        with self._runtime.measures.refusals:
+        try:
             accepted, task = self._check(request, cause, origin)
+        except RequestError as refused:
+            self.refusals.note(refused, request.plan_name, request.task_name, cause)
+            raise
         run = self._make(accepted)
+        run.event = origin.event if origin else None
         entry = self._announce(run)
         self._runtime.open[run.cid] = run
+        if run.accepted.cause.item is not None:
+            self._modes.of_items.enter(run)
         if is_bounded(task.mode):
             self._modes.enter(run, *self._runtime.generations.task(run.plan_name, run.task_name))
         if accepted.call is None:
@@ -228,6 +240,8 @@ class Admission:
                 self._runtime.bus.settle(one.deliveries, True)
             if one.replaces:
                 self._modes.replace(one.run)
+            if one.run.accepted.cause.item is not None:
+                self._modes.of_items.replace(one.run)
 
     def enter(self, run: LiveRun, task: Task | None = None) -> None:
         """Put a run into its lane, with the timer of its task's ``queue_timeout``."""
@@ -250,9 +264,10 @@ class Admission:
         generation, task = self._runtime.generations.task(request.plan_name, request.task_name)
         inputs = _checked_inputs(task, request)
         encoded = encode(inputs)
-        lane = HANDLERS if origin.is_handler else request.lane or task.lane
+        event = encode(origin.event) if origin.event is not None else None
+        lane = HANDLERS if origin.is_handler else request.lane or task.lane or origin.lane
         if not within:
-            self._check_lane(lane, 1, len(encoded))
+            self._check_lane(lane, 1, len(encoded) + len(event or b""))
         labels = {**task.labels, **request.labels}
         slot = self._modes.slot(generation, task, inputs, labels)
         if slot is not None:
@@ -271,7 +286,7 @@ class Admission:
             priority=parent.priority if parent else task.priority if request.priority is None else request.priority,
             labels=labels,
             recovery=task.recovery.value,
-            due=now,
+            due=now if origin.due is None else origin.due,
             not_before=now + request.delay_s if request.delay_s > 0 else None,
             accepted_at=now,
             cause=cause,
@@ -284,6 +299,7 @@ class Admission:
             secret_inputs=secret_pointers(task, inputs),
             call=origin.call,
             chain=_chain(origin),
+            event=event,
         )
         return accepted, task
 
@@ -337,7 +353,7 @@ class Admission:
         """The acceptance was not stored: the run never was."""
         run = reserved.run
         if not isinstance(error, KeyTaken):  # it is not refused: it is answered as the first time
-            self._runtime.measures.refusals.note(refusal(error).code)
+            self.refusals.note(refusal(error), run.plan_name, run.task_name, run.accepted.cause)
         self._runtime.journal.settle([reserved.entry], False)
         self._runtime.bus.settle(reserved.deliveries, False)
         run.refused = run.sealed = True
@@ -359,6 +375,18 @@ def _chain(origin: Origin) -> Chain | None:
     if origin.run is None or origin.run.chain is None:
         return origin.chain
     return msgspec.structs.replace(origin.run.chain, depth=origin.run.chain.depth + 1)
+
+
+async def stored(ticket: Ticket) -> None:
+    """Return once what was asked for is on record.
+
+    Raises:
+        RequestError: it could not be stored.
+    """
+    try:
+        await ticket.wait()
+    except Exception as error:
+        raise refusal(error) from error
 
 
 def refusal(error: Exception, kept: str = "nothing of it was kept") -> RequestError:

@@ -21,7 +21,7 @@ from itertools import count
 from typing import Any
 
 from aura.engine.holds import active_below
-from aura.engine.modes import Modes, at_once, is_bounded, slot_of
+from aura.engine.modes import Modes, is_bounded
 from aura.engine.pool import Pool
 from aura.errors import RequestError, ResourceMissing, RunError
 from aura.graph import Progress
@@ -49,7 +49,7 @@ class Claims:
         self._numbers = count()
         #: Meets what a handler waits for with what stuck runs hold, and says whether it did (``takeovers``).
         self.take_over: Callable[[LiveRun, Claim], bool] = lambda _run, _claim: False
-        modes.hold = self._hold_slot
+        modes.hold = self.hold_slot
 
     def close(self) -> None:
         """Stop the timers."""
@@ -80,7 +80,7 @@ class Claims:
             except RequestError as refused:
                 run.found = refused
                 return True
-        if run.claims is None and not task.resources and not is_bounded(task.mode):
+        if run.claims is None and not (task.resources or is_bounded(task.mode) or run.accepted.cause.item):
             return True
         try:
             met = self._ask_start(run, generation, task, told)
@@ -99,9 +99,10 @@ class Claims:
         needs = self._needs(generation.plan, task.resources, claims.holder)
         if is_bounded(task.mode):
             self._modes.enter(run, generation, task)
-            self.pool.put(slot_of(run), Semaphore(at_once(task.mode)))
-            if slot_of(run) not in claims.holder.held:
-                needs = {slot_of(run): 1, **needs}
+        for slot, number in self._modes.slots(run, task).items():
+            self.pool.put(slot, Semaphore(number))
+            if slot not in claims.holder.held:
+                needs = {slot: 1, **needs}
         claim = claims.start
         if claim is None or claim.needs != needs or claim.order[0] != run.rank:
             self.leave(run)
@@ -206,7 +207,8 @@ class Claims:
         """After the dispatcher has looked at all that may start: keep nothing for those that could not."""
         self.pool.settle()
 
-    def _hold_slot(self, run: LiveRun, slot: Slot) -> None:
+    def hold_slot(self, run: LiveRun, slot: Slot) -> None:
+        """Note that a run that has begun has a slot."""
         holder = self._claims_of(run).holder
         if slot not in holder.held:
             self.pool.put(slot, Semaphore(1))  # whatever its mode says is put by the next one that asks

@@ -73,6 +73,8 @@ class Dispatcher:
         self._idle = anyio.Event()
         #: What runs, or hangs, in the place of its parent.
         self.in_place: set[LiveRun] = set()
+        #: What has given its place back and is not sealed yet (``leaving``).
+        self.gone: set[LiveRun] = set()
 
     # -- intake
 
@@ -373,7 +375,17 @@ class Dispatcher:
         lane = self.lanes[run.lane]
         if run.placed or run in lane.stuck:
             lane.release(run)
-            self._freed()
+        elif run not in self.gone:
+            return
+        self.gone.discard(run)
+        self._freed()
+
+    def vacate(self, run: LiveRun) -> None:
+        """Take back the place, and what else it has, of a run that is sealed soon: nothing of it runs any more."""
+        self._claims.release(run)
+        self.lanes[run.lane].release(run)
+        self.gone.add(run)
+        self.kick()
 
     def release_stuck(self, run: LiveRun) -> None:
         """Take the place of a run that hangs."""
@@ -389,7 +401,7 @@ class Dispatcher:
             self._idle.set()
 
     def _busy(self) -> bool:
-        return any(self.placed()) or any(not run.stuck for run in self.in_place)
+        return bool(self.gone) or any(self.placed()) or any(not run.stuck for run in self.in_place)
 
     def placed(self) -> Iterable[LiveRun]:
         """All runs that hold a place."""
@@ -400,7 +412,7 @@ class Dispatcher:
         return [run for lane in self.lanes.values() for run in lane.stuck]
 
     async def wait_idle(self) -> None:
-        """Return once nothing runs but what is stuck."""
+        """Return once nothing runs but what is stuck, and what has run is sealed."""
         while self._busy():
             if self._idle.is_set():  # one event for all who wait
                 self._idle = anyio.Event()

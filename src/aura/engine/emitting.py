@@ -28,6 +28,7 @@ class Emitting:
         """
         self._admission.check_open()
         self._admission.check_space()
+        await self._runtime.bus.pace.turn()
         emitted = self._runtime.bus.emit(name, payload)
         try:
             await emitted.ticket.wait()

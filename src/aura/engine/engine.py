@@ -14,7 +14,7 @@ import msgspec
 from anyio.abc import TaskGroup
 
 import aura
-from aura.engine.admission import Admission, Admitted, refusal
+from aura.engine.admission import Admission, Admitted, refusal, stored
 from aura.engine.boot import accepted_of
 from aura.engine.children import Children, adopt, family, is_unattended
 from aura.engine.claims import Claims
@@ -28,6 +28,7 @@ from aura.engine.modes import Modes
 from aura.engine.overview import Overview, look
 from aura.engine.ownevents import OwnEvents
 from aura.engine.pausing import Pausing
+from aura.engine.planlines import say_load
 from aura.engine.polls import Polls
 from aura.engine.priorities import Priorities, Prioritized
 from aura.engine.reruns import Reruns
@@ -39,20 +40,38 @@ from aura.engine.supervisor import Supervisor
 from aura.engine.takeovers import Takeovers
 from aura.engine.triggers import Triggers
 from aura.engine.watchdog import Watchdog
+from aura.engine.whyview import WhyPage, WhyView
 from aura.errors import RequestError
 from aura.events import EventReceipt
 from aura.lifecycle import FINAL, RunState, Stop
-from aura.loading.generations import PlanStatus
+from aura.loading.generations import PlanStatus, Reading
 from aura.records.boots import OpenRun
 from aura.records.firings import OpenFiring
+from aura.records.why import WhyFilter
 from aura.run import Cause, Outcomes, PreemptedBy, Receipt, Request
+from aura.runs.leaving import Leaving
 from aura.runs.liverun import LiveRun
 from aura.runs.restoring import inherited_of
 from aura.runs.runtime import Runtime
 from aura.runs.seal import Seal
 from aura.runs.stops import UNCERTAIN, Answer, Stops
 from aura.runs.waits import Waits
+from aura.scheduling.debounce import Debounces
+from aura.scheduling.expected import Expects
+from aura.scheduling.filetriggers import FileTriggers
+from aura.scheduling.heard import Heard
+from aura.scheduling.itemmodes import ItemModes
+from aura.scheduling.itempolls import ItemPolls
+from aura.scheduling.items import Items
+from aura.scheduling.scheduler import Scheduler
+from aura.scheduling.schedules import Schedules
+from aura.scheduling.sources import Source
+from aura.scheduling.starts import Starts
+from aura.scheduling.webhooks import Webhooks
 from aura.store import Ticket
+from aura.watching.folders import Folders
+from aura.watching.reloader import Reloader
+from aura.why import Place
 
 State = Literal["running", "stopping", "stopped"]
 ShownState = State | Literal["degraded"]
@@ -86,6 +105,7 @@ class Engine:
         self.dispatcher = Dispatcher(runtime, runtime.settings.lanes, self.claims)
         self.waits = Waits(runtime, self._enter_again)
         self.seal = Seal(runtime, self.waits, self.dispatcher.release, self._enter_again)
+        self.leaving = Leaving(self.seal, self.dispatcher.vacate)
         self.stops = Stops(runtime, self.seal.seal, self.dispatcher.start_at_once)
         self.history = History(runtime, self.dispatcher, self.claims, self.waits, flush_logs)
         self.admission = Admission(runtime, self.dispatcher, self.stops, self.modes)
@@ -99,8 +119,27 @@ class Engine:
         )
         self.polls = Polls(runtime)
         self.triggers = Triggers(runtime, self.interrupts, self.admission, self.dispatcher, self.polls)
+        self.modes.of_items = self.item_modes = ItemModes(runtime)
+        self.item_modes.hold = self.claims.hold_slot
+        self.starts = Starts(runtime, self.admission, self.item_modes)
+        self.scheduler = Scheduler(runtime, self.starts)
+        #: What rings when something in a folder may have changed; served by the server, in a world by nobody.
+        self.folders = Folders(runtime.log.warning)
+        #: Set by the server: plans are loaded when their files change.
+        self.watches_plans = False
+        self.reloader = Reloader(runtime, self.folders, self.reload)
+        self.webhooks = Webhooks(runtime, self.starts, self.admission)
+        self.file_triggers = FileTriggers(runtime, self.starts, self.folders)
+        self.debounces = Debounces(runtime, self.starts)
+        self.expects = Expects(runtime, self.starts)
+        heard = Heard(runtime, self.starts, self.debounces)
+        polled = ItemPolls(runtime, self.starts, self.polls)
+        by_events: list[Source] = [heard, self.debounces, self.expects, polled]
+        self.items = Items(runtime, self.starts, [self.scheduler, self.webhooks, self.file_triggers, *by_events])
+        self._why = WhyView(runtime, self.dispatcher, self.items, lambda: self._state == "running")
         self.takeovers = Takeovers(runtime, self.claims, self.dispatcher)
         self.keys = Keys(runtime, self.admission)
+        self.schedules = Schedules(runtime, self.items, self.keys, self.polls, self.file_triggers, lambda: self._state)
         self.emitting = runtime.emits = Emitting(runtime, self.admission)
         self.reruns = Reruns(runtime, self.admission, self.history)
         self.priorities = Priorities(runtime, self.dispatcher, self.history)
@@ -110,13 +149,14 @@ class Engine:
         executor = Executor(
             runtime,
             self.stops,
-            self.seal,
+            self.leaving,
             self.sub_tasks,
             self.claims,
             self.waits,
             self._give_place_back,
         )
-        self.modes.cancel = self._request_cancel
+        self.modes.cancel = self.item_modes.cancel = self._request_cancel
+        self.item_modes.mode_of = self.items.mode_of
         self.waits.cancel = self.sub_tasks.cancel
         self.dispatcher.execute = executor.execute
         self.retention = Retention(runtime)
@@ -127,6 +167,7 @@ class Engine:
         self._state: State = "stopped"
         #: Counts stops: only the last one may say ``stopped``.
         self._stops_begun = 0
+        self._loading = anyio.Lock()
         #: Set to end the waiting of a stop that drains, and to tell the dispatcher, and an older stop, to end. Replaced
         #: by each start and each stop, so that it is the event of whatever began last.
         self._hurry = anyio.Event()
@@ -174,6 +215,17 @@ class Engine:
             # in the engine's group: ends by ``request_stop`` of the dispatcher, or by ``_hurry`` in a pause
             self.children.start_soon(self._serve_dispatcher, self._hurry, self._dispatcher_ended, name="dispatcher")
             self.polls.start()
+            self.items.start()
+            # in the engine's group: ends in the turn after ``request_stop`` of the scheduler
+            serve = self.scheduler.serve
+            self.children.start_soon(self.supervisor.serve, "scheduler", serve, self._hurry, name="scheduler")
+            if self.watches_plans:
+                # in the engine's group: ends in the turns after ``request_stop`` of the reloader
+                serve = self.reloader.begin()
+                self.children.start_soon(self.supervisor.serve, "plan watcher", serve, self._hurry, name="plan watcher")
+            # in the engine's group: ends in the turns after ``request_stop`` of the file triggers
+            serve = self.file_triggers.serve
+            self.children.start_soon(self.supervisor.serve, "file triggers", serve, self._hurry, name="file triggers")
         return self.state
 
     async def _serve_dispatcher(self, told: anyio.Event, ended: anyio.Event) -> None:
@@ -209,7 +261,9 @@ class Engine:
         if self._state != "stopping":
             self.own_events.tell_engine("stopping")
         self._state = "stopping"
+        self.reloader.request_stop()
         self.polls.request_stop()
+        self.items.request_stop()
         self.dispatcher.request_stop()
         self._hurry.set()  # a stop that is draining does so no longer: this one takes its place
         self._hurry = anyio.Event()
@@ -244,6 +298,7 @@ class Engine:
         end = anyio.current_time() + grace + HURRIED_SLACK
         self._last_wait.deadline = min(self._last_wait.deadline, end)
         self.polls.request_stop(grace)
+        self.items.request_stop(grace)
         unattended = [run for run in self.dispatcher.in_place if is_unattended(run)]
         for run in [*self.dispatcher.placed(), *unattended]:
             self.stops.request_stop(run, Stop.SHUTDOWN, "shutdown", grace)
@@ -272,6 +327,7 @@ class Engine:
             run.started_at, run.active_s = None, 0.0
             run.preempted_by = msgspec.convert(orphan.record.preempted_by, PreemptedBy | None)
             run.preemptions = orphan.record.preemptions
+            run.event = orphan.event
             run.starts = {row[1]: row[4] for row in orphan.steps}
             run.inherited = inherited_of(orphan)
             run.inherited_loops = {row[1]: orphan.loops[row[1]] for row in run.inherited if row[1] in orphan.loops}
@@ -283,7 +339,9 @@ class Engine:
             else:
                 self._enter_again(run)
         self.waits.look_at_sub_tasks(list(self.runtime.open.values()))
-        self.modes.resume([self.runtime.open[orphan.record.cid] for orphan in found])
+        open_runs = [self.runtime.open[orphan.record.cid] for orphan in found]
+        self.modes.resume(open_runs)
+        self.item_modes.resume(open_runs)
         self.interrupts.take_over(firings)
 
     def _enter_again(self, run: LiveRun) -> None:
@@ -297,6 +355,7 @@ class Engine:
 
     def record_left(self) -> int:
         """Give every run whose body is still there its record, at the server's end, and count them."""
+        self.leaving.seal_gone()
         left = self.left()
         for run in left:
             self.stops.abandon(run)
@@ -311,6 +370,7 @@ class Engine:
     def close(self) -> None:
         """End what would act after the server's end: timers, and the waiting for runs that it will not see end."""
         self.polls.close()
+        self.items.close()
         self.dispatcher.close()
         self.interrupts.close()
         self.waits.close()
@@ -319,19 +379,23 @@ class Engine:
                 run.timer.cancel()
             run.end()
 
-    async def reload(self) -> list[PlanStatus]:
-        """Load the plans folder again. A plan that cannot be served keeps its last good generation; the log says so."""
+    async def reload(self, read: Reading | None = None) -> list[PlanStatus]:
+        """Load the plans folder again. A plan that cannot be served keeps its last good generation; the log says so.
+
+        ``read`` is that of the watcher, which reads what has changed.
+        """
+        async with self._loading:  # what one load has changed is told before the next begins
+            return await self._reload(read)
+
+    async def _reload(self, read: Reading | None) -> list[PlanStatus]:
         before = self.generations.statuses()
-        statuses = await self.generations.reload()
-        for plan in statuses:
-            said = "is broken" if plan.status == "broken" else "keeps its last good version"
-            for problem in plan.errors:
-                self.runtime.log.error(f"plan {plan.name} {said}: {problem}", plan=plan.name)
-            for warning in plan.warnings:
-                self.runtime.log.warning(f"plan {plan.name}: {warning}", plan=plan.name)
+        statuses = await self.generations.reload(read)
+        # from here on nothing is awaited: everybody is told of what is served now
+        say_load(self.runtime.log, before, statuses, asked=read is None, first=not self.ready)
         self.own_events.tell_plans(before, statuses, first=not self.ready)
         self.runtime.services.reload()
         self.triggers.reload()
+        self.items.reload()
         self.claims.reload()
         self.dispatcher.ask_again()
         return statuses
@@ -347,7 +411,7 @@ class Engine:
         if key is not None:
             return await self.keys.submit(request, cause, key)
         admitted = self.admission.request(request, cause)
-        await _stored(admitted.ticket)
+        await stored(admitted.ticket)
         return _accepted(admitted.run)
 
     async def submit_batch(
@@ -364,7 +428,7 @@ class Engine:
             return await self.keys.submit_batch(requests, cause, atomic, key)
         if atomic:
             runs, ticket = self.admission.request_all(requests, cause)
-            await _stored(ticket)
+            await stored(ticket)
             return Outcomes([_accepted(run) for run in runs])
         admitted = [self._try(request, cause) for request in requests]
         return Outcomes([await _outcome(one) for one in admitted])
@@ -385,7 +449,7 @@ class Engine:
         if key is not None:
             return await self.keys.accept(partial(self.reruns.request, cid, from_step), key)
         admitted = await self.reruns.request(cid, from_step)
-        await _stored(admitted.ticket)
+        await stored(admitted.ticket)
         return _accepted(admitted.run)
 
     async def set_priority(self, cid: str, priority: int) -> Prioritized:
@@ -412,13 +476,13 @@ class Engine:
             RequestError: ``unknown_plan``, ``unknown_rule``, or its handler is refused; nothing was stored.
         """
         emitted = self.triggers.fire(self.triggers.find(plan_name, rule_name), payload)
-        await _stored(emitted.ticket)
+        await stored(emitted.ticket)
         return EventReceipt(str(emitted.entry.id), emitted.started, emitted.fired)
 
     async def switch_rule(self, plan_name: str, rule_name: str, enabled: bool, by: str) -> LiveRule:
         """Switch a rule on or off; returns it once that is stored. Raises as ``fire`` does."""
         live = self.triggers.find(plan_name, rule_name)
-        await _stored(self.triggers.switch(live, enabled, by))
+        await stored(self.triggers.switch(live, enabled, by))
         return live
 
     def rules(self) -> list[dict[str, Any]]:
@@ -579,6 +643,15 @@ class Engine:
 
     # -- looking
 
+    async def why(self, wanted: WhyFilter, limit: int, after: Place | None = None) -> WhyPage:
+        """What does not begin yet, then what did not start, the newest first, and why; behind the place ``after``."""
+        return await self._why.page(wanted, limit, after)
+
+    @property
+    def not_started(self) -> Mapping[tuple[str, str | None], int]:
+        """How often something did not start since the server began, by the reason and the plan."""
+        return self.runtime.ledger.counts
+
     def status(self) -> dict[str, Any]:
         """What ``GET /api/system/status`` answers."""
         lanes = {
@@ -614,6 +687,7 @@ class Engine:
             "plan_services": self.runtime.services.status(),
             "events": self.runtime.bus.status(),
             "interrupts": open_shown(self.dispatcher.holds.open),
+            "schedule": self.schedules.status(),
             "stuck": stuck_shown(self.dispatcher),
             "loop": self.watchdog.status(),
             "reasons": self.reasons,
@@ -664,18 +738,11 @@ def _check_stands_alone(run: LiveRun, verb: str) -> None:
         raise RequestError("conflict", detail, extra={"state": run.state.value, "cid": top.cid})
 
 
-async def _stored(ticket: Ticket) -> None:
-    try:
-        await ticket.wait()
-    except Exception as error:
-        raise refusal(error) from error
-
-
 async def _outcome(admitted: Admitted | RequestError) -> Receipt | RequestError:
     if isinstance(admitted, RequestError):
         return admitted
     try:
-        await _stored(admitted.ticket)
+        await stored(admitted.ticket)
     except RequestError as refused:
         return refused
     return _accepted(admitted.run)

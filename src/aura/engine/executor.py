@@ -12,7 +12,8 @@ While a step is the only one it runs in the run's own child; parallel ones get a
 asked before each start and after each commit: what was to start is withheld and stays pending. So is, after a commit,
 whether the action ``stop`` has ended the graph meanwhile: what was to start is cancelled then.
 
-The run always seals: ``execute`` ends in a ``finally`` outside every scope, without an await.
+The run always seals: ``execute`` ends in a ``finally`` outside every scope, without an await (``leaving``: one of many
+that are stopped together gives its place back there, and is sealed a few turns later).
 
 What a crash does: a step's start is committed and its finish is not; the boot table takes it from there.
 """
@@ -37,12 +38,13 @@ from aura.run import Failure, failure_of
 from aura.runs.attempt import Attempt, EdgeCause
 from aura.runs.conclude import Conclusions
 from aura.runs.keptcode import keeping_code
+from aura.runs.leaving import Leaving
 from aura.runs.liverun import LiveRun, Phase
 from aura.runs.measures import Measures
 from aura.runs.perform import perform
 from aura.runs.restoring import restore
 from aura.runs.runtime import Runtime
-from aura.runs.seal import Seal, end_cut_off, give_back
+from aura.runs.seal import end_cut_off, give_back
 from aura.runs.stops import HANDLER_GRACE, Stops, handler_grace, time_left, where_of, withheld
 from aura.runs.waits import Waits
 from aura.store import Ticket
@@ -65,7 +67,7 @@ class Executor:
         self,
         runtime: Runtime,
         stops: Stops,
-        seal: Seal,
+        leaving: Leaving,
         children: Children,
         claims: Claims,
         waits: Waits,
@@ -74,7 +76,7 @@ class Executor:
         self._runtime = runtime
         self._children = children
         self._stops = stops
-        self._seal = seal
+        self._leaving = leaving
         self._give_place_back = give_place_back
         self._conclusions = Conclusions(runtime, waits)
         self._claims = claims
@@ -91,7 +93,7 @@ class Executor:
                 self._runtime.fault(f"run {run.cid} was broken off", error)
                 await self._end_attempts(run)
         finally:
-            self._seal.seal(run)
+            self._leaving.leave(run)
 
     async def _end_attempts(self, run: LiveRun) -> None:
         """Stop what a run that was broken off has left running beside it, and wait for it as for any stuck run."""

@@ -72,7 +72,8 @@ class History:
 
     async def active_runs(self, limit: int = ACTIVE_LIMIT, before: int | None = None) -> list[RunRecord]:
         """The newest of the runs that run now, or hang, accepted before the sequence ``before``."""
-        runs = [*self._dispatcher.placed(), *self._dispatcher.stuck(), *self._dispatcher.in_place]
+        holding = [*self._dispatcher.placed(), *self._dispatcher.stuck(), *self._dispatcher.in_place]
+        runs = [*holding, *self._dispatcher.gone]
         newest = sorted((run for run in runs if before is None or run.seq < before), key=lambda run: -run.seq)
         found: list[RunRecord] = []
         while newest and len(found) < limit:  # some may not be on record yet

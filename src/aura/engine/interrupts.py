@@ -189,7 +189,7 @@ class Interrupts:
     def look(self, terms: Terms, priority: int) -> Sight:
         """Say whom a firing of these terms and this priority would stop, wait for and spare."""
         sight = Sight([], [], [])
-        for run in list(self._dispatcher.placed()):
+        for run in [*self._dispatcher.placed(), *self._dispatcher.gone]:
             if run.firing is not None:
                 if run.firing.priority < priority:  # it is displaced, whatever the terms say
                     self._sort(run, sight)
@@ -283,7 +283,9 @@ class Interrupts:
         self._runtime.journal.settle([told], False)
         self._runtime.bus.settle(heard, False)
         self._runtime.log.error(f"{live.name} has fired, and that could not be stored: its handler does not run")
-        live.note_missed("storage_full", "the firing could not be stored", self._runtime.clock.wall())
+        why = "the firing could not be stored"
+        live.note_missed("storage_full", why, self._runtime.clock.wall())
+        self._runtime.ledger.note(live.line("storage_full", why))
         self._end(firing)
         self._admission.undo(reserved, StoreError("the firing could not be stored"))
 

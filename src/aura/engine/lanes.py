@@ -8,9 +8,9 @@ what others hold is set aside, with its entry, and does not hold up those behind
 it may have it.
 
 Invariants: ``waiting`` counts the entries that count, plus those that are still on their way to the heap, and
-``waiting_bytes`` is what the inputs of these come to; a run is in ``placed`` while it holds a place. A stuck run gives
-its place back, but only ``max_stuck`` of them at a time: beyond that the lane shrinks, so that hanging work cannot pile
-up without a bound.
+``waiting_bytes`` is what the inputs of these, and the events that started them, come to; a run is in ``placed`` while
+it holds a place. A stuck run gives its place back, but only ``max_stuck`` of them at a time: beyond that the lane
+shrinks, so that hanging work cannot pile up without a bound.
 """
 
 import heapq
@@ -61,12 +61,12 @@ class Lane:
     def count(self, run: LiveRun) -> None:
         """Count a run that waits from now on."""
         self.waiting += 1
-        self.waiting_bytes += len(run.accepted.inputs)
+        self.waiting_bytes += len(run.accepted.inputs) + len(run.accepted.event or b"")
 
     def discount(self, run: LiveRun) -> None:
         """Count it no more."""
         self.waiting -= 1
-        self.waiting_bytes -= len(run.accepted.inputs)
+        self.waiting_bytes -= len(run.accepted.inputs) + len(run.accepted.event or b"")
 
     def push(self, run: LiveRun) -> None:
         """Put a run at its position: by priority and waiting, then by order of acceptance."""

@@ -23,7 +23,7 @@ replaces nobody.
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -51,9 +51,49 @@ def at_once(mode: Mode) -> int:
     return mode.max or 1 if mode.kind is ModeKind.PARALLEL else 1
 
 
+def key_text(value: Any, hide: Callable[[str], str] | None = None) -> str:
+    """A key as canonical JSON: two that are equal are the same text. One in which ``hide`` finds a secret is a hash."""
+    text = msgspec.json.encode(value, order="sorted").decode()
+    if hide is not None and hide(text) is not text:
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return text
+
+
 def slot_of(run: LiveRun) -> Slot:
     """The slot that a run needs if its task's mode is bounded."""
     return Slot(run.plan_name, run.task_name, run.accepted.mode_key)
+
+
+class ItemSlots(Protocol):
+    """What is counted of runs that items have started (``scheduling.itemmodes``)."""
+
+    def slot(self, run: LiveRun) -> tuple[Slot, int] | None:
+        """The slot that a run needs besides, and how many there are of it."""
+
+    def enter(self, run: LiveRun) -> None:
+        """Count a run that was accepted."""
+
+    def leave(self, run: LiveRun) -> None:
+        """Count a run no longer."""
+
+    def replace(self, run: LiveRun) -> None:
+        """Its acceptance is on record: cancel all that it takes the place of."""
+
+
+class NoItems:
+    """No item has started anything."""
+
+    def slot(self, _run: LiveRun) -> tuple[Slot, int] | None:
+        return None
+
+    def enter(self, run: LiveRun) -> None:
+        """There is nothing to count."""
+
+    def leave(self, run: LiveRun) -> None:
+        """There is nothing to count."""
+
+    def replace(self, run: LiveRun) -> None:
+        """There is nothing to replace."""
 
 
 class Modes:
@@ -61,6 +101,8 @@ class Modes:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        #: The same for runs that an item of a schedule has started; that counts them as well.
+        self.of_items: ItemSlots = NoItems()
         self.cancel: Callable[[LiveRun, str], object]
         self.hold: Callable[[LiveRun, Slot], object]
         #: By the sequence of the runs, in which they were accepted.
@@ -125,8 +167,18 @@ class Modes:
     def _add(self, run: LiveRun) -> None:
         self._groups.setdefault(slot_of(run), {})[run.seq] = run
 
+    def slots(self, run: LiveRun, task: Task) -> dict[Slot, int]:
+        """The slots that a run needs to start, by its task's mode and by its item's, and how many there are of each."""
+        found = {slot_of(run): at_once(task.mode)} if is_bounded(task.mode) else {}
+        if run.accepted.cause.item is not None:
+            more = self.of_items.slot(run)
+            found |= dict([more]) if more else {}
+        return found
+
     def leave(self, run: LiveRun) -> None:
         """Count a run no longer: it has ended, or was never stored."""
+        if run.accepted.cause.item is not None:
+            self.of_items.leave(run)
         if self._groups:
             group = self._groups.get(slot_of(run))
             if group is not None:
@@ -196,7 +248,7 @@ def _rendered(
         "now": lambda: datetime.fromtimestamp(clock.wall(), zone),
     }
     try:
-        return msgspec.json.encode(task.mode.key.render(scope), order="sorted").decode()
+        return key_text(task.mode.key.render(scope))
     except RunError as error:
         message = f"the key of its mode cannot be rendered: {error}"
     except Exception as error:  # a filter may raise anything

@@ -1,24 +1,25 @@
 """Reruns: a new run of what an ended one did, with the same inputs, from its beginning or from one of its steps.
 
 Theory of operation. A rerun is an ordinary request with the old run's inputs, lane, priority and labels, on the plan's
-current generation. From a step: that step and all that come after it in the graph run again; what else has succeeded,
-or was skipped by its ``when``, is taken over with its outputs. Those rows are part of the unit of the acceptance, and
-whenever the run begins from its beginning they are put into its graph (``restoring``); a run that starts over, or that
-an older boot left, keeps them. Steps in other branches that did not succeed run again: nothing is taken over of them.
+current generation; it sees the event that had started the old one. From a step: that step and all that come after it
+in the graph run again; what else has succeeded, or was skipped by its ``when``, is taken over with its outputs. Those
+rows are part of the unit of the acceptance, and whenever the run begins from its beginning they are put into its graph
+(``restoring``); a run that starts over, or that an older boot left, keeps them. Steps in other branches that did not
+succeed run again: nothing is taken over of them.
 
 What a crash does: the run is on record with what it takes over, or was never accepted.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from aura.engine.admission import Admission, Admitted
+from aura.engine.admission import Admission, Admitted, Origin
 from aura.engine.history import History
 from aura.errors import FieldError, RequestError, did_you_mean
 from aura.lifecycle import FINAL, StepState
 from aura.reasons import WHEN_IS_FALSE
 from aura.records.columns import decode
 from aura.records.loops import LoopRows, LoopUnit, get_loops
-from aura.records.reading import get_step_rows
+from aura.records.reading import get_event, get_step_rows
 from aura.records.runs import StepRow, put_steps, together
 from aura.run import OPEN_LANES, Cause, Request, RunRecord
 from aura.runs.liverun import LiveRun
@@ -49,8 +50,9 @@ class Reruns:
             detail = f"run {cid} has not ended, it is {old.state}: wait for it, or cancel it, and ask again"
             raise RequestError("conflict", detail, extra={"state": old.state})
         cause = Cause("rerun", cid=cid)
+        origin = Origin(event=await self._runtime.store.read(lambda execute: get_event(execute, old.seq)))
         if from_step is None:
-            return self._admission.request(_request(old, self._task_of(old)), cause, also)
+            return self._admission.request(_request(old, self._task_of(old)), cause, also, origin)
         found, loops = await self._runtime.store.read(lambda x: (get_step_rows(x, old.seq), get_loops(x, old.seq)))
         task = self._task_of(old)
         kept = taken_over(task.steps, {row[1]: row for row in found}, from_step)
@@ -61,11 +63,14 @@ class Reruns:
             inheriting = [put_steps(run.inherited), *_loop_units(run)]
             return together(inheriting if also is None else [*inheriting, also(run)])
 
-        return self._admission.request(_request(old, task), cause, inherit)
+        return self._admission.request(_request(old, task), cause, inherit, origin)
 
     def _task_of(self, old: RunRecord) -> Task:
-        with self._runtime.measures.refusals:
+        try:
             return self._runtime.generations.task(old.plan_name, old.task_name)[1]
+        except RequestError as refused:
+            self._admission.refusals.note(refused, old.plan_name, old.task_name, Cause("rerun", cid=old.cid))
+            raise
 
 
 def _of_run(run: LiveRun, loop: LoopRows) -> LoopRows:

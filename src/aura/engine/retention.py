@@ -3,7 +3,7 @@
 Theory of operation. Every few seconds it looks for ended runs that are older than the settings' ``days``, or not among
 the newest ``runs``, and takes them off the record in units of few rows, one at a time. After each unit it pauses for
 three times as long as that took, so commits of runs hardly ever wait for it. The runs' workdirs go with them; then what
-belongs to no run: log lines, events, idempotency keys, starts of the server.
+belongs to no run: log lines, events, the why-ledger, idempotency keys, starts of the server.
 
 - *Never* a run that has not ended, nor one that an open run hangs together with (``records.removal``).
 - Nothing goes for its age while the clock is doubted (``clockdoubt``).
@@ -28,7 +28,16 @@ from anyio import CapacityLimiter, to_thread
 from aura.engine.clockdoubt import DAY, ClockDoubt, read_gap
 from aura.engine.workdirs import Removed, list_workdirs, remove_workdirs
 from aura.failpoints import Site
-from aura.records.ageing import NOBODYS, Ageing, find_cutoff, take_boots, take_keys, take_of_nobody
+from aura.records.ageing import (
+    NOBODYS,
+    Ageing,
+    find_cutoff,
+    find_why_cutoff,
+    take_boots,
+    take_keys,
+    take_of_nobody,
+    take_why,
+)
 from aura.records.removal import (
     NO_SEQ,
     Bounds,
@@ -201,7 +210,8 @@ class Retention:
         for kind in NOBODYS:
             before = await self._runtime.store.read(partial(find_cutoff, kind=kind, cutoff=cutoff))
             await self._take_all(partial(Ageing, take_of_nobody(kind, before), ROWS))
-        for take in (take_keys(self._clock.wall()), take_boots(cutoff)):
+        why = await self._runtime.store.read(partial(find_why_cutoff, cutoff=cutoff))
+        for take in (take_why(why), take_keys(self._clock.wall()), take_boots(cutoff)):
             await self._take_all(partial(Ageing, take, ROWS))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:

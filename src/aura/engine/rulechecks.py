@@ -4,14 +4,12 @@ It decides nothing but that: ``triggers`` asks, in the turn in which an event is
 """
 
 from collections.abc import Mapping
-from datetime import datetime
 from itertools import chain
 from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo
 
-from aura.clock import rfc3339
 from aura.engine.dispatcher import Dispatcher
 from aura.engine.rules import LiveRule, waiting_of
+from aura.engine.triggerscope import scope_of, starting_scope
 from aura.errors import RequestError
 from aura.events import EventEntry
 from aura.expressions import Condition
@@ -19,11 +17,10 @@ from aura.lifecycle import PLACED
 from aura.plan import Plan
 from aura.runs.firing import payload_of
 from aura.runs.runtime import Runtime
+from aura.why import reason_of
 
 #: The events by which a run that was stopped rests and goes on: a rule that stops it again by them never lets it.
 _OF_VICTIMS = frozenset({"run.preempted", "run.requeued", "run.resumed", "run.started"})
-#: What was refused of a handler, as the why-ledger has it.
-_CODES = {"refused_by_mode": "mode", "queue_full": "queue_full", "storage_unavailable": "storage_full"}
 
 
 class Refusal(NamedTuple):
@@ -100,19 +97,13 @@ class RuleChecks:
 
     def scope_of(self, plan: Plan, event: EventEntry | None = None) -> dict[str, Any]:
         """What a rule's expressions may name; ``event`` and ``due`` only where one has come."""
-        zone, clock = ZoneInfo(plan.timezone), self._runtime.clock
-        scope: dict[str, Any] = {
-            "vars": plan.vars,
-            "secrets": self._runtime.secrets.scope_of(plan),
-            "state": self._runtime.plan_states.of(plan.name).scope,
-            "plan": {"name": plan.name, "dir": plan.directory},
-            "now": lambda: datetime.fromtimestamp(clock.wall(), zone),
-        }
-        return scope if event is None else {**scope, "event": payload_of(event), "due": rfc3339(event.time)}
+        if event is None:
+            return scope_of(self._runtime, plan)
+        return starting_scope(self._runtime, plan, payload_of(event), event.time)
 
 
 def why_refused(live: LiveRule, refused: RequestError) -> Refusal:
     """A refused handler as a reason why its rule did not fire."""
     said: Mapping[str, str] = {error.path: error.message for error in refused.errors}
     details = "".join(f"; {path.lstrip('/')} {message}" for path, message in said.items())
-    return Refusal(_CODES.get(refused.code, "bad_inputs"), f"{refused.detail}{details}: {live.rule.source}")
+    return Refusal(reason_of(refused.code), f"{refused.detail}{details}: {live.rule.source}")

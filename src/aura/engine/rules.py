@@ -14,8 +14,9 @@ from aura.plan import Plan
 from aura.records.switches import Switch
 from aura.runs.firing import Firing
 from aura.runs.liverun import LiveRun
-from aura.schedule import OnEvent, Poll, Trigger
 from aura.task import Source
+from aura.triggertext import text_of
+from aura.why import Why
 
 #: How many runs of a firing are named.
 NAMED = 100
@@ -110,6 +111,10 @@ class LiveRule:
         self.missed[reason] += 1
         self.last_missed = Missed(reason, detail, at)
 
+    def line(self, reason: str, detail: str) -> Why:
+        """A line of the why-ledger: why it has not fired."""
+        return Why(reason, detail, self.plan_name, None, self.rule.name, self.rule.task_name)
+
     # -- looking
 
     def shown(self, mono: float, firings: Sequence[Firing[LiveRun]]) -> dict[str, Any]:
@@ -163,15 +168,6 @@ def firings_of(live: LiveRule, firings: Iterable[Firing[LiveRun]]) -> list[Firin
 def waiting_of(live: LiveRule, firings: Iterable[Firing[LiveRun]]) -> int:
     """How many firings of a rule, of those that are open, wait for their handler's start."""
     return sum(1 for firing in firings_of(live, firings) if not firing.handler.begun)
-
-
-def text_of(trigger: Trigger) -> str:
-    """A trigger of a rule as people read it."""
-    kind = trigger.kind
-    what = f"event {kind.pattern}" if isinstance(kind, OnEvent) else ""
-    if isinstance(kind, Poll):
-        what = f"poll {kind.action} every {kind.period:g} s"
-    return what if trigger.when is None else f"{what} when {trigger.when.value}"
 
 
 def _open(firing: Firing[LiveRun]) -> dict[str, Any]:

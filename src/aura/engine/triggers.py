@@ -24,6 +24,7 @@ from aura.engine.admission import Admission
 from aura.engine.dispatcher import Dispatcher
 from aura.engine.interrupts import Interrupts, Sight
 from aura.engine.polls import Polls
+from aura.engine.refusals import detail_of
 from aura.engine.rulechecks import Refusal, RuleChecks, why_refused
 from aura.engine.rulepolls import RulePolls
 from aura.engine.rules import LastFired, LiveRule
@@ -39,6 +40,7 @@ from aura.runs.runtime import Runtime
 from aura.sandbox import near
 from aura.schedule import OnEvent
 from aura.store import Ticket
+from aura.why import reason_of
 
 #: The event of a rule that somebody fires by hand.
 REQUESTED = "interrupt.requested"
@@ -209,9 +211,9 @@ class Triggers:
         return self._interrupts.open(live, event, self.checks.inputs_of(live, event))
 
     def _note(self, live: LiveRule, refusal: Refusal) -> None:
-        reason, detail = refusal.reason, self._runtime.redactor.text(refusal.detail)
+        reason, detail = refusal.reason, self._runtime.ledger.shown(refusal.detail)
         live.note_missed(reason, detail, self._runtime.clock.wall())
-        if reason not in _QUIET:
+        if self._runtime.ledger.note(live.line(reason, detail)) and reason not in _QUIET:
             self._runtime.log.warning(f"{live.name} did not fire ({reason}): {detail}", plan=live.plan_name)
 
     # -- by hand
@@ -240,15 +242,19 @@ class Triggers:
             RequestError: it cannot fire, as its handler is refused, or the payload; nothing was stored.
         """
         plain, _ = check_event("manual", payload)
+        try:
+            return self._fire(live, plain)
+        except RequestError as refused:
+            self._runtime.ledger.note(live.line(reason_of(refused.code), detail_of(refused)))
+            raise self._hidden(refused) from None
+
+    def _fire(self, live: LiveRule, payload: Any) -> Emitted:
         self._admission.check_open()
         self._admission.check_space()
         if full := self.checks.full(live):  # else whoever may fire could fill the memory
             raise RequestError("queue_full", f"{live.name} cannot fire: {full}; ask again later")
         by_hand = RuleTrigger(live, "", partial(self._open, live))
-        try:
-            return self._runtime.bus.address(by_hand, REQUESTED, plain, plan_name=live.plan_name)
-        except RequestError as refused:
-            raise self._hidden(refused) from None
+        return self._runtime.bus.address(by_hand, REQUESTED, payload, plan_name=live.plan_name)
 
     def _hidden(self, refused: RequestError) -> RequestError:
         """The same without secrets: the handler's inputs may be made of some, and who may fire need not know them."""

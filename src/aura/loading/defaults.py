@@ -30,7 +30,7 @@ MAX_LABEL = 256
 class TaskDefaults(msgspec.Struct, frozen=True):
     """What a task of the plan has where it does not say it itself; ``labels`` are added to its own."""
 
-    lane: str = "main"
+    lane: str | None = None
     priority: int = 0
     mode: Mode = Mode()
     timeout: float | None = None
@@ -56,7 +56,7 @@ class StepDefaults(msgspec.Struct, frozen=True):
 def read_for_task(fields: Fields, default: TaskDefaults) -> TaskDefaults:
     """Read the fields of a task, or of ``defaults.task``."""
     return TaskDefaults(
-        lane=fields.choice("lane", default.lane, LANES),
+        lane=fields.choice("lane", default.lane or LANES[0], LANES) if "lane" in fields else default.lane,
         priority=fields.integer("priority", default.priority, -1000, 1000),
         mode=read_mode(fields, default.mode),
         timeout=fields.duration("timeout", default.timeout),

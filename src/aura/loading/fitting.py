@@ -20,6 +20,7 @@ class Loaded(msgspec.Struct, eq=False):
     """What a load has made of one plan: the generation to be served, None if there is none, and what is wrong.
 
     ``former`` is what was served before; a new generation that does not fit what others serve goes back to it.
+    ``unfit``: what is wrong is that it does not fit the others.
     """
 
     generation: Generation | None
@@ -28,6 +29,7 @@ class Loaded(msgspec.Struct, eq=False):
     former_using: Using
     errors: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
+    unfit: bool = False
 
     def offer(self) -> Offer:
         """What others may use of it."""
@@ -37,6 +39,7 @@ class Loaded(msgspec.Struct, eq=False):
 
     def go_back(self, problems: tuple[Problem, ...]) -> None:
         """Serve what was served before."""
+        self.unfit = True
         self.generation, self.using, self.errors = self.former, self.former_using, problems
 
 
@@ -59,6 +62,7 @@ def fit_together(loaded: Mapping[str, Loaded]) -> None:
     for one in loaded.values():
         if one.generation is not None and not one.errors:  # what fits still fits; of the others only now is all known
             one.errors = check_using(one.using, offers)
+            one.unfit = bool(one.errors)
 
 
 def _used_first(loaded: Mapping[str, Loaded]) -> list[str]:

@@ -5,6 +5,10 @@ Python of those that have changed from that same snapshot, checks the uses of it
 plan. A plan that fails keeps the generation that it had and is *stale*; one that never had any is *broken*. Nothing
 else is affected, but for plans that use it (``fitting``).
 
+Whoever knows better than to read everything (``watching``) gives ``reload`` a *reading* of its own, which leaves plans
+out of it that nothing has happened to, and says of which ones the last word may not be written yet: such a plan that
+cannot be served is put off, and stands as it did.
+
 A run that has started holds its generation itself. Here only the newest is held, so an old one goes, with its modules,
 when the last run on it has ended. One that a run began with before a restart is loaded again for it (``load_kept``). A
 crash in the middle of a reload loses nothing: the folder is the truth.
@@ -27,7 +31,7 @@ from aura.loading.fitting import Loaded, fit_together
 from aura.loading.generation import Generation, Load
 from aura.loading.importing import ImportTimeout, call_abandonable
 from aura.loading.loader import NO_RESOURCES, CheckedPlan, check_plan
-from aura.loading.snapshot import Snapshot, read_folder
+from aura.loading.snapshot import Snapshot, check_root_safe, read_folder, read_plan
 from aura.plan import Plan, Resource
 from aura.sandbox import near
 from aura.task import Task
@@ -52,6 +56,31 @@ class PlanStatus(msgspec.Struct, frozen=True):
     uses: tuple[str, ...] = ()
 
 
+class Found(msgspec.Struct, frozen=True):
+    """What a reading has found of one plan. Without a ``snapshot`` it is to stay as it is.
+
+    ``tentative``: it may still be being written, so what is wrong with it is said of it only by a later reading.
+    """
+
+    name: str
+    snapshot: Snapshot | None = None
+    tentative: bool = False
+
+
+class _Checked(msgspec.Struct, frozen=True):
+    """What a check has made of what was found. Without ``plan`` the version that is served is that of the folder.
+
+    ``stays``: nothing was read of it.
+    """
+
+    plan: CheckedPlan | None = None
+    tentative: bool = False
+    stays: bool = False
+
+
+Reading = Callable[[], Iterable[Found]]
+
+
 def _see_nothing(_plan: Plan) -> Iterable[str]:
     return ()
 
@@ -68,14 +97,18 @@ class Generations:
         timezone: str = "UTC",
         resources: Mapping[str, Resource] = NO_RESOURCES,
         look: Callable[[Plan], Iterable[str]] = _see_nothing,
+        *,
+        guarded: bool = False,
     ) -> None:
         """Serve the plans below ``root``.
 
         ``vars`` are the machine's own variables by plan name, over those of ``plan.yaml``; ``timezone`` is for plans
         that say none; ``import_timeout`` is in seconds, for each plan; ``resources`` are those of all plans;
         ``look`` says, at each load, what this machine lacks that a plan needs, which keeps none from being served.
+        ``guarded``: what somebody else may write to is not loaded, at any load.
         """
         self._root = root
+        self._guarded = guarded
         self._look = look
         self._shipped = MappingProxyType(dict(shipped))
         self._vars = vars
@@ -88,6 +121,10 @@ class Generations:
         self._warnings: dict[str, tuple[Problem, ...]] = {}
         #: What the plans that are served use of others.
         self._using: dict[str, Using] = {}
+        #: The plans that the last load could not serve, and of which a later one is to say so.
+        self.put_off: frozenset[str] = frozenset()
+        #: The plans that are not in order because they do not fit others: a change of those may heal them.
+        self.unfit: frozenset[str] = frozenset()
         # one load at a time: two would race for which content is the newer
         self._lock = anyio.Lock()
 
@@ -127,16 +164,23 @@ class Generations:
             raise RequestError("unknown_task", f"the plan {plan_name} has no task {task_name!r}{known}")
         return generation, task
 
-    async def reload(self) -> list[PlanStatus]:
+    async def reload(self, read: Reading | None = None) -> list[PlanStatus]:
         """Load the folder anew and swap in what could be loaded; give how each plan stands now.
 
+        ``read`` is called in a thread and finds the plans; by itself this reads the whole folder.
+
         Raises:
-            ConfigError: the folder itself is not there or cannot be read; nothing changes then.
+            ConfigError: the folder itself is not there, cannot be read or is not safe; nothing changes then.
         """
         async with self._lock:
-            found = await self._check()
-            loaded = {name: await self._load(name, checked) for name, checked in found.items()}
+            found = await self._check(read or self._read_all)
+            loaded = {name: await self._load(name, one) for name, one in found.items()}
             fit_together(loaded)
+            self.put_off = frozenset(name for name, one in loaded.items() if found[name].tentative and one.errors)
+            for name in self.put_off - self._statuses.keys():
+                del loaded[name]
+            kept = {name for name in self.unfit if name in found and found[name].stays}
+            self.unfit = frozenset(name for name, one in loaded.items() if one.unfit or name in kept)
             self._current = {name: one.generation for name, one in loaded.items() if one.generation}
             self._using = {name: one.using for name, one in loaded.items() if one.generation}
             self._warnings = {name: one.warnings for name, one in loaded.items()}
@@ -144,6 +188,8 @@ class Generations:
         return self.statuses()
 
     def _status(self, name: str, one: Loaded) -> PlanStatus:
+        if name in self.put_off:
+            return self._statuses[name]
         lacking = () if one.generation is None else self._look(one.generation.plan)
         warnings = [Problem(f"{name}/plan.yaml", 1, 1, message) for message in lacking]
         return _status(name, one, (*one.warnings, *warnings))
@@ -176,31 +222,45 @@ class Generations:
             raise PlanError(load.problems)
         return generation
 
-    async def _check(self) -> dict[str, CheckedPlan | None]:
-        """Read the folder and check the plans that have changed; of the others, None."""
+    async def _check(self, read: Reading) -> dict[str, _Checked]:
+        """Read the folder and check the plans that have changed."""
         served = {name: generation.hash for name, generation in self._current.items()}
-        outcome = await call_abandonable(partial(self._check_changed, served), READ_TIMEOUT, "aura check of plans")
+        check = partial(self._check_changed, read, served)
+        outcome = await call_abandonable(check, READ_TIMEOUT, "aura check of plans", cut=False)
         if isinstance(outcome.error, ImportTimeout):
             raise ConfigError(f"the plans folder {self._root} cannot be read: {outcome.error}")
         if outcome.error is not None:
             raise outcome.error
         return outcome.value or {}
 
-    def _check_changed(self, served: Mapping[str, str]) -> dict[str, CheckedPlan | None]:
-        found: dict[str, CheckedPlan | None] = {}
-        for snapshot in read_folder(self._root):
-            unchanged = served.get(snapshot.name) == snapshot.hash and not snapshot.problems
-            found[snapshot.name] = None if unchanged else self._check_plan(snapshot)
-        return found
+    def _check_changed(self, read: Reading, served: Mapping[str, str]) -> dict[str, _Checked]:
+        if self._guarded:
+            check_root_safe(self._root)
+        return {one.name: self._check_one(one, served) for one in read()}
+
+    def _check_one(self, one: Found, served: Mapping[str, str]) -> _Checked:
+        if one.snapshot is None:
+            return _Checked(stays=True)
+        unchanged = served.get(one.name) == one.snapshot.hash and not one.snapshot.problems
+        return _Checked(None if unchanged else self._check_plan(one.snapshot), one.tentative)
+
+    def _read_all(self) -> Iterable[Found]:
+        return (Found(snapshot.name, snapshot) for snapshot in read_folder(self._root, guarded=self._guarded))
+
+    def read(self, name: str) -> Snapshot:
+        """Read one plan, for a reading. May be called in any thread."""
+        return read_plan(self._root, name, guarded=self._guarded)
 
     def _check_plan(self, snapshot: Snapshot) -> CheckedPlan:
         return check_plan(snapshot, self._shipped, self._timezone, self._resources)
 
-    async def _load(self, name: str, checked: CheckedPlan | None) -> Loaded:
+    async def _load(self, name: str, found: _Checked) -> Loaded:
         former, using = self._current.get(name), self._using.get(name, Using(name))
         kept = Loaded(former, using, former, using)
+        checked = found.plan
         if checked is None:
             kept.warnings = self._warnings[name]
+            kept.errors = self._statuses[name].errors if found.stays else ()
         elif checked.plan is None:
             kept.errors = checked.problems
         else:

@@ -207,10 +207,11 @@ class Outcome(Generic[T]):
         self.error = error
 
 
-async def call_abandonable(function: Callable[[], T], timeout: float, name: str) -> Outcome[T]:
+async def call_abandonable(function: Callable[[], T], timeout: float, name: str, *, cut: bool = True) -> Outcome[T]:
     """Call a function in a daemon thread and wait for it, ``timeout`` seconds at most.
 
     The error of what took longer is ``ImportTimeout``; its thread is abandoned. **Cancellation** abandons it as well.
+    ``cut``: it is code that may run for ever, so an exception is thrown into it; code of ours ends by itself.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Outcome[T]] = loop.create_future()
@@ -223,7 +224,7 @@ async def call_abandonable(function: Callable[[], T], timeout: float, name: str)
         frame = sys._current_frames().get(thread.ident or 0)
         stack = _places(traceback.walk_stack(frame))[::-1] if frame else []
     finally:
-        if not done.done() or done.cancelled():
+        if cut and (not done.done() or done.cancelled()):
             _end(thread)
     return Outcome(error=ImportTimeout(f"it took longer than {timeout:g}s and was given up", stack))
 

@@ -31,6 +31,7 @@ from aura.loading.usecheck import check_uses, known_actions, name_problems
 from aura.loading.yamlfile import load
 from aura.plan import RESERVED_PLAN_NAMES, Plan, Resource
 from aura.sandbox import near
+from aura.schedule import Item
 from aura.task import NAME_PATTERN, Task
 
 T = TypeVar("T")
@@ -38,7 +39,6 @@ T = TypeVar("T")
 NO_RESOURCES: Mapping[str, Resource] = MappingProxyType({})
 
 _NAME = re.compile(NAME_PATTERN)
-_CHECKED_ONLY = {"schedule.yaml": "schedules"}
 _NAME_RULE = "a name is small letters, digits, - and _, 64 at most, and begins with a letter or digit"
 
 
@@ -105,12 +105,12 @@ class _PlanCheck:
         said = self._read("plan.yaml", partial(read_plan_head, plan_name=self._name))
         head = said or PlanHead()
         drafts = self._read_tasks(head)
-        places, rules = self._read_triggers(head)
+        places, items, rules = self._read_triggers(head)
         uses = (*(use for draft in drafts for use in draft.uses), *(use for place in places for use in place.uses))
         found = self._check_python(uses)
         for reader in self._readers:
             self._problems += reader.problems
-        plan = None if self._problems else self._plan(head, [draft.task for draft in drafts], rules, timezone)
+        plan = None if self._problems else self._plan(head, [draft.task for draft in drafts], items, rules, timezone)
         return CheckedPlan(
             name=self._name,
             plan=plan,
@@ -145,9 +145,6 @@ class _PlanCheck:
                 self._problem(path, f"name it {path.removesuffix('.yml')}.yaml")
             elif "/" not in path and path.endswith(".yaml") and path not in TOP_FILES:
                 self._problem(path, f"this is no file of a plan{near(path, TOP_FILES)}; tasks are in tasks/")
-        for path, what in _CHECKED_ONLY.items():
-            if path in self._snapshot.files:
-                self._problem(path, f"{what} are checked, but nothing starts them yet: take the file away")
 
     def _read(self, path: str, read: Callable[[Reader], T]) -> T | None:
         """Read one YAML file of the plan, if it is there and can be read."""
@@ -179,7 +176,7 @@ class _PlanCheck:
                 drafts.append(draft)
         return drafts
 
-    def _read_triggers(self, head: PlanHead) -> tuple[list[Place], dict[str, Rule]]:
+    def _read_triggers(self, head: PlanHead) -> tuple[list[Place], dict[str, Item], dict[str, Rule]]:
         """Read schedule.yaml and interrupts.yaml; what is left to check of them is in the places."""
         places: list[Place] = []
 
@@ -187,9 +184,9 @@ class _PlanCheck:
             places.append(Place(reader, self._name, head, self._qualify))
             return content(places[-1])
 
-        self._read("schedule.yaml", partial(read, content=read_schedule))
+        items = self._read("schedule.yaml", partial(read, content=read_schedule))
         rules = self._read("interrupts.yaml", partial(read, content=read_interrupts))
-        return places, rules or {}
+        return places, items or {}, rules or {}
 
     def _qualify(self, action: str) -> str:
         """Give the full name of an action as a step names it."""
@@ -204,7 +201,14 @@ class _PlanCheck:
         check_uses(self._name, uses, known_actions(self._name, self._shipped, found), complete=found.complete)
         return found
 
-    def _plan(self, head: PlanHead, tasks: list[Task], rules: Mapping[str, Rule], timezone: str) -> Plan:
+    def _plan(
+        self,
+        head: PlanHead,
+        tasks: list[Task],
+        items: Mapping[str, Item],
+        rules: Mapping[str, Rule],
+        timezone: str,
+    ) -> Plan:
         return Plan(
             name=self._name,
             directory=self._snapshot.directory,
@@ -217,4 +221,5 @@ class _PlanCheck:
             uses=head.uses,
             resources=head.resources,
             rules=rules,
+            items=items,
         )

@@ -3,14 +3,19 @@
 What is checked, hashed and imported is this snapshot, so that all three see the same bytes whatever happens to the
 folder meanwhile. Only regular files are read, at most 1 MiB each and 2,000 in a plan; a link that leads out of the
 plans folder is not followed; what cannot be read is a problem of its plan and of nobody else.
+
+A *look* is the same without reading: a stamp of every file that a reading would read, and which folders they lie in.
+Two looks that are equal saw the same content.
 """
 
 import grp
 import hashlib
+import itertools
 import os
 import pwd
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -38,19 +43,50 @@ class Snapshot(msgspec.Struct, frozen=True):
     problems: tuple[Problem, ...] = ()
 
 
-def read_folder(root: Path) -> list[Snapshot]:
+#: Device, inode, size, and the times of the last change of content and of anything, in nanoseconds.
+Stamp = tuple[int, int, int, int, int]
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What a plan's files are like: the stamp of each by path, None where it cannot be had, and their folders.
+
+    ``folders`` has the device and the inode of each folder that was listed, with an absolute path to it.
+    """
+
+    stamps: Mapping[str, Stamp | None]
+    folders: Mapping[tuple[int, int], str]
+
+
+def read_folder(root: Path, *, guarded: bool = False) -> list[Snapshot]:
     """Read all plans of a folder, in the order of their names. A folder in it is a plan, unless its name is hidden.
+
+    ``guarded``: what somebody else may write to is a problem of its plan, as in ``check_folder_safe``.
 
     Raises:
         ConfigError: the plans folder itself is not there or cannot be read.
     """
+    return [read_plan(root, name, guarded=guarded) for name in plan_names(root)]
+
+
+def read_plan(root: Path, name: str, *, guarded: bool = False) -> Snapshot:
+    """Read one plan of a folder, as ``read_folder`` does."""
+    return _PlanReader(Path(os.path.abspath(root)), name, guarded=guarded).read()
+
+
+def look_at_plan(root: Path, name: str) -> Look:
+    """Look at one plan of a folder."""
+    return _PlanReader(Path(os.path.abspath(root)), name).look()
+
+
+def plan_names(root: Path) -> list[str]:
+    """The names of a folder's plans, in their order. Raises as ``read_folder`` does."""
     root = Path(os.path.abspath(root))
     try:
-        entries = sorted(os.scandir(root), key=lambda entry: entry.name)
+        with os.scandir(root) as entries:
+            return sorted(entry.name for entry in entries if _may_be_plan(entry))
     except OSError as error:
         message = f"the plans folder {root} cannot be read: {error.strerror}; make it, or name another with --plans"
         raise ConfigError(message) from None
-    return [_PlanReader(root, entry.name).read() for entry in entries if _may_be_plan(entry)]
 
 
 def _may_be_plan(entry: os.DirEntry[str]) -> bool:
@@ -72,12 +108,14 @@ def content_hash(files: Mapping[str, bytes]) -> str:
 
 
 class _PlanReader:
-    """Reads one plan's folder."""
+    """Reads one plan's folder, or looks at it."""
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, root: Path, name: str, *, guarded: bool = False) -> None:
         self._root = os.path.realpath(root)
         self._folder = root / name
         self._name = name
+        self._guarded = guarded
+        self._folders: dict[tuple[int, int], str] = {}
         self._files: dict[str, bytes] = {}
         self._problems: list[Problem] = []
 
@@ -92,6 +130,13 @@ class _PlanReader:
             self._problem("", f"the folder cannot be read: {error.strerror}")
         files = dict(sorted(self._files.items()))
         return Snapshot(self._name, str(self._folder), files, content_hash(files), tuple(self._problems))
+
+    def look(self) -> Look:
+        stamps: dict[str, Stamp | None] = {}
+        with suppress(OSError):  # it is gone, or is no folder: there is nothing to be seen in it
+            for path in itertools.islice(self._paths(), MAX_FILES + 1):
+                stamps[path] = _stamp(str(self._folder / path))
+        return Look(stamps, self._folders)
 
     def _problem(self, path: str, message: str) -> None:
         shown = f"{self._name}/{path}".rstrip("/").encode("utf-8", "replace").decode()
@@ -115,6 +160,9 @@ class _PlanReader:
             return []
         with os.scandir(folder) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__pycache__"]
+        status = os.stat(folder)
+        self._folders[status.st_dev, status.st_ino] = str(folder)
+        self._guard(path, status)
         return sorted(visible, key=lambda entry: entry.name)
 
     def _walk(self, path: str, suffixes: tuple[str, ...], level: int) -> Iterator[str]:
@@ -143,11 +191,24 @@ class _PlanReader:
             self._problem(path, "this link leads out of the plans folder and is not followed")
             return
         try:
-            self._files[path] = _read_regular(os.path.realpath(full, strict=True))
+            self._files[path], status = _read_regular(os.path.realpath(full, strict=True))
+            self._guard(path, status)
         except OSError as error:
             self._problem(path, f"the file cannot be read: {error.strerror}")
         except _NotRegular as error:
             self._problem(path, str(error))
+
+    def _guard(self, path: str, status: os.stat_result) -> None:
+        if self._guarded and (why := _unsafe(str(self._folder / path).rstrip("/"), status)):
+            self._problem(path, why)
+
+
+def _stamp(path: str) -> Stamp | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -165,16 +226,17 @@ class _NotRegular(Exception):
     """What has a plan file's name is something else than a plan file can be."""
 
 
-def _read_regular(path: str) -> bytes:
+def _read_regular(path: str) -> tuple[bytes, os.stat_result]:
     """Read a file that is looked at only after it was opened; without O_NONBLOCK opening a FIFO would wait for ever."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise _NotRegular("this is not a regular file; it is not read")
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise _NotRegular(f"the file is larger than {MAX_BYTES // 1024} KiB")
-    return content
+    return content, status
 
 
 def check_folder_safe(root: Path) -> None:
@@ -186,16 +248,22 @@ def check_folder_safe(root: Path) -> None:
     Raises:
         ConfigError: it is not safe, with exit code 78, or it is not there.
     """
+    check_root_safe(root)
+    path = os.path.realpath(root)
+    for folder, folders, files in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in (*folders, *(file for file in files if file.endswith((*_YAML, ".py")))):
+            _check_owner_and_mode(os.path.join(folder, name), sticky_allowed=False)
+
+
+def check_root_safe(root: Path) -> None:
+    """The same for the folder itself and its parents, without what is in it. Raises as ``check_folder_safe`` does."""
     path = os.path.realpath(root)
     if not os.path.isdir(path):
         raise ConfigError(f"the plans folder {root} is not there; make it, or name another with --plans")
     _check_owner_and_mode(path, sticky_allowed=False)
     for parent in Path(path).parents:
         _check_owner_and_mode(str(parent), sticky_allowed=True)
-    for folder, folders, files in os.walk(path):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in (*folders, *(file for file in files if file.endswith((*_YAML, ".py")))):
-            _check_owner_and_mode(os.path.join(folder, name), sticky_allowed=False)
 
 
 def _check_owner_and_mode(path: str, *, sticky_allowed: bool) -> None:
@@ -205,15 +273,22 @@ def _check_owner_and_mode(path: str, *, sticky_allowed: bool) -> None:
         return  # gone since the folder was listed
     if stat.S_ISLNK(status.st_mode):
         return  # a link has no mode of its own, and one that leads out is not followed
+    if why := _unsafe(path, status, sticky_allowed=sticky_allowed):
+        raise ConfigError(why, ExitCode.UNSAFE)
+
+
+def _unsafe(path: str, status: os.stat_result, *, sticky_allowed: bool = False) -> str | None:
+    """Say why somebody else may write to what has this status, or None."""
     if status.st_uid not in (0, os.geteuid()):
         message = f"{path} belongs to another user (uid {status.st_uid}), who could change what runs here"
-        raise ConfigError(f"{message}; plans must belong to the user who runs them", ExitCode.UNSAFE)
+        return f"{message}; plans must belong to the user who runs them"
     if sticky_allowed and status.st_mode & stat.S_ISVTX:
-        return
+        return None
     if status.st_mode & stat.S_IWOTH:
-        raise ConfigError(f"{path} can be written by everybody; `chmod go-w {path}`", ExitCode.UNSAFE)
+        return f"{path} can be written by everybody; `chmod go-w {path}`"
     if status.st_mode & stat.S_IWGRP and not _is_private_group(status.st_gid):
-        raise ConfigError(f"{path} can be written by its group; `chmod g-w {path}`", ExitCode.UNSAFE)
+        return f"{path} can be written by its group; `chmod g-w {path}`"
+    return None
 
 
 def _is_private_group(gid: int) -> bool:

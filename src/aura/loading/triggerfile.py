@@ -42,6 +42,8 @@ from aura.timefilters import to_moment
 _EVERYWHERE = ("vars", "secrets", "state", "plan", "now")
 STARTING = ("due", "event")
 _IN_A_TASK = frozenset({"inputs", "run", "steps", "loop", "result", "error"})
+#: What is not there in what is rendered once, when a plan is loaded.
+_CHANGING = frozenset({"secrets", "state", "now"})
 _KEYS_OF_PLAN = ("name", "dir")
 #: The shortest period, in seconds.
 MIN_PERIOD = 0.1
@@ -248,6 +250,8 @@ def _read_file(place: Place, fields: Fields) -> OnFile:
         inner.wrong("changes", f"a list of {', '.join(CHANGES)} is needed{hint}")
         changes = []
     path = place.template(inner.at("path"), inner.text("path"))
+    for name in sorted(path.names & _CHANGING):
+        place.reader.problem(inner.at("path"), f"`{name}` is not there in a path: it is made when the plan is loaded")
     pattern = inner.text("pattern", "*")
     if not pattern or pattern.startswith("/") or ".." in pattern.split("/"):
         inner.wrong("pattern", "a pattern of names below the path is needed, such as *.csv or **/*.csv")
@@ -259,6 +263,9 @@ def _read_webhook(place: Place, fields: Fields) -> OnWebhook:
     secret = inner.text("secret")
     if isinstance(inner.get("secret"), str) and not _IDENTIFIER.fullmatch(secret):
         inner.wrong("secret", "the name of a secret is needed, not the secret itself")
+    elif secret and secret not in place.head.secrets:
+        known = place.head.secrets
+        inner.wrong("secret", f"plan.yaml does not declare the secret {secret!r}{near(secret, known)}")
     return OnWebhook(secret, Scheme(inner.choice("scheme", Scheme.AURA.value, SCHEMES)))
 
 

@@ -1,4 +1,4 @@
-"""What belongs to no run and gets old: log lines and events of nobody, idempotency keys, starts of the server.
+"""What belongs to no run and gets old: log lines and events of nobody, the why-ledger, keys, starts of the server.
 
 Each unit takes a few rows, the oldest first, by an index; ``rows`` says how many it took.
 """
@@ -12,11 +12,15 @@ from aura.store import Execute
 
 #: The most log lines, and the most events, that belong to no run and are kept.
 MOST_LINES = MOST_EVENTS = 1_000_000
+#: The most lines of the why-ledger that are kept.
+MOST_WHY = 100_000
 #: Starts of the server that are kept, however old they are.
 LEAST_BOOTS = 100
 
 _NEWEST = "SELECT at FROM {table} WHERE cid IS NULL ORDER BY at DESC LIMIT 1 OFFSET ?"
 _OLD = "SELECT id FROM {table} WHERE cid IS NULL AND at < ? ORDER BY at LIMIT ?"
+_NEWEST_WHY = "SELECT at FROM why ORDER BY at DESC LIMIT 1 OFFSET ?"
+_WHY = "DELETE FROM why WHERE id IN (SELECT id FROM why WHERE at < ? ORDER BY at LIMIT ?)"
 _BOOTS = """DELETE FROM boot WHERE number IN (SELECT number FROM boot WHERE started_at < ?
  AND number <= (SELECT max(number) FROM boot) - ? ORDER BY number LIMIT ?)"""
 
@@ -61,6 +65,17 @@ def take_of_nobody(kind: Nobody, before: float) -> Callable[[Execute, int], int]
         return len(ids)
 
     return take
+
+
+def find_why_cutoff(execute: Execute, cutoff: float) -> float:
+    """The time, in Unix seconds, before which lines of the why-ledger go: by age, or because there are too many."""
+    row = execute(_NEWEST_WHY, (MOST_WHY,)).fetchone()
+    return cutoff if row is None else max(cutoff, float(row[0]))
+
+
+def take_why(before: float) -> Callable[[Execute, int], int]:
+    """Take lines of the why-ledger that are older than ``before``, in Unix seconds."""
+    return lambda execute, limit: execute(_WHY, (before, limit)).rowcount
 
 
 def take_boots(before: float) -> Callable[[Execute, int], int]:

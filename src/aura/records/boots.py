@@ -1,11 +1,12 @@
 """The starts of a server on this data folder, and the runs that an older one left open."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from aura.records.checkpoints import CheckpointRow, get_checkpoints
-from aura.records.columns import OPEN_STATES
+from aura.records.columns import OPEN_STATES, decoded
 from aura.records.loops import LoopRows, get_loops
 from aura.records.reading import RUN_COLUMNS, get_step_rows, run_record
 from aura.records.runs import StepRow
@@ -44,11 +45,13 @@ class OpenRun(msgspec.Struct, frozen=True):
     loops: Mapping[str, LoopRows] = {}
     waits: Sequence[WaitRow] = ()
     checkpoints: Sequence[CheckpointRow] = ()
+    #: What has started it, as its expressions see it.
+    event: Mapping[str, Any] | None = None
 
 
 def read_open_runs(execute: Execute) -> list[OpenRun]:
     """All runs that are not final, in the order of their acceptance, with their steps."""
-    sql = f"SELECT {RUN_COLUMNS}, ending, held, crashes FROM run WHERE state IN ({OPEN_STATES}) ORDER BY seq"  # noqa: S608
+    sql = f"SELECT {RUN_COLUMNS}, ending, held, crashes, event FROM run WHERE state IN ({OPEN_STATES}) ORDER BY seq"  # noqa: S608
     found = []
     checkpoints = get_checkpoints(execute)
     for row in execute(sql).fetchall():
@@ -56,7 +59,9 @@ def read_open_runs(execute: Execute) -> list[OpenRun]:
         loops = get_loops(execute, row[0]) if steps else {}
         waits = get_waits(execute, row[0]) if steps else []
         left = checkpoints.get(row[0], ())
-        found.append(OpenRun(run_record(row), row[-3], bool(row[-2]), row[-1], steps, loops, waits, left))
+        ending, held, crashes, event = row[-4:]
+        record = run_record(row)
+        found.append(OpenRun(record, ending, bool(held), crashes, steps, loops, waits, left, decoded(event)))
     return found
 
 

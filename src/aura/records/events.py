@@ -101,6 +101,21 @@ def read_events(execute: Execute, wanted: EventFilter, after: int, until: int, l
     return EventPage(found, rows[-1][0] if len(rows) == limit else None)
 
 
+def read_named(execute: Execute, pattern: str, since: int, before: int, limit: int) -> EventPage:
+    """The newest events whose names fit a pattern, with ids from ``since`` on and below ``before``; the newest first.
+
+    ``limit`` of those are looked at whose names begin as the pattern does. ``next`` is the id below which to go on.
+    """
+    like = pattern if "*" not in pattern else f"{pattern.partition('*')[0]}*"
+    own = f"{_OWN} WHERE h.id >= ? AND h.id < ? AND h.name GLOB ? ORDER BY h.id DESC LIMIT ?"
+    other = f"{_OTHER} WHERE id >= ? AND id < ? AND name GLOB ? ORDER BY id DESC LIMIT ?"
+    sql = f"SELECT * FROM ({own}) UNION ALL SELECT * FROM ({other}) ORDER BY 1 DESC LIMIT ?"  # noqa: S608 - our own words
+    one = (since, before, like, limit)
+    rows = execute(sql, (*one, *one, limit)).fetchall()
+    found = [event for event in map(event_entry, rows) if matches(pattern, event.name)]
+    return EventPage(found, rows[-1][0] if len(rows) == limit else None)
+
+
 def event_entry(row: Sequence[Any]) -> EventEntry:
     """An event as it is on record."""
     id, name, at, payload, plan_name, task_name, cid, step, cause, root, depth, via = row

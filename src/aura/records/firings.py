@@ -10,6 +10,8 @@ from aura.records.columns import decode, encode
 from aura.store import Execute, Unit
 
 _INSERT = "INSERT INTO firing VALUES (?,?,?,?,?,?,?,?,?,NULL,NULL)"
+#: One statement for all: each one takes the interpreter's lock from the loop, which is busy with stopping them.
+_INSERT_VICTIMS = "INSERT INTO victim SELECT ?, value, NULL, NULL FROM json_each(?)"
 _COLUMNS = "id, plan_name, rule, event_id, cid, priority, at, terms, event, ended_at, outcome"
 
 
@@ -52,11 +54,11 @@ def open_firing(row: FiringRow, victims: Sequence[int]) -> Unit:
     """
     values = (row.id, row.plan_name, row.rule, row.event_id, row.cid, row.priority, row.at)
     kept = (*values, encode(row.terms), encode(row.event))
+    stopped = encode(victims).decode()
 
     def unit(execute: Execute) -> None:
         execute(_INSERT, kept)
-        for seq in victims:
-            execute("INSERT INTO victim VALUES (?,?,NULL,NULL)", (row.id, seq))
+        execute(_INSERT_VICTIMS, (row.id, stopped))
 
     return unit
 

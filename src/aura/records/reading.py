@@ -141,6 +141,12 @@ def _step_record(row: Sequence[Any], loop: ShownLoop | None) -> StepRecord:
     return StepRecord(name, state, *values, *shown)
 
 
+def get_event(execute: Execute, seq: int) -> Any:
+    """The event that has started a run, as its expressions see it; None for no event."""
+    found = execute("SELECT event FROM run WHERE seq=?", (seq,)).fetchone()
+    return decoded(found[0]) if found else None
+
+
 def get_step_rows(execute: Execute, seq: int) -> list[StepRow]:
     """The steps of a run as they are kept."""
     return [tuple(row) for row in execute("SELECT * FROM step WHERE seq=? ORDER BY name", (seq,))]

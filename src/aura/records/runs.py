@@ -40,6 +40,8 @@ class Accepted(msgspec.Struct, frozen=True):
     call: str | None = None
     #: By which events it does what it does, if an event has started it, or what has started it.
     chain: Chain | None = None
+    #: The event that has started it, as its expressions see it: JSON.
+    event: bytes | None = None
 
 
 class RunColumns(msgspec.Struct, frozen=True):
@@ -79,7 +81,7 @@ ItemRow = tuple[
 HistoryRow = tuple[int, int, str, str | None, float, bytes | None]
 _INSERT_RUN = """INSERT INTO run (seq, cid, plan_name, task_name, generation, lane, priority, labels, state, recovery,
  due, not_before, accepted_at, cause, parent_cid, root_cid, depth, boot, inputs, mode_key, secret_inputs, call,
- chain) VALUES (?,?,?,?,?,?,?,?,'queued',?,?,?,?,?,?,?,?,?,?,?,?,?,?)"""
+ chain, event) VALUES (?,?,?,?,?,?,?,?,'queued',?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"""
 _MOVE_RUN = """UPDATE run SET state=?, stop=?, reason=?, generation=?, ending=?, stuck=?, held=?, attempt=?, crashes=?,
  started_at=?, finished_at=?, active_s=?, boot=?, result=?, error=?, cleanup_error=?,
  preempted_by=?, preemptions=? WHERE seq=? AND state=?"""
@@ -99,6 +101,7 @@ def accept_run(run: Accepted, history: HistoryRow) -> Unit:
         *(encode(run.cause).decode(), run.parent_cid, run.root_cid, run.depth, run.boot, run.inputs),
         *(run.mode_key, encode(run.secret_inputs).decode() if run.secret_inputs else None, run.call),
         encode(run.chain).decode() if run.chain else None,
+        run.event,
     )
 
     labels = [(name, value, run.seq) for name, value in run.labels.items()] if run.labels else ()

@@ -30,7 +30,6 @@ from typing import NamedTuple, Protocol
 import anyio
 
 from aura.clock import Clock
-from aura.errors import RequestError
 from aura.histogram import BLOCKS, LONG, SHORT, Histogram
 
 #: Over how long rates and percentiles are taken: so many slots of so many seconds.
@@ -106,7 +105,7 @@ class Recent(NamedTuple):
 
 
 class Refusals:
-    """Counts refusals by their code. As a context: that with which the block is left, if there is one."""
+    """Counts refusals by their code."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -114,13 +113,6 @@ class Refusals:
     def note(self, code: str) -> None:
         """A request was refused."""
         self.counts[code] += 1
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, RequestError):
-            self.note(error.code)
 
 
 class Written(Protocol):
@@ -150,6 +142,8 @@ class Measures:
         #: How often each interrupt rule has fired, by plan and rule; how long what they stopped took to clean up.
         self.fired: Counter[tuple[str, str]] = Counter()
         self.cleanups = Histogram(SHORT)
+        #: How many runs items of schedules have started, by the name under which their plan is counted, and by cause.
+        self.item_starts: Counter[tuple[str, str]] = Counter()
         #: How long the event loop was blocked, by the name under which the plan to blame is counted.
         self.blocked: dict[str, Histogram] = {}
         #: How often polls were asked, by the name under which their plan is counted, and by how that ended.
@@ -193,6 +187,10 @@ class Measures:
     def note_poll(self, plan_name: str, *, failed: bool) -> None:
         """A poll of a plan has an answer, or has failed."""
         self.polls[self.label(plan_name), "failed" if failed else "ok"] += 1
+
+    def note_item_start(self, plan_name: str, cause: str) -> None:
+        """A start of an item of a plan's schedule is on record; ``cause`` is the kind of its trigger, or who asked."""
+        self.item_starts[self.label(plan_name), cause] += 1
 
     def note_block(self, label: str, seconds: float) -> None:
         """The event loop was blocked; ``label`` is of a plan, or of none."""

@@ -21,6 +21,7 @@ from aura.events import EventEntry
 from aura.failpoints import Site
 from aura.graph import StepProgress
 from aura.journal import Journal
+from aura.ledger import Ledger
 from aura.lifecycle import FINAL, RunState, check_move
 from aura.loading.generations import Generations
 from aura.logs import Logs
@@ -86,10 +87,12 @@ class Runtime:
         self.logs = logs
         self.log = logs.logger_for()
         self.bus = Bus(store, journal, self.log)
+        self.ledger = Ledger(store, clock, redactor)
         self.generations = generations
         self.redactor = redactor
         self.secrets = secrets
         self.boot = boot
+        self.store_id = store_id
         self.boot_tag = f"{store_id}.{boot}"
         self.workdirs: Path = settings.data / "work"
         self.seq = last_seq

@@ -29,7 +29,7 @@ from aura.runs.keptcode import keeping_code
 from aura.runs.liverun import LiveRun, step_row
 from aura.runs.loops import cancel_items
 from aura.runs.runtime import Runtime
-from aura.runs.victims import ending_of, note_gone, starts_over
+from aura.runs.victims import ending_of, note_gone, since_gone, starts_over
 from aura.runs.waits import Waits
 from aura.store import Unit
 
@@ -55,17 +55,18 @@ class Seal:
     def seal(self, run: LiveRun) -> None:
         """Decide the outcome, hand it over, and give the place back. Does nothing to a run that is sealed already."""
         if run.sealed:  # stuck at the server's end, so that its record came first; or its acceptance was undone
-            self._stop_timers(run)
+            self.stop_timers(run)
             self._release(run)
             return
         try:
             outcome = run.state = decide(run)
-            self._stop_timers(run)
+            self.stop_timers(run)
             self._write(run, outcome)
         except BaseException as error:  # nothing may leave a run's child: it would end the server
             outcome = self._write_bare(run, error)
         if run.stopped_by is not None and run.stopped_by.ended:
             run.stopped_by = None
+        run.gone_at = None
         self._release(run)
         if outcome is RunState.QUEUED or (outcome is RunState.PREEMPTED and run.resumed):
             if run.parent is None:  # else it goes on in the place of that one
@@ -107,7 +108,7 @@ class Seal:
         run.finished_at = self._runtime.clock.wall()
         run.happened = [("run.crashed", None, None)]
         run.drop_checkpoints()
-        for end in (self._waits.end_all, self._stop_timers):
+        for end in (self._waits.end_all, self.stop_timers):
             with suppress(BaseException):
                 end(run)
         with suppress(BaseException):
@@ -120,7 +121,8 @@ class Seal:
             self._runtime.forget(run)
         return RunState.CRASHED
 
-    def _stop_timers(self, run: LiveRun) -> None:
+    def stop_timers(self, run: LiveRun) -> None:
+        """End what acts on a run by itself, and the counting of its active time: nothing of it runs any more."""
         run.count_active(self._runtime.clock.monotonic())
         run.active_since = None
         for timer in (run.timer, *run.backoffs.values()):
@@ -150,7 +152,7 @@ class Seal:
 
     def _with_firings(self, run: LiveRun, outcome: RunState, other: Unit | None) -> Unit | None:
         """What is written with the end, or the rest, of a handler or a victim."""
-        now = self._runtime.clock.wall()
+        now = self._runtime.clock.wall() - since_gone(run)
         ending = ending_of(run, outcome, now) if outcome in FINAL else None
         gone = note_gone(run, outcome, now)
         if gone is not None and run.preempted_by is not None:

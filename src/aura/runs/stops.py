@@ -73,6 +73,8 @@ class Stops:
         reason = clean(reason) if reason else reason
         if run.sealed:
             return Answer.ENDED, None
+        if run.gone_at is not None and kind >= Stop.TIMEOUT:
+            self._seal(run)  # nothing of it runs: it comes to rest first
         if run.state not in PLACED:
             return self._stop_idle(run, kind, reason)
         if outranks(kind, run.stop):

@@ -45,11 +45,16 @@ def note_gone(run: LiveRun, outcome: RunState, now: float) -> Unit | None:
 
 def _note_stopped(run: LiveRun, firing: Firing[LiveRun], outcome: RunState, now: float) -> None:
     assert run.told_at is not None
-    cleanup_s = round(max(0.0, asyncio.get_running_loop().time() - run.told_at), 6)
+    cleanup_s = round(max(0.0, asyncio.get_running_loop().time() - since_gone(run) - run.told_at), 6)
     run.told_at = None
     if outcome not in _NOT_STOPPED or (outcome is RunState.QUEUED and firing.ended and starts_over(firing, run)):
         run.preempted_by = PreemptedBy(firing.plan_name, firing.rule, firing.cid, now - cleanup_s, cleanup_s)
         run.preemptions += 1
+
+
+def since_gone(run: LiveRun) -> float:
+    """Seconds since a run has given its place back, if it is sealed later than that."""
+    return 0.0 if run.gone_at is None else asyncio.get_running_loop().time() - run.gone_at
 
 
 def given_up(run: LiveRun, now: float) -> Unit | None:

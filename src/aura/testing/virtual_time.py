@@ -7,8 +7,9 @@ microseconds, two timers fire in the order of their times, and a test gives the 
 The ties.
 - *Work in flight holds the clock.* A worker thread that computes, a child process that runs: no timer may overtake
   them, since their answer would have come first. The loop then waits in real time. A thread that waits for the loop
-  (``from_thread.run``) is not in flight, nor one that stands at a ``ThreadGate``. What answers nothing for
-  ``PATIENCE`` seconds lets time go on, no faster than real time: so the grace of a stop ends what hangs for ever.
+  (``from_thread.run``) is not in flight, nor one that stands at a ``ThreadGate`` or listens for changes of folders.
+  What answers nothing for ``PATIENCE`` seconds lets time go on, no faster than real time: so the grace of a stop ends
+  what hangs for ever.
 - *Quiet* is the moment in which no turn of the loop has anything to do and nothing is in flight: ``wait_quiet``
   returns there, before any time passes. ``wait_until`` looks at its condition after every turn, and misses nothing
   that is so between two turns.
@@ -39,6 +40,7 @@ from aura.clock import SystemClock
 from aura.eventloop import IN_BACKGROUND, StayingLoop
 from aura.processes import leftovers
 from aura.runs.edge import suspended_in
+from aura.watching import folders
 
 #: The loop's time at its start, in seconds; any number that is not 0, so that a forgotten offset shows.
 START = 1000.0
@@ -55,8 +57,8 @@ LIMIT = 86_400.0
 #: Virtual seconds, and jumps of time, in a row with timers of the background alone, after which nothing comes of them.
 LULL, LULL_JUMPS = 3600.0, 100
 
-#: What the names of threads that read plans or import their code begin with (``generations``).
-_LOADING = ("aura check", "aura import")
+#: What the names of threads begin with that read plans, import their code or look at files.
+_LOADING = ("aura check", "aura import", "aura files")
 #: Files in which a wait is nobody's own.
 _LIBRARIES = re.compile("/asyncio/|/anyio/|/contextlib.py")
 
@@ -188,7 +190,7 @@ class VirtualLoop(StayingLoop):
         if not busy:
             return 0
         waiting = sum(_calls_from_a_thread(task) for task in asyncio.all_tasks(self))
-        return busy - waiting - sum(gate.waiting for gate in self._gates)
+        return busy - waiting - folders.hearing() - sum(gate.waiting for gate in self._gates)
 
     def _hold(self, timeout: float | None) -> list[Any]:
         now = time.monotonic()
@@ -330,15 +332,19 @@ class VirtualClock(SystemClock):
     Once it has been asked on a loop it may be asked in worker threads of that too: their log lines have times.
     """
 
-    recheck = 86_400.0  # it never jumps: a month is not to be looked at every few seconds
-
-    def __init__(self, beginning: float = BEGINNING) -> None:
+    def __init__(self, beginning: float = BEGINNING, recheck: float = 86_400.0) -> None:
+        """``recheck`` is a clock's: one that never jumps need not be looked at every few seconds of a month."""
+        self.recheck = recheck
         self._offset = beginning - START
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def wall(self) -> float:
         self._loop = self._loop or asyncio.get_running_loop()
         return self._offset + self._loop.time()
+
+    def jump(self, seconds: float) -> None:
+        """Set the clock, as somebody does who corrects it; who waits for a time sees it within ``recheck`` seconds."""
+        self._offset += seconds
 
 
 def _in_background(timer: asyncio.TimerHandle) -> bool:

@@ -64,6 +64,11 @@ class Run:
         return self.record.state
 
     @property
+    def due(self) -> float:
+        """The slot that it was started for, else when it was accepted, in Unix seconds."""
+        return self.record.due
+
+    @property
     def result(self) -> Any:
         """What ``returns`` made, as plain data."""
         return self.record.result
@@ -233,12 +238,13 @@ async def open_world(
     kind: type[World] = World,
     secrets: Mapping[str, str | None] = {},
     disk: Disk | None = None,
+    clock: VirtualClock | None = None,
 ) -> AsyncIterator[Any]:
     """Open a world over the plan in the folder ``plan`` (and those beside it), and stop it at the end.
 
     ``settings``, ``backend``, ``generations``, ``leave``: what the server gets instead of its own; ``kind``: the class
     of what is given; ``secrets``: as for ``World.secrets``, from the beginning; ``disk``: what says how much
-    room there is.
+    room there is; ``clock``: its wall clock.
 
     Raises:
         Deadlock: what the body waits for can never come. AssertionError: the plan cannot be served.
@@ -248,7 +254,7 @@ async def open_world(
         backend = backend or MemoryBackend()
         server = Server(
             settings,
-            clock=VirtualClock(),
+            clock=clock or VirtualClock(),
             leave=leave or _refuse_to_leave,
             http=False,
             backend=backend,

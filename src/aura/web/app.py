@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from aura.config import Settings
 from aura.errors import RequestError
 from aura.web.auth import Access, Auth
-from aura.web.body import has_body
+from aura.web.body import Strangers, has_body
 from aura.web.call import ApiRoute, Door
 from aura.web.facade import Engine
 from aura.web.guard import LOOPBACK_NAMES, Guard, is_plain_path, security_headers
@@ -25,6 +25,7 @@ from aura.web.problem import problem, unexpected
 from aura.web.routes import (
     events,
     files,
+    hooks,
     interface,
     interrupts,
     logs,
@@ -32,9 +33,11 @@ from aura.web.routes import (
     plans,
     queue,
     runs,
+    schedule,
     system,
     tasks,
     tokens,
+    why,
 )
 from aura.web.websocket import as_request
 
@@ -55,6 +58,9 @@ ROUTES: tuple[ApiRoute, ...] = (
     *logs.ROUTES,
     *events.ROUTES,
     *interrupts.ROUTES,
+    *hooks.ROUTES,
+    *schedule.ROUTES,
+    *why.ROUTES,
     *tokens.ROUTES,
     *interface.ROUTES,
     *metrics.ROUTES,
@@ -66,7 +72,8 @@ def create_app(
 ) -> ASGIApp:
     """Make the application. Once ``stop`` is set, streams say ``shutdown`` and end."""
     streams = StreamLimit(max_streams, engine.clock)
-    return App(Door(engine, auth, settings, stop, streams, Metrics(engine, streams)), guard_of(settings))
+    strangers = Strangers(settings.server.body_limit)
+    return App(Door(engine, auth, settings, stop, streams, Metrics(engine, streams), strangers), guard_of(settings))
 
 
 def guard_of(settings: Settings) -> Guard:

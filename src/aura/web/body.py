@@ -8,6 +8,8 @@ Content-Length says.
 import json
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from email.message import Message
 from typing import Any, NoReturn
 
@@ -27,6 +29,39 @@ MAX_DEPTH = 64
 MAX_INTEGER = 2**53
 #: Larger bodies are parsed in a worker thread, so that nobody waits for them.
 PARSE_INLINE = 32 * 1024
+#: How many bytes of larger bodies of strangers there may be at a time, and how many such bodies at the least.
+STRANGERS_BYTES = 64 * 1024 * 1024
+LEAST_STRANGERS = 4
+
+
+class Strangers:
+    """The places of larger bodies whose senders nobody knows yet: all of them together do not fill the memory.
+
+    ``limit`` is the largest body, in bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._free = max(LEAST_STRANGERS, STRANGERS_BYTES // limit)
+
+    @contextmanager
+    def place(self, scope: Scope) -> Iterator[None]:
+        """Have a place while a body is read; one that says that it is small needs none.
+
+        Raises:
+            RequestError: ``too_many_connections``: none is free.
+        """
+        announced = _announced_length(dict(scope["headers"]))
+        if announced is not None and announced <= PARSE_INLINE:
+            yield
+            return
+        if self._free == 0:
+            message = "too many large bodies are on their way; call again later"
+            raise RequestError("too_many_connections", message, retry_after=5)
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
 
 
 async def read_json(scope: Scope, receive: Receive, limit: int) -> Any:
@@ -35,6 +70,14 @@ async def read_json(scope: Scope, receive: Receive, limit: int) -> Any:
     Raises:
         RequestError: there is no body, or it is not acceptable JSON.
         ClientDisconnect: the client went away before it had sent all.
+    """
+    return await parse_aside(await read_raw(scope, receive, limit))
+
+
+async def read_raw(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Read the bytes of a body that says that it is JSON; ``limit`` is how many there may be. Raises as ``read_json``.
+
+    Nobody has looked yet whether it is.
     """
     headers = dict(scope["headers"])
     announced = _announced_length(headers)
@@ -46,6 +89,11 @@ async def read_json(scope: Scope, receive: Receive, limit: int) -> Any:
     raw = await _read(receive, limit)
     if not raw:
         raise RequestError("body_required", "the body is empty; send a JSON object")
+    return raw
+
+
+async def parse_aside(raw: bytes) -> Any:
+    """Read JSON strictly, as ``parse``, and keep nobody waiting."""
     if len(raw) > PARSE_INLINE:
         return await anyio.to_thread.run_sync(parse, raw)
     return parse(raw)

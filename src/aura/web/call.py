@@ -19,7 +19,7 @@ from aura.config import Settings
 from aura.errors import FieldError, RequestError
 from aura.run import Cause
 from aura.web.auth import Access, Auth, address_of
-from aura.web.body import check_content_type, has_body, read_json
+from aura.web.body import Strangers, check_content_type, has_body, read_json
 from aura.web.facade import Engine
 from aura.web.grants import Grant
 from aura.web.leases import StreamLimit
@@ -43,6 +43,7 @@ class Door(msgspec.Struct, frozen=True):
     stopping: anyio.Event
     streams: StreamLimit
     metrics: Metrics
+    strangers: Strangers
 
 
 class Call:
@@ -139,9 +140,9 @@ class ApiRoute(Route):
     """A path and method with its endpoint, the access it asks for, and the types of what comes in and goes out.
 
     ``answers`` is status → type of the JSON, a ``Media``, or None for an answer without a body; refusals, which are
-    problem documents, are not named. ``headers`` are those of the request that mean something to this route alone. An
-    endpoint that streams sends everything itself and returns None. ``allow`` are the methods that the path knows over
-    all its routes.
+    problem documents, are not named. ``any_body``: its endpoint reads the body itself, which is any JSON. ``headers``
+    are those of the request that mean something to this route alone. An endpoint that streams sends everything itself
+    and returns None. ``allow`` are the methods that the path knows over all its routes.
     """
 
     def __init__(
@@ -155,6 +156,7 @@ class ApiRoute(Route):
         query: type[msgspec.Struct] = Nothing,
         body: type[msgspec.Struct] | None = None,
         body_required: bool = False,
+        any_body: bool = False,
         headers: Sequence[str] = (),
     ) -> None:
         super().__init__(path, _Unused(), methods=[method], name=getattr(endpoint, "__name__", path))
@@ -167,6 +169,7 @@ class ApiRoute(Route):
         self.query = query
         self.body = body
         self.body_required = body_required
+        self.any_body = any_body
         self.summary = inspect.getdoc(endpoint) or ""
         #: Streams have a limit of their own (``leases``), and do not count among a token's requests under way.
         self.is_stream = 101 in answers or answers.get(200) == EVENT_STREAM

@@ -34,6 +34,8 @@ from aura.web.leases import StreamLimit
 OPENMETRICS = "application/openmetrics-text"
 #: The route of what is at no route.
 NO_ROUTE = "(none)"
+#: The plan of what is of none.
+NO_PLAN = "(none)"
 
 #: Rows of a metric: the values of its labels, and its value.
 Rows = Iterable[tuple[tuple[str, ...], float]]
@@ -76,6 +78,7 @@ class Metrics(Collector):
         yield from _server(status)
         yield from _lanes(status["lanes"])
         yield from self._interrupts(status["interrupts"])
+        yield from self._schedules(status["schedule"])
         yield from self._work()
         yield from _store(status["store"])
         yield from _retention(status["retention"])
@@ -91,6 +94,8 @@ class Metrics(Collector):
         yield _counter("runs_ended", "Runs that ended, by how.", [*names, "state"], ended.items())
         refused = _by_name(measures.refusals.counts)
         yield _counter("requests_refused", "Requests for runs that were refused, by error code.", ["code"], refused)
+        why = "Starts that did not become runs, by reason."
+        yield _counter("not_started", why, ["reason", "plan"], self._not_started())
         waits = "Time from a run's acceptance, or its not_before, to its start."
         yield _histogram("run_wait_seconds", waits, "lane", measures.waits)
         steps = "Time from a step's first start to its end, by how it ended."
@@ -113,6 +118,21 @@ class Metrics(Collector):
         yield _gauge("interrupts_open", "Firings of interrupt rules that have not ended.", status["open_total"])
         cleanups = "Time from telling a run that an interrupt stops it until it had cleaned up."
         yield _histogram("interrupt_cleanup_seconds", cleanups, "", measures.cleanups)
+
+    def _not_started(self) -> Rows:
+        counts: Counter[tuple[str, str]] = Counter()
+        for (reason, plan), count in self._engine.not_started.items():
+            counts[reason, self._engine.measures.label(plan) if plan else NO_PLAN] += count
+        return counts.items()
+
+    def _schedules(self, status: Mapping[str, Any]) -> Iterator[Metric]:
+        starts = "Runs that items of schedules have started, by what triggered them."
+        yield _counter("schedule_starts", starts, ["plan", "cause"], self._engine.measures.item_starts.items())
+        on = status["enabled"] - status["suspended"]
+        states = {"on": on, "off": status["items"] - status["enabled"], "suspended": status["suspended"]}
+        yield _gauges("schedule_items", "Items of schedules, by how they stand.", ["state"], _by_name(states))
+        due = [] if status["next"] is None else [((), status["next"]["due"])]
+        yield _gauges("schedule_next_due_timestamp_seconds", "When the item is due that is next.", [], due)
 
     def _door(self) -> Iterator[Metric]:
         names = ["route", "status"]

@@ -25,6 +25,12 @@ HEADERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         {"minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
     ),
     "Prefer": ("`wait=N`: answer with the ended run if it ends within N seconds.", {}),
+    "X-Aura-Id": ("Scheme `aura`: what the caller calls this delivery.", {"maxLength": 255}),
+    "X-Aura-Timestamp": ("Scheme `aura`: when it was signed, in Unix seconds; five minutes off at most.", {}),
+    "X-Aura-Signature": ("Scheme `aura`: `sha256=` and the HMAC of `id.timestamp.body` in hexadecimal digits.", {}),
+    "X-Hub-Signature-256": ("Scheme `github`: `sha256=` and the HMAC of the body in hexadecimal digits.", {}),
+    "X-GitHub-Delivery": ("Scheme `github`: what GitHub calls this delivery.", {"maxLength": 255}),
+    "X-Gitlab-Token": ("Scheme `gitlab`: the secret.", {}),
     "Range": ("`bytes=…`: a part of the file.", {}),
     "If-Range": ("The `ETag` of the file of which `Range` is a part; of another one all is sent.", {}),
 }
@@ -35,6 +41,7 @@ PATHS: Mapping[str, Mapping[str, Any]] = {
     "cid": {"minLength": 1, "maxLength": 36},
     "plan": {"pattern": "^[a-z0-9][a-z0-9_-]{0,63}$"},
     "rule": {"pattern": "^[a-z_][a-z0-9_]{0,63}$"},
+    "item": {"pattern": "^[a-z_][a-z0-9_]{0,63}$"},
     "task": {"minLength": 1},
 }
 _INTRODUCTION = """Ask for runs of tasks, watch and steer them. Every route but those without a scope asks for
@@ -109,6 +116,8 @@ def _operation(route: ApiRoute, made: _Schemas) -> dict[str, Any]:
         operation["description"] = _text(more.strip())
     if route.body is not None:
         operation["requestBody"] = {"required": route.body_required} | _json("", made.of(route.body))
+    if route.any_body:
+        operation["requestBody"] = {"required": True} | _json("", _ANY)
     operation["security"] = [] if route.access is Access.OPEN else [{"token": []}, {"session": []}]
     if route.access is not Access.OPEN:
         operation["x-scope"] = route.access.value

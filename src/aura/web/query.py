@@ -16,11 +16,15 @@ from aura.events import LEVELS, Entry, LogEntry
 from aura.lifecycle import RunState
 from aura.records.events import EventFilter
 from aura.records.reading import RunFilter
+from aura.records.why import WhyFilter
 from aura.web.validate import invalid
+from aura.why import Place, Reason
 
 T = TypeVar("T")
 
 MAX_CIDS = 500
+#: The name of the why-ledger's list in its cursors.
+WHY = "why"
 #: What a cursor that counts holds: anybody can make one, so it may be anything; SQLite takes 63 bits.
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
@@ -97,6 +101,42 @@ def _label(text: str) -> tuple[str, str]:
     if not name or not colon:
         raise invalid([FieldError("/label", f"{text[:100]!r} is not a label; say label=team:ops")])
     return name, value
+
+
+class WhyQuery(PageQuery, frozen=True, kw_only=True):
+    """Which lines of the why-ledger are wanted; ``since`` and ``until`` are about the last time of each."""
+
+    plan_name: str | None = None
+    item: str | None = None
+    rule: str | None = None
+    task_name: str | None = None
+    reason: Reason | None = None
+    since: Time | None = None
+    until: Time | None = None
+
+    def wanted(self) -> WhyFilter:
+        """The same as the ledger's filter."""
+        return WhyFilter(
+            plan_name=self.plan_name,
+            item=self.item,
+            rule=self.rule,
+            task_name=self.task_name,
+            reason=self.reason,
+            since=self.since.timestamp() if self.since else None,
+            until=self.until.timestamp() if self.until else None,
+        )
+
+    def place(self) -> Place | None:
+        """The place that the cursor stands for, None at the beginning.
+
+        Raises:
+            RequestError: ``bad_cursor``.
+        """
+        position = self.position(WHY)
+        try:
+            return None if position is None else msgspec.json.decode(position, type=Place)
+        except msgspec.MsgspecError:
+            raise bad_cursor() from None
 
 
 class QueueQuery(PageQuery, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from aura.run import ItemRecord, Receipt, RunRecord, StepRecord
 from aura.servicedef import Service
 from aura.task import Dependency, Loop, Step, Steps, Task
 from aura.web.facade import PlanStatus
+from aura.why import Why
 
 T = TypeVar("T")
 
@@ -223,6 +224,9 @@ def status(given: Mapping[str, Any]) -> api.ServerStatus:
     changed["interrupts"] = {**given["interrupts"], "open": firings}
     hanging = [{**one, "since": utc(one["since"])} for one in given["stuck"]["runs"]]
     changed["stuck"] = {**given["stuck"], "runs": hanging}
+    following = given["schedule"]["next"]
+    following = following and {**following, "due": utc(following["due"])}
+    changed["schedule"] = {**given["schedule"], "next": following}
     blocked = [{**one, "at": utc(one["at"])} for one in given["loop"]["blocked"]]
     changed["loop"] = {**given["loop"], "blocked": blocked}
     return msgspec.convert({**given, **changed}, api.ServerStatus)
@@ -241,14 +245,51 @@ def rule(given: Mapping[str, Any]) -> api.Rule:
     """A rule as it stands."""
     times = {key: time(given[key]) for key in ("last_fired_at", "switched_at")}
     firings = [{**one, "at": utc(one["at"])} for one in given["open"]]
+    return msgspec.convert({**given, **times, **_triggered(given), "open": firings}, api.Rule)
+
+
+def _triggered(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a rule and an item have in common that has times in it: their polls, and why they did not start."""
     polls = [{**one, "last_at": time(one["last_at"])} for one in given["polls"]]
     missed = given["last_missed"] and {**given["last_missed"], "at": utc(given["last_missed"]["at"])}
-    return msgspec.convert({**given, **times, "polls": polls, "open": firings, "last_missed": missed}, api.Rule)
+    return {"polls": polls, "last_missed": missed}
+
+
+def why(line: Why) -> api.Why:
+    """A line of the why-ledger."""
+    at = line.at or 0.0
+    return api.Why(
+        time=utc(at),
+        reason=line.reason,
+        plan_name=line.plan_name,
+        item=line.item,
+        rule=line.rule,
+        task_name=line.task_name,
+        detail=line.detail,
+        count=line.count,
+        first_time=utc(at if line.first_at is None else line.first_at),
+    )
 
 
 def dry_run(given: Mapping[str, Any]) -> api.DryRun:
     """What a firing would do."""
     return msgspec.convert(given, api.DryRun)
+
+
+# -- schedules --------------------------------------------------------------------------------------------------------
+
+
+def scheduled_item(given: Mapping[str, Any]) -> api.ScheduledItem:
+    """An item of a schedule as it stands."""
+    times = {key: time(given[key]) for key in ("switched_at", "next_due", "last_due", "last_started_at")}
+    folders = [{**one, "looked_at": time(one["looked_at"])} for one in given["folders"]]
+    return msgspec.convert({**given, **times, **_triggered(given), "folders": folders}, api.ScheduledItem)
+
+
+def preview(given: Mapping[str, Any]) -> api.Preview:
+    """The times at which an item is due."""
+    items = [{**slot, "due": utc(slot["due"])} for slot in given["items"]]
+    return msgspec.convert({**given, "items": items}, api.Preview)
 
 
 # -- plans ------------------------------------------------------------------------------------------------------------
@@ -276,8 +317,8 @@ def reloaded(status: PlanStatus) -> api.ReloadedPlan:
     )
 
 
-def task(given: Task) -> api.Task:
-    """A task with the JSON Schema of its inputs."""
+def task(given: Task, started_by: Sequence[str] = ()) -> api.Task:
+    """A task with the JSON Schema of its inputs, and the items that start it."""
     handlers = {
         "on_failure": given.on_failure,
         "on_cancel": given.on_cancel,
@@ -290,11 +331,12 @@ def task(given: Task) -> api.Task:
         title=given.title,
         description=given.description,
         inputs=given.inputs_schema(),
-        lane=given.lane,
+        lane=given.lane or "main",
         priority=given.priority,
         mode=given.mode.kind,
         steps=_plan_steps(given.steps),
         handlers={name: _plan_steps(steps) for name, steps in handlers.items() if steps},
+        started_by=list(started_by),
         source=api.Place(file=given.source.file, line=given.source.line),
     )
 

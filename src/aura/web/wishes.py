@@ -8,12 +8,15 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import anyio
+from starlette.responses import Response
 
 from aura.engine.keys import Key, Kind, key_of
 from aura.errors import RequestError
 from aura.lifecycle import FINAL
+from aura.run import Receipt
+from aura.web import shapes
 from aura.web.auth import Access
-from aura.web.call import Call
+from aura.web.call import Call, json_response
 from aura.web.facade import RunDetail
 from aura.web.guard import only_header
 from aura.web.leases import Lease
@@ -55,6 +58,22 @@ def _preferences(call: Call) -> Iterator[str]:
     for name, value in call.scope["headers"]:
         if name == b"prefer":
             yield from _PREFERENCE.findall(value.decode("latin-1"))
+
+
+async def answer_run(call: Call, run: Receipt) -> Response:
+    """The answer to a request that became a run: the whole run if the client waits for it and it ends in time."""
+    headers = {"Location": f"/api/runs/{run.cid}"} | replayed(run.replayed)
+    seconds = wait_seconds(call)
+    ended = await ended_within(call, run.cid, seconds) if seconds else None
+    if ended is None:
+        return json_response(shapes.accepted(run), 202, headers)
+    whole = shapes.run_whole(ended.record, ended.steps, ended.children, ended.progress, ended.stopped)
+    return json_response(whole, 200, headers | {"Preference-Applied": "wait"})
+
+
+def replayed(is_old: bool) -> dict[str, str]:
+    """The header of an answer that was given before."""
+    return {"Idempotent-Replayed": "true"} if is_old else {}
 
 
 async def ended_within(call: Call, cid: str, seconds: float) -> RunDetail | None:

@@ -152,20 +152,22 @@ class Campaign:
             assert where, f"the last start failed: {(self._folder / 'server.log').read_text(encoding='utf-8')[-2000:]}"
             assert server.ready_s is not None
             self.report.ready.append(server.ready_s)
+            for item in ("tick", "beat"):
+                ask(where, "POST", f"/api/schedule/{mix.PLAN}/{item}/disable")
             for task in mix.CANCELLED:
                 ask(where, "POST", "/api/tasks/cancel", {"task_name": task})
             for client in clients:
                 client.credentials.check(where)
                 client.ask_again(where)
-            finish(where, clients)
+            finish(where, clients, len([*mix.inbox(self._folder).iterdir()]))
             server.process.terminate()
             self.report.end_code = server.wait_end()
 
 
-def finish(where: Where, clients: Sequence[Client]) -> None:
-    """Resume what is paused and wake what waits for its client, until no run is open."""
+def finish(where: Where, clients: Sequence[Client], files: int) -> None:
+    """Resume what is paused and wake what waits for its client, until no run is open and these files were taken."""
     end = time.monotonic() + PEACE
-    while not _is_over(where, clients):
+    while not (_is_over(where, clients) and len(_list(where, f"task_name={mix.TAKES}")) >= files):
         assert time.monotonic() < end, f"runs are still open {PEACE:.0f} s after the last start"
         time.sleep(0.1)
 
@@ -178,15 +180,21 @@ def _is_over(where: Where, clients: Sequence[Client]) -> bool:
 
 def _resume_all(where: Where) -> int:
     """Resume what is paused; what waits for its place by now refuses, which is as well. Says how many these were."""
-    page = "/api/runs?state=preempted"
-    cursor, count = "", 0
+    found = _list(where, "state=preempted")
+    for run in found:
+        ask(where, "POST", f"/api/tasks/{run['cid']}/resume")
+    return len(found)
+
+
+def _list(where: Where, which: str) -> list[dict[str, Any]]:
+    """All runs that are meant."""
+    found: list[dict[str, Any]] = []
+    cursor: str | None = ""
     while cursor is not None:
-        answer = ask(where, "GET", page + (f"&cursor={cursor}" if cursor else ""))
-        for run in answer["items"]:
-            ask(where, "POST", f"/api/tasks/{run['cid']}/resume")
-        count += len(answer["items"])
+        answer = ask(where, "GET", f"/api/runs?{which}" + (f"&cursor={cursor}" if cursor else ""))
+        found += answer["items"]
         cursor = answer["next_cursor"]
-    return count
+    return found
 
 
 def _is_busy(lanes: dict[str, Any]) -> bool:

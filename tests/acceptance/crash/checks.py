@@ -1,13 +1,13 @@
 """What must be true after any number of kills. Each check gives what is wrong, one text for each case.
 
 Here are those of whole runs and of what is left; ``stepchecks`` has those of steps, ``toldchecks`` those of what
-clients were told. Slots belong here once there is a schedule: none twice, and none missing but by its rule.
+clients were told, ``firingchecks`` those of rules, ``itemchecks`` those of what starts by itself.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from tests.acceptance.crash import firingchecks, mix, stepchecks, toldchecks
+from tests.acceptance.crash import firingchecks, itemchecks, mix, stepchecks, toldchecks
 from tests.acceptance.crash.evidence import Evidence
 
 from aura.lifecycle import FINAL, STEP_FINAL
@@ -40,7 +40,8 @@ def every_run_was_asked_for_once(evidence: Evidence) -> Iterator[str]:
     """A run is one request's; one that was refused left nothing."""
     sent = {note.key for note in evidence.notes if note.kind == "sent"}
     refused = {note.key for note in evidence.notes if note.kind == "told" and note.status not in (0, 202)}
-    by_client = (run for run in evidence.runs.values() if not (run.parent or run.asked_by or run.handles))
+    of_others = ("parent", "asked_by", "handles", "item")
+    by_client = (run for run in evidence.runs.values() if not any(getattr(run, by) for by in of_others))
     keys = Counter(run.key for run in by_client)
     for key, count in keys.items():
         if key not in sent:
@@ -148,6 +149,11 @@ CHECKS: tuple[Check, ...] = (
     firingchecks.each_firing_has_its_handler,
     firingchecks.firings_end_with_their_handlers,
     firingchecks.victims_are_counted,
+    itemchecks.slots_start_once,
+    itemchecks.slots_have_no_gap,
+    itemchecks.items_that_are_off_start_nothing,
+    itemchecks.events_start_their_item_once,
+    itemchecks.files_start_their_item_once,
     nothing_is_left,
     database_is_whole,
 )

@@ -2,9 +2,11 @@
 
 import fcntl
 import os
+import re
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from tests.acceptance.crash.journal import Note, read_journals
 from tests.fakes.children import running_in
 
 from aura.processes.leftovers import look_at_all
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+Z")
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -49,6 +53,20 @@ class Run(msgspec.Struct, frozen=True):
     handles: str | None = None  # the rule whose firing it handles
     seq: int = 0
     preemptions: int = 0
+    item: str | None = None  # what started it by itself, for which slot, event and file
+    due: float = 0.0
+    event_id: str | None = None
+    file: str | None = None
+
+
+class Missed(msgspec.Struct, frozen=True):
+    """A line of the ledger about slots of an item: it stands for ``count`` of them, from ``first`` to ``last``."""
+
+    item: str
+    reason: str
+    count: int
+    first: float
+    last: float
 
 
 class Emitted(msgspec.Struct, frozen=True):
@@ -84,6 +102,9 @@ class Evidence(msgspec.Struct, frozen=True):
     tally: int = 0  # what the plan's state has come to
     events: Sequence[Emitted] = ()
     firings: Sequence[Fired] = ()
+    missed: Sequence[Missed] = ()
+    anchors: Mapping[str, float] = {}  # of each item with times of its own: when it was first seen
+    inbox: Sequence[str] = ()
     killed_running: int = 0
     database: Sequence[str] = ("ok",)
     processes: Sequence[str] = ()
@@ -105,6 +126,9 @@ def collect(folder: Path) -> Evidence:
             tally=_tally(db),
             events=_emitted(db),
             firings=_firings(db),
+            missed=_missed(db),
+            anchors=_anchors(db),
+            inbox=sorted(file.name for file in mix.inbox(folder).iterdir()),
             killed_running=_killed_running(db),
             database=[str(row[0]) for row in db.execute("PRAGMA integrity_check")]
             + [f"foreign key: {row}" for row in db.execute("PRAGMA foreign_key_check")],
@@ -129,9 +153,33 @@ def _runs(db: sqlite3.Connection) -> dict[str, Run]:
         because = msgspec.json.decode(cause)
         asked = _asked_by(because) if part[0] is None else None
         rule = because.get("rule")
-        run = msgspec.structs.replace(run, paused=seq in paused, error=error or "", asked_by=asked, handles=rule)
-        found[cid] = msgspec.structs.replace(run, seq=seq, preemptions=preemptions)
+        rests = any(step.name == "rest" and step.starts for step in done)  # its steps were stopped before that began
+        run = msgspec.structs.replace(
+            run, paused=rests or seq in paused, error=error or "", asked_by=asked, handles=rule
+        )
+        found[cid] = msgspec.structs.replace(run, seq=seq, preemptions=preemptions, item=because.get("item"))
+    for cid, due, event_id, file in db.execute(_TRIGGERED):
+        found[cid] = msgspec.structs.replace(found[cid], due=due, event_id=event_id, file=file and Path(file).name)
     return found
+
+
+_TRIGGERED = """SELECT cid, due, json_extract(cause, '$.event_id'), json_extract(event, '$.payload.path') FROM run
+ WHERE json_extract(cause, '$.item') IS NOT NULL"""
+
+
+def _missed(db: sqlite3.Connection) -> list[Missed]:
+    """The lines that name slots: the first time and the last in a line are those of its slots."""
+    found = []
+    for item, reason, count, detail in db.execute("SELECT item, reason, count, detail FROM why WHERE item IS NOT NULL"):
+        if dues := [datetime.fromisoformat(text).timestamp() for text in _TIME.findall(detail)]:
+            found.append(Missed(item, reason, count, dues[0], dues[-1]))
+    return found
+
+
+def _anchors(db: sqlite3.Connection) -> dict[str, float]:
+    rows = db.execute("SELECT name, anchors FROM schedule_item")
+    kept = {name: msgspec.json.decode(anchors) for name, anchors in rows}
+    return {name: min(anchors.values()) for name, anchors in kept.items() if anchors}
 
 
 def _steps(db: sqlite3.Connection) -> dict[int, list[Step]]:

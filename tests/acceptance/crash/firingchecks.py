@@ -41,10 +41,14 @@ def firings_end_with_their_handlers(evidence: Evidence) -> Iterator[str]:
             yield f"the end of the firing of {fired.rule} by {fired.event_id} was told {fired.told} times"
 
 
+#: What a victim comes to that was not stopped after all: nothing of it had begun, or it has just ended by itself.
+_NOT_STOPPED = ("queued", "succeeded", "failed")
+
+
 def victims_are_counted(evidence: Evidence) -> Iterator[str]:
     """A run was preempted as often as firings say that they have stopped it, and those stop what their rule names."""
     gone = [(seq, outcome) for fired in evidence.firings for seq, outcome in fired.victims]
-    stopped = Counter(seq for seq, outcome in gone if outcome not in (None, "queued"))
+    stopped = Counter(seq for seq, outcome in gone if outcome not in (None, *_NOT_STOPPED))
     by_seq = {run.seq: run for run in evidence.runs.values()}
     for run in by_seq.values():
         if run.preemptions != stopped[run.seq]:

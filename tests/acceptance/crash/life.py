@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from tests.acceptance.crash import mix
 from tests.acceptance.crash.door import Where
-from tests.fakes.served import AURA, READY, environment
+from tests.fakes.forked import Forked
+from tests.fakes.served import AURA, READY, environment, start
 
 from aura.failpoints import VARIABLE, Site
 
@@ -19,6 +20,8 @@ from aura.failpoints import VARIABLE, Site
 PATIENCE = 10.0
 #: Seconds within which a start is over, on the most loaded of machines.
 START_TIME = 60.0
+#: Seconds that a boot takes, about, without the imports.
+BOOT = 0.15
 #: Settings of all lives: a short grace, and enough places that many runs are killed at once.
 SETTINGS = {"AURA_GRACE": "1s", "AURA_LANES__MAIN__LIMIT": "12"}
 
@@ -59,7 +62,7 @@ def at_failpoint(name: str, random: Random) -> Death:
 def at_random(random: Random, longest: float) -> Death:
     """Die at any moment; one in five of a boot. Half of the others have one task asked for more often."""
     if random.random() < 0.2:
-        return Death(delay=random.uniform(0.1, 0.8), in_boot=True)
+        return Death(delay=random.uniform(0.01, BOOT), in_boot=True)
     favoured = random.choice([*mix.WEIGHTS]) if random.random() < 0.5 else None
     return Death(delay=random.uniform(0.005, longest), favoured=favoured)
 
@@ -67,7 +70,7 @@ def at_random(random: Random, longest: float) -> Death:
 class Server:
     """A server that was started. ``ready_s``: how long it took until it said that it is ready."""
 
-    def __init__(self, folder: Path, process: "subprocess.Popen[str]", begun: float) -> None:
+    def __init__(self, folder: Path, process: "subprocess.Popen[str] | Forked", begun: float) -> None:
         self._folder = folder
         self._begun = begun
         self.process = process
@@ -101,16 +104,19 @@ class Server:
 
 
 @contextmanager
-def open_server(folder: Path, death: Death | None = None, more: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """Start a server on the folder's data, with ``more`` settings; it is dead at the end."""
+def open_server(
+    folder: Path, death: Death | None = None, more: Mapping[str, str] | None = None, fresh: bool = False
+) -> Iterator[Server]:
+    """Start a server on the folder's data, with ``more`` settings; it is dead at the end.
+
+    ``fresh``: in an interpreter of its own, so that the time until it is ready has all of a start in it.
+    """
     command = [AURA, "serve", "--data", "data", "--port", "0", "--no-reload"]
     settings = SETTINGS | ({VARIABLE: death.failpoint} if death else {}) | dict(more or {})
     begun = time.monotonic()
     with (
         open(folder / "server.log", "a", encoding="utf-8") as log,
-        subprocess.Popen(
-            command, cwd=folder, env=environment(settings), stdout=subprocess.PIPE, stderr=log, text=True
-        ) as process,
+        start(command, folder, environment(settings), log, fresh) as process,
     ):
         try:
             yield Server(folder, process, begun)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.acceptance.crash.mixplan import ACTIONS, RULES, TASKS
+from tests.acceptance.crash.mixplan import ACTIONS, ITEMS, RULES, TASKS
 
 PLAN = "mix"
 #: The first part of the name of the event that a run waits for; the other part is its cid.
@@ -105,6 +105,8 @@ MARKED: Mapping[str, frozenset[str]] = {
     "hit": frozenset({"a", "b", "rest"}),
     "hit_anew": frozenset({"a"}),
     "handle": frozenset({"h", "i"}),
+    "tick": frozenset(),
+    "take": frozenset(),
 }
 #: Those of them that may be repeated after a crash in their middle, where the task resumes.
 REPEATABLE: Mapping[str, frozenset[str]] = {
@@ -120,6 +122,9 @@ REPEATABLE: Mapping[str, frozenset[str]] = {
 HANDLES = "handle"
 RULE_OF: Mapping[str, str] = {"hit": "alarm", "hit_anew": "drill"}
 SWITCHED = "idle"
+#: What starts by itself: items with times of their own, that which hears ``TOLD``, that which takes files, its task.
+TIMED = ("tick", "beat", "off")
+ECHO, FILES, TAKES = "echo", "files", "take"
 
 
 def files_of_marks(folder: Path) -> Mapping[str, Path]:
@@ -127,14 +132,21 @@ def files_of_marks(folder: Path) -> Mapping[str, Path]:
     return {name: folder / name for name in ("marks", "counts", "tallies")}
 
 
+def inbox(folder: Path) -> Path:
+    """Where each run of ``tell`` puts a file."""
+    return folder / "inbox"
+
+
 def plan_files(folder: Path) -> dict[str, str]:
-    """The plan as files below the plans folder."""
+    """The plan as files below the plans folder; its inbox is made too."""
+    inbox(folder).mkdir(exist_ok=True)
     tasks = {f"{PLAN}/tasks/{name}.yaml": text for name, text in TASKS.items()}
     told = "".join(f"  {name}: '{file}'\n" for name, file in files_of_marks(folder).items())
     return tasks | {
         f"{PLAN}/interrupts.yaml": RULES,
+        f"{PLAN}/schedule.yaml": ITEMS,
         f"{PLAN}/actions.py": ACTIONS,
-        f"{PLAN}/plan.yaml": f"vars:\n{told}",
+        f"{PLAN}/plan.yaml": f"vars:\n{told}  inbox: '{inbox(folder)}'\n",
     }
 
 

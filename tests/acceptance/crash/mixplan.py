@@ -126,6 +126,8 @@ steps:
   h: {action: mark, params: {seconds: 0.05}, idempotent: true}
   i: {action: mark, depends_on: h, idempotent: true}
 """,
+    "tick": "recovery: restart\nsteps:\n  a: {action: log, params: {message: tick}}\n",
+    "take": "recovery: restart\nsteps:\n  a: {action: log, params: {message: a file}}\n",
     "tally": "steps:\n  a: {action: count_in_state}\n",
     "tell": "steps:\n  a: {action: mark_and_emit}\n",
     "beget": """
@@ -147,6 +149,17 @@ rules:
   alarm: {triggers: [{event: alarm}], task: handle, grace: 2s, preempts: {tasks: [hit]}}
   drill: {triggers: [{event: drill}], task: handle, then: restart, preempts: {tasks: [hit_anew]}, priority: 5}
   idle: {triggers: [{event: idle}], task: handle, enabled: false}
+"""
+
+#: What starts by itself. The first two have a slot each second; ``off`` never starts, ``deaf`` never wants to.
+ITEMS = """
+items:
+  tick: {task: tick, mode: parallel, triggers: [{every: 1s, misfire: run_all}]}
+  beat: {task: tick, mode: parallel, triggers: [{cron: "* * * * * *", misfire: run_once, misfire_grace: 1h}]}
+  off: {task: tick, enabled: false, triggers: [{every: 1s}]}
+  deaf: {task: tick, triggers: [{event: run.started, when: "{{ false }}"}]}
+  echo: {task: tick, triggers: [{event: told}]}
+  files: {task: take, triggers: [{file: {path: "{{ vars.inbox }}", each: true}}]}
 """
 
 _SCRIPT = r"""
@@ -229,5 +242,6 @@ async def count_in_state(ctx: Context) -> None:
 @action
 async def mark_and_emit(ctx: Context) -> None:
     leave_mark(ctx)
+    write_line(f"{ctx.vars['inbox']}/{ctx.cid}", "a file")
     await ctx.emit("told", {"attempt": ctx.attempt})
 """

@@ -9,16 +9,25 @@ import pytest
 from tests.acceptance.crash.checks import CHECKS, problems
 from tests.acceptance.crash.clients import Client
 from tests.acceptance.crash.door import Where
-from tests.acceptance.crash.evidence import Emitted, Evidence, Fired, Run, Step
+from tests.acceptance.crash.evidence import Emitted, Evidence, Fired, Missed, Run, Step
 from tests.acceptance.crash.journal import Note
-from tests.acceptance.crash.mix import Count, Mark
+from tests.acceptance.crash.mix import TIMED, Count, Mark
 
 DONE = Step("a", "succeeded", starts=1, started_at=10.0, finished_at=12.0)
 TOLD = ("run.accepted", "run.started", "run.succeeded")
 RUN = Run("c1", "slow", "succeeded", None, "fail", False, "0-1", TOLD, (DONE,))
 SENT, ACCEPTED = Note("sent", "0-1", "slow"), Note("told", "0-1", "slow", 202, "c1")
 MARK = Mark("c1", "a", 1, 7, 11.0)
-GOOD = Evidence(runs={"c1": RUN}, notes=(SENT, ACCEPTED), marks=(MARK,), files=("aura.db", "aura.lock", "token"))
+#: Each item has missed a slot, and had no other.
+MISSED = tuple(Missed(item, "misfire", 1, 101.0, 101.0) for item in TIMED)
+GOOD = Evidence(
+    runs={"c1": RUN},
+    notes=(SENT, ACCEPTED),
+    marks=(MARK,),
+    files=("aura.db", "aura.lock", "token"),
+    missed=MISSED,
+    anchors=dict.fromkeys(TIMED, 100.0),
+)
 
 
 def run(**changes: Any) -> dict[str, Any]:
@@ -79,6 +88,13 @@ def fired(*firings: Fired, preemptions: int = 1, **changes: Any) -> dict[str, An
 def other(**changes: Any) -> Fired:
     """The good firing, but for these."""
     return msgspec.structs.replace(FIRED, **changes)
+
+
+def started(*runs: dict[str, Any]) -> dict[str, Any]:
+    """The good run, and others that were started by items."""
+    by_item = msgspec.structs.replace(RUN, task="tick", key="", steps=())
+    made = {f"s{n}": msgspec.structs.replace(by_item, cid=f"s{n}", **changes) for n, changes in enumerate(runs)}
+    return {"runs": {"c1": RUN} | made}
 
 
 TWICE = (MARK._replace(step="b"), MARK._replace(step="b"))
@@ -216,6 +232,19 @@ def test_what_may_be_is_not_reported(changes: dict[str, Any]) -> None:
         pytest.param("firings_end_with_their_handlers", fired(other(told=2)), id="end-told-twice"),
         pytest.param("victims_are_counted", fired(preemptions=2), id="preempted-by-nobody"),
         pytest.param("victims_are_counted", fired(other(rule="drill")), id="stopped-by-another-rule"),
+        pytest.param("slots_start_once", started(*[{"item": "tick", "due": 102.0}] * 2), id="slot-twice"),
+        pytest.param("slots_start_once", started({"item": "beat", "due": 101.0}), id="slot-started-and-missed"),
+        pytest.param("slots_have_no_gap", started({"item": "tick", "due": 103.0}), id="slot-without-a-word"),
+        pytest.param("slots_have_no_gap", {"missed": MISSED[1:]}, id="item-without-a-slot"),
+        pytest.param("items_that_are_off_start_nothing", started({"item": "deaf"}), id="item-that-is-deaf"),
+        pytest.param("events_start_their_item_once", {"events": (TOLD_EVENT,)}, id="event-without-a-run"),
+        pytest.param(
+            "events_start_their_item_once",
+            {**started(*[{"item": "echo", "event_id": "9"}] * 2), "events": (TOLD_EVENT,)},
+            id="event-with-two-runs",
+        ),
+        pytest.param("events_start_their_item_once", started({"item": "echo", "event_id": "9"}), id="run-of-no-event"),
+        pytest.param("files_start_their_item_once", {"inbox": ("c1",)}, id="file-without-a-run"),
         pytest.param("nothing_is_left", {"processes": ("7 sleep",)}, id="process"),
         pytest.param("nothing_is_left", {"files": ("aura.db-wal",)}, id="file"),
         pytest.param("nothing_is_left", {"lock_is_free": False}, id="lock"),
@@ -228,7 +257,7 @@ def test_check_finds_what_it_is_for(check: str, changes: dict[str, Any]) -> None
 
 
 def test_every_check_is_run() -> None:
-    assert len(set(CHECKS)) == len(CHECKS) == 30
+    assert len(set(CHECKS)) == len(CHECKS) == 35
 
 
 def test_client_that_cannot_go_on_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

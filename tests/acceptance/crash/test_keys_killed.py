@@ -63,4 +63,4 @@ def test_one_key_is_one_run_whatever_is_killed(tmp_path: Path) -> None:
     assert [len(cids) for cids in told] == [0, 0, 0, 1, 1]
     assert {cid for cids in told for cid in cids} == last
     with closing(sqlite3.connect(tmp_path / "data" / "aura.db")) as db:
-        assert db.execute("SELECT cid FROM run").fetchall() == [tuple(last)]
+        assert db.execute("SELECT cid FROM run WHERE cause ->> 'kind' = 'api'").fetchall() == [tuple(last)]

@@ -29,13 +29,14 @@ async def list_tasks(call: Call) -> Response:
     tasks = call.engine.generations.current(call.path["plan"]).plan.tasks
     names = sorted(tasks)
     found, cursor = page_by_name([tasks[name] for name in names], names, call.query(PageQuery), "tasks")
-    return json_response(shapes.page([shapes.task(task) for task in found], cursor))
+    starting = call.engine.schedules.starting(call.path["plan"])
+    return json_response(shapes.page([shapes.task(task, starting.get(task.name, ())) for task in found], cursor))
 
 
 async def get_task(call: Call) -> Response:
     """Show one task, with the JSON Schema of its inputs."""
     _, task = call.engine.generations.task(call.path["plan"], call.path["task"])
-    return json_response(shapes.task(task))
+    return json_response(shapes.task(task, call.engine.schedules.starting(call.path["plan"]).get(task.name, ())))
 
 
 async def list_actions(call: Call) -> Response:

@@ -82,17 +82,7 @@ async def run_task(call: Call) -> Response:
     """
     body = await call.json()
     run = await call.engine.submit(convert(body, Request), call.cause, wishes.key(call, "run", body))
-    headers = {"Location": f"/api/runs/{run.cid}"} | _replayed(run.replayed)
-    seconds = wishes.wait_seconds(call)
-    ended = await wishes.ended_within(call, run.cid, seconds) if seconds else None
-    if ended is None:
-        return json_response(shapes.accepted(run), 202, headers)
-    whole = shapes.run_whole(ended.record, ended.steps, ended.children, ended.progress, ended.stopped)
-    return json_response(whole, 200, headers | {"Preference-Applied": "wait"})
-
-
-def _replayed(replayed: bool) -> dict[str, str]:
-    return {"Idempotent-Replayed": "true"} if replayed else {}
+    return await wishes.answer_run(call, run)
 
 
 async def run_batch(call: Call) -> Response:
@@ -106,7 +96,7 @@ async def run_batch(call: Call) -> Response:
     refused = sum(isinstance(outcome, RequestError) for outcome in outcomes.items)
     items = [shapes.batch_item(outcome) for outcome in outcomes.items]
     answer = api.Batch(items=items, accepted=len(items) - refused, refused=refused)
-    return json_response(answer, 202, _replayed(outcomes.replayed))
+    return json_response(answer, 202, wishes.replayed(outcomes.replayed))
 
 
 def _request(task: Any, at: str) -> Request | RequestError:
@@ -165,7 +155,7 @@ async def rerun(call: Call) -> Response:
     body = await call.body(RerunBody)
     asked = {"cid": cid, "from_step": body.from_step}
     run = await call.engine.rerun(cid, body.from_step, wishes.key(call, "rerun", asked))
-    headers = {"Location": f"/api/runs/{run.cid}"} | _replayed(run.replayed)
+    headers = {"Location": f"/api/runs/{run.cid}"} | wishes.replayed(run.replayed)
     return json_response(shapes.accepted(run), 202, headers)
 
 

@@ -1,0 +1,95 @@
+"""An item as the scheduler watches it: its times, what of them has come, and what of that starts.
+
+It decides by the clock's time that it is given, and changes nothing.
+"""
+
+import math
+from typing import NamedTuple
+
+from aura.schedule import At, Cron, Every, Item, Misfire, Timed, Trigger
+from aura.scheduling.liveitem import LiveItem
+from aura.scheduling.slots import latest_slots, next_slot
+
+#: How late a slot may be and still be on time, in seconds.
+ON_TIME = 5.0
+#: How many of the latest slots of a trigger may start at once.
+MAX_AT_ONCE = 100
+
+
+class Slot(NamedTuple):
+    """One nominal time, in Unix seconds, of a trigger of an item."""
+
+    due: float
+    trigger: Trigger
+
+    @property
+    def timed(self) -> Timed:
+        kind = self.trigger.kind
+        assert isinstance(kind, Cron | Every | At)
+        return kind.timed
+
+
+class Found(NamedTuple):
+    """The slots of an item that have come, the oldest first; how many came before those, from ``first`` to ``last``.
+
+    ``is_all``: no more than that were missed.
+    """
+
+    slots: list[Slot]
+    more: int
+    first: float
+    last: float
+    is_all: bool
+
+
+class Watched(NamedTuple):
+    """An item with its triggers that have times of their own, each with when it was first seen."""
+
+    live: LiveItem
+    item: Item
+    timezone: str
+    triggers: list[tuple[Trigger, float]]
+
+    def next_due(self) -> float | None:
+        """When the first slot comes after what was looked at."""
+        looked_to = self.live.row.looked_to
+        dues = (next_slot(trigger, anchor, self.timezone, looked_to) for trigger, anchor in self.triggers)
+        return min((due for due in dues if due is not None), default=None)
+
+    def found(self, now: float) -> Found:
+        """What has come after what was looked at, and is not settled."""
+        slots = dict[float, Trigger]()
+        more, first, last, is_all = 0, math.inf, -math.inf, True
+        for trigger, anchor in self.triggers:
+            after = self._after(trigger, anchor)
+            come = latest_slots(trigger, anchor, self.timezone, after, now, MAX_AT_ONCE)
+            more, is_all = more + come.more, is_all and come.is_all
+            first, last = min(first, come.first), max(last, come.last)
+            for due in come.dues:
+                if not self.live.is_settled(due):
+                    slots.setdefault(due, trigger)
+        return Found([Slot(due, slots[due]) for due in sorted(slots)], more, first, last, is_all)
+
+    def _after(self, trigger: Trigger, anchor: float) -> float:
+        """Up to when the slots of a trigger were looked at, or are settled for ever."""
+        after = self.live.row.looked_to
+        while (due := next_slot(trigger, anchor, self.timezone, after)) is not None and self.live.is_settled(due):
+            after = self.live.settled_from(due)
+        return after
+
+
+def chosen(slots: list[Slot], now: float) -> tuple[list[Slot], list[Slot]]:
+    """Those that start, and those that were missed."""
+    on_time = [slot for slot in slots if now - slot.due <= ON_TIME]
+    late = [slot for slot in slots if now - slot.due > ON_TIME and _may_start(slot, now)]
+    chosen = [slot for slot in late if slot.timed.misfire is Misfire.RUN_ALL]
+    if not on_time:
+        chosen += [slot for slot in late if slot.timed.misfire is Misfire.RUN_ONCE][-1:]
+    starting = sorted([*on_time, *chosen], key=lambda slot: slot.due)
+    dues = {slot.due for slot in starting}
+    return starting, [slot for slot in slots if slot.due not in dues]
+
+
+def _may_start(slot: Slot, now: float) -> bool:
+    grace = slot.timed.misfire_grace
+    return slot.timed.misfire is not Misfire.SKIP and (grace is None or now - slot.due <= grace)
