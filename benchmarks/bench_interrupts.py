@@ -172,7 +172,7 @@ async def measure(running: int, queued: int, rounds: int, folder: Path) -> Figur
     # what looks at the loop; ended below
     async with engine(folder, running) as serving, anyio.create_task_group() as group:
         bench = Bench(serving, running, lag)
-        await bench.begin(queued)
+        await bench.begin_run(queued)
         group.start_soon(lag.serve)
         await bench.round(Figures())
         for _ in range(rounds):

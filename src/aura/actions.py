@@ -379,7 +379,7 @@ class Action(msgspec.Struct, frozen=True):
         if self.result is Any or data is None:
             return data
         try:
-            msgspec.convert(data, self.result, dec_hook=_decode_result)
+            msgspec.convert(data, self.result, dec_hook=decode_result)
         except msgspec.ValidationError as error:
             raise BadOutput(f"{self.name} returned what its annotation does not allow: {error}") from None
         return data
@@ -507,7 +507,8 @@ def _result_schema(kind: type[Any]) -> dict[str, Any]:
     return duration.schema_hook(kind)
 
 
-def _decode_result(kind: type[Any], value: Any) -> Any:
+def decode_result(kind: type[Any], value: Any) -> Any:
+    """Make of plain data in a result what msgspec cannot make itself: paths and durations."""
     if kind is object:
         return value
     return kind(value) if issubclass(kind, PurePath) else duration.decode_hook(kind, value)

@@ -273,12 +273,13 @@ class EngineAnswer(Shape, frozen=True, kw_only=True):
 
 
 class ReloadedPlan(Shape, frozen=True, kw_only=True):
-    """How a plan stands after a load."""
+    """How a plan stands after a load. ``testing`` is a newer version whose tests run: it is served once they pass."""
 
     name: str
     status: PlanState
     generation: str | None
     errors: list[Problem]
+    testing: str | None = None
 
 
 class Reloaded(Shape, frozen=True, kw_only=True):
@@ -291,7 +292,7 @@ class Reloaded(Shape, frozen=True, kw_only=True):
 
 
 class Plan(Shape, frozen=True, kw_only=True):
-    """A plan in the list of plans."""
+    """A plan in the list of plans. ``testing`` is a newer version whose tests run: it is served once they pass."""
 
     name: str
     title: str
@@ -300,6 +301,7 @@ class Plan(Shape, frozen=True, kw_only=True):
     generation: str | None
     task_count: int
     errors: list[Problem]
+    testing: str | None = None
     uses: list[str]
     preempts_others: bool
 

@@ -291,6 +291,12 @@ class NoRun(RunError):
     type = "no_run"
 
 
+class NotAllowed(RunError):
+    """In a test, a plan wanted to leave its process, and the test has not allowed it."""
+
+    type = "not_allowed"
+
+
 class ActionFailed(RunError):
     """What the action ``fail`` raises."""
 

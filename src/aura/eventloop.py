@@ -20,6 +20,14 @@ log = logging.getLogger(__name__)
 IN_BACKGROUND: ContextVar[bool] = ContextVar("aura_in_background", default=False)
 
 
+def is_alone(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether nobody but who asks, in a turn of this loop, would come up in its next turns, before time passes.
+
+    Only a loop in virtual time can say so of itself: any other may have input in its next turn.
+    """
+    return getattr(loop, "is_alone", False)
+
+
 class StayingLoop(asyncio.SelectorEventLoop):
     """An event loop that ends when it is told to, and not by what a child raises. Give it as ``loop_factory``."""
 

@@ -46,7 +46,8 @@ class Site(StrEnum):
     FIRING = "firing"
     #: A slot of a schedule, or another trigger of an item, starts a run.
     SLOT = "slot"
-    #: What is known of an item changes without a start: slots were missed, a trigger was first seen.
+    #: What is known of an item or a plan changes without a start: slots were missed, a trigger was first seen, the
+    #: tests of a plan with a gate have passed.
     ITEM = "item"
     #: Why something did not start.
     WHY = "why"

@@ -243,9 +243,9 @@ class LogWriter:
         self._dropped = 0
         self._taken = 0  # how many lines were ever put
         self._done = 0  # how many of them have been stored or dropped
-        self._some = anyio.Event()  # set: there is a line to store, or no more will come
-        self._hurry = anyio.Event()  # set: do not wait for more lines
-        self._progress = anyio.Event()
+        self._some = asyncio.Event()  # set: there is a line to store, or no more will come
+        self._hurry = asyncio.Event()  # set: do not wait for more lines
+        self._progress = asyncio.Event()
         #: Set by ``close``: ``serve`` is to store what is left and end.
         self.closing = anyio.Event()
         self._serving = False
@@ -283,8 +283,12 @@ class LogWriter:
         try:
             while not (self._is_closed and not self._waiting):
                 await self._some.wait()
-                with anyio.move_on_after(self._interval):  # ends by itself, or when somebody waits for a flush
+                # what ends the pause if nobody waits for a flush; a scope would cost a turn more
+                timer = asyncio.get_running_loop().call_later(self._interval, self._hurry.set)
+                try:
                     await self._hurry.wait()
+                finally:
+                    timer.cancel()
                 await self._store_waiting()
             self._ended = True
         finally:
@@ -295,7 +299,7 @@ class LogWriter:
         self._tell_dropped()
         batch, self._waiting, self._bytes = self._waiting, deque(), 0
         if not self._is_closed:
-            self._some, self._hurry = anyio.Event(), anyio.Event()
+            self._some, self._hurry = asyncio.Event(), asyncio.Event()
         if not batch:
             return
         kept = False
@@ -329,7 +333,7 @@ class LogWriter:
 
     def _tell_progress(self) -> None:
         self._progress.set()
-        self._progress = anyio.Event()
+        self._progress = asyncio.Event()
 
     @property
     def _is_closed(self) -> bool:

@@ -1,7 +1,7 @@
 """What a checked plan is: its tasks, its variables, and what may start and stop work by itself. Nothing runs here."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -11,6 +11,9 @@ from aura.resources import Resource as Resource
 from aura.resources import Semaphore as Semaphore
 from aura.schedule import Item
 from aura.task import Task
+
+#: How long the tests of a new version may take if the plan does not say it, in seconds.
+GATE_TIMEOUT = 300.0
 
 #: Families of shipped actions; no plan may take one of these names.
 RESERVED_PLAN_NAMES = frozenset(
@@ -23,7 +26,8 @@ class Plan(msgspec.Struct, frozen=True):
     """A folder of tasks, as checked. ``directory`` is the absolute path of its folder.
 
     ``uses`` are the plans whose actions and tasks it may use; ``resources`` are its own; ``secrets`` the names of those
-    that it may read; ``rules`` say what stops running work, ``items`` what starts by itself.
+    that it may read; ``rules`` say what stops running work, ``items`` what starts by itself. ``gate``: what has to pass
+    before a new version is served, which may take ``gate_timeout`` seconds.
     """
 
     name: str
@@ -38,3 +42,5 @@ class Plan(msgspec.Struct, frozen=True):
     secrets: tuple[str, ...] = ()
     rules: Mapping[str, Rule] = {}
     items: Mapping[str, Item] = {}
+    gate: Literal["tests"] | None = None
+    gate_timeout: float = GATE_TIMEOUT

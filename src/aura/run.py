@@ -5,6 +5,7 @@ The live, changing side of a run is ``graph.RunGraph`` (how far its steps are) a
 
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from types import CodeType, TracebackType
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -119,6 +120,12 @@ class Failure(msgspec.Struct, frozen=True):
 
 #: The longest message, in bytes; a longer one is cut, with a marker.
 MAX_MESSAGE = 4096
+#: How many stacks, and of how many frames at most, are kept as text: what fails again and again does so at few places.
+MAX_STACKS, MAX_FRAMES = 256, 50
+#: Errors of which a traceback says more than their frames and themselves.
+_TELLING = (BaseExceptionGroup, SyntaxError, NameError, AttributeError, ImportError)
+#: Stacks as text, by where they stand. The code is kept with it, so that no other gets its id.
+_STACKS: dict[tuple[tuple[int, int, int], ...], tuple[list[CodeType], str]] = {}
 #: Hides what must not be shown of a text.
 Hide = Callable[[str], str]
 
@@ -173,11 +180,30 @@ def _message_of(error: BaseException, hide: Hide) -> str:
 
 def _trace_of(error: BaseException, hide: Hide) -> str:
     try:
-        text = hide("".join(traceback.format_exception(error)))
+        text = hide(_formatted(error))
         dropped = len(text) - 16 * MAX_MESSAGE
         return text if dropped <= 0 else f"\n… {dropped} bytes dropped …\n{text[dropped:]}"
     except BaseException:  # a text is not worth more than the run
         return "".join(traceback.format_tb(error.__traceback__))
+
+
+def _formatted(error: BaseException) -> str:
+    """What ``traceback.format_exception`` gives; of a plain error the frames are written out once for each stack."""
+    codes, places = list[CodeType](), list[tuple[int, int, int]]()
+    at: TracebackType | None = error.__traceback__
+    while at is not None:
+        codes.append(code := at.tb_frame.f_code)
+        places.append((id(code), at.tb_lasti, at.tb_lineno))
+        at = at.tb_next
+    is_plain = error.__cause__ is None and error.__context__ is None and not isinstance(error, _TELLING)
+    if not (is_plain and 0 < len(places) <= MAX_FRAMES):
+        return "".join(traceback.format_exception(error))
+    known = _STACKS.get(key := tuple(places))
+    if known is None:
+        if len(_STACKS) >= MAX_STACKS:
+            _STACKS.clear()
+        known = _STACKS[key] = codes, "".join(traceback.format_tb(error.__traceback__))
+    return "".join(["Traceback (most recent call last):\n", known[1], *traceback.format_exception_only(error)])
 
 
 def _innermost(error: BaseException, plan_files: tuple[str, ...]) -> tuple[str | None, int | None]:

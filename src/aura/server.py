@@ -54,12 +54,14 @@ from aura.records.boots import begin_boot, end_boot, last_accepted
 from aura.records.debounced import read_debounced
 from aura.records.expected import read_expected
 from aura.records.firings import read_last_fired, read_open_firings
+from aura.records.gate import read_passed
 from aura.records.items import read_items
 from aura.records.logs import insert_logs, log_row
 from aura.records.state import read_states
 from aura.records.switches import read_switches
 from aura.records.why import last_why
 from aura.redaction import Redactor
+from aura.runs.interceptor import Interceptor
 from aura.runs.measures import serve_loop_lag
 from aura.runs.runtime import Runtime
 from aura.secrets import Provider, Secrets, default_providers, secret_warnings
@@ -70,6 +72,8 @@ from aura.stores.folder import DATABASE_NAME, DataFolder
 from aura.stores.inspection import sound_records
 from aura.stores.space import Space
 from aura.stores.sqlite import SqliteBackend
+from aura.watching.gate import Runner
+from aura.watching.trial import PytestRunner
 
 #: Seconds beyond the grace within which a stop is over, whatever hangs.
 STOP_SLACK = 1.8
@@ -105,11 +109,17 @@ class Server:
         providers: Sequence[Provider] | None = None,
         disk: Disk | None = None,
         notifier: Notifier | None = None,
+        interceptor: Interceptor | None = None,
+        runner: Runner | None = None,
     ) -> None:
         """``backend`` given: nothing is locked and the data folder holds workdirs alone.
 
         ``providers``: where secrets of plans are looked for, instead of the places of this machine. ``disk``: what says
         how much room there is, instead of the data folder's own.
+
+        ``runner``: what runs the tests of plans with a gate, instead of pytest.
+
+        ``interceptor``: in a test, what stands between the engine and the code of plans.
 
         ``guest`` makes it one, and is called once it has begun to stop, whoever asked for that.
         """
@@ -118,6 +128,8 @@ class Server:
         self._http = http
         self._backend = backend
         self._disk = disk
+        self._interceptor = interceptor
+        self._runner = runner
         self._space = Space(disk, settings.store.min_free)
         self.providers = default_providers(os.environ) if providers is None else providers
         self._generations = generations or Generations(
@@ -267,6 +279,7 @@ class Server:
             boot=boot,
             store_id=store_id,
             space=self._space,
+            interceptor=self._interceptor,
             last_seq=last_seq,
             last_cid=last_cid,
         )
@@ -299,6 +312,10 @@ class Server:
             engine = self.engine = Engine(runtime, writer.flush, self.supervisor)
             engine.watchdog.tell = bool if self._guest else say  # stderr is the host's
             engine.watches_plans = self.settings.reload and (self._backend is None or self._guest is not None)
+            engine.gate.runner = self._runner
+            if self.settings.gated and (self._backend is None or self._guest):  # who tests in a world is not kept back
+                home = self.settings.data / "gate"
+                engine.gate.runner = self._runner or PytestRunner(home, runtime.boot_tag, runtime.log)
             try:
                 with adopting() as able:
                     # services: those of ``_start_services``; cancelled below, when all they serve has ended
@@ -337,6 +354,8 @@ class Server:
             wanted["folder watcher"] = engine.folders.serve  # and its thread
         if self._backend is None or self._guest:  # in a world, who tests it asks it to look
             wanted["retention"] = engine.retention.serve
+        if engine.gate.runner is not None:
+            wanted["test gate"] = engine.gate.serve
         if self._disk is not None:  # in a world, only if it was given one
             wanted["disk space"] = self._space.serve
         if self._http:  # whose door alone shows it; in a world, time would never stand still
@@ -362,6 +381,7 @@ class Server:
             engine.debounces.take_over(read_debounced(backend.execute))
             engine.expects.take_over(read_expected(backend.execute))
             firings = read_open_firings(backend.execute)
+            engine.gate.take_over(read_passed(backend.execute))
         await engine.reload()
         with sound_records(self.settings.data / DATABASE_NAME):
             await engine.take_over(queued, firings)
@@ -394,6 +414,7 @@ class Server:
         self.notifier.tell(STOPPING)
         self._write_until(self.settings.server.grace)
         engine.admission.closed = True
+        engine.gate.close()
         grace_over = anyio.current_time() + self.settings.server.grace
         await engine.stop("cancel", self.settings.server.grace)
         await engine.runtime.services.close(max(grace_over, anyio.current_time() + LEAST_CLOSE))

@@ -141,6 +141,8 @@ class Settings(msgspec.Struct, frozen=True):
     interrupts: InterruptSettings = InterruptSettings()
     no_auth: bool = False
     reload: bool = True
+    #: New versions of plans with a gate have to pass it; no file says otherwise (``aura run --local`` does).
+    gated: bool = True
 
 
 class LanesFile(msgspec.Struct, frozen=True):

@@ -3,7 +3,8 @@
 Theory of operation. A *unit* is a closure over a connection's ``execute`` and nothing else, so that it can run twice.
 ``put`` hands one over without awaiting and gives a *ticket*; the flusher (``serve``) lets two turns of the event loop
 pass, takes what has gathered and commits all of it at once (group commit). Turns, never time: what this turn made
-ready joins, and nobody waits for a clock.
+ready joins, and nobody waits for a clock. A loop in virtual time knows when nobody is left who could add anything
+(``is_alone``): no turn is waited for then.
 
 A batch runs without savepoints. If one unit fails, the batch is rolled back and replayed with a savepoint each, so that
 the bad unit fails alone (``commit_batch``). After a commit each unit's synchronous side effect runs (``after``), in the
@@ -41,6 +42,7 @@ from aura.errors import (
     StoreLocked,
     StoreReadOnly,
 )
+from aura.eventloop import is_alone
 from aura.failpoints import Site
 from aura.histogram import SHORT, SIZES, Histogram
 
@@ -75,7 +77,7 @@ class Ticket:
     Invariant: ``done`` is set once, by the flusher, after the commit; ``error`` is set before it or never.
     """
 
-    __slots__ = ("_event", "after", "done", "error", "failed", "owner", "refusable", "site", "unit")
+    __slots__ = ("_waiters", "after", "done", "error", "failed", "owner", "refusable", "site", "unit")
 
     def __init__(
         self,
@@ -94,7 +96,8 @@ class Ticket:
         self.site = site
         self.done = False
         self.error: Exception | None = None
-        self._event: anyio.Event | None = None
+        #: Whoever waits, or has waited in vain; None if nobody has.
+        self._waiters: list[asyncio.Future[None]] | None = None
 
     async def wait(self) -> None:
         """Return once the unit is committed.
@@ -105,8 +108,10 @@ class Ticket:
         **Cancellation**: safe; the unit stays in its batch.
         """
         if not self.done:
-            self._event = self._event or anyio.Event()
-            await self._event.wait()
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters = self._waiters or []
+            self._waiters.append(waiter)
+            await waiter
         if self.error:
             raise self.error
 
@@ -120,13 +125,14 @@ class Ticket:
                     self.after()
             elif self.failed:
                 self.failed(self.error)
-            elif self._event is None:
+            elif self._waiters is None:
                 unheard = self.error
         except Exception as error:
             unheard = error
         self.after = self.failed = self.owner = None  # a run may keep its ticket: the collector would have to find both
-        if self._event:
-            self._event.set()
+        for waiter in self._waiters or ():
+            if not waiter.done():  # else it was cancelled
+                waiter.set_result(None)
         return unheard
 
 
@@ -174,8 +180,9 @@ class Store:
         self._pending: list[Ticket] = []
         #: What is being written now.
         self._writing: Sequence[Ticket] = ()
-        self._wake = anyio.Event()
-        self._closed = anyio.Event()
+        #: What the flusher awaits while there is nothing to write; None while it does not.
+        self._idle: asyncio.Future[None] | None = None
+        self._closed = asyncio.Event()
         self._lost = False
         #: Loop time at which a store that is closed and cannot be written gives up.
         self._deadline = 0.0
@@ -214,8 +221,12 @@ class Store:
             ticket.resolve()
             return ticket
         self._pending.append(ticket)
-        self._wake.set()
+        self._wake()
         return ticket
+
+    def _wake(self) -> None:
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     @property
     def pending(self) -> int:
@@ -258,8 +269,9 @@ class Store:
             if self._pending:
                 await self._write_batch()
             else:
-                self._wake = anyio.Event()
-                await self._wake.wait()
+                self._idle = asyncio.get_running_loop().create_future()
+                await self._idle
+                self._idle = None
 
     def close(self, deadline: float = 0.0) -> None:
         """End the intake; ``serve`` writes what is pending and returns (``ended``).
@@ -269,7 +281,7 @@ class Store:
         """
         self._deadline = deadline
         self._closed.set()
-        self._wake.set()
+        self._wake()
 
     def fail_all(self, error: StoreError) -> None:
         """End the intake and fail what waits: for ``on_fatal`` of a server that may not end its process."""
@@ -285,11 +297,15 @@ class Store:
         self._deadline = min(self._deadline, deadline)
 
     async def _write_batch(self) -> None:
+        loop = asyncio.get_running_loop()
         for _ in range(GATHER_TURNS):
+            if is_alone(loop):
+                break
             await asyncio.sleep(0)  # anyio's looks for its backend first; the scope of ``serve`` is a shield anyway
         batch, self._pending = self._pending, []
         self._writing = batch
-        began = anyio.current_time()
+        time = loop.time
+        began = time()
         try:
             await self._backend.commit(batch)
         except StoreReadOnly as error:
@@ -301,7 +317,7 @@ class Store:
             self._writing = ()
             self.unavailable = self._blocked_since = None
             self.commits += 1
-            self.written_at = anyio.current_time()
+            self.written_at = time()
             self.commit_times.add(self.written_at - began)
             self.batch_sizes.add(len(batch))
             await self._resolve_in_turns(batch)

@@ -21,7 +21,7 @@ BLOCK = re.compile(r"^```(\w+)(?: (plans/\S+))?\n(.*?)^```$", re.MULTILINE | re.
 HOW_TO = sorted(
     str(page.relative_to(ROOT)) for page in ROOT.glob("docs/how-to/*.md") if "```console\n" in page.read_text("utf-8")
 )
-PAGES = ["README.md", "docs/tutorial.md", "docs/reference/http.md", *HOW_TO]
+PAGES = ["README.md", "docs/tutorial.md", "docs/tutorial-tests.md", "docs/reference/http.md", *HOW_TO]
 #: Of the server: what the page about webhooks signs with.
 SECRETS = {"AURA_SECRET_DEPLOY_HOOK": "correct-horse-battery-staple"}
 ADDRESS = "http://127.0.0.1:8700"

@@ -1,13 +1,16 @@
-"""What somebody does first, on a real server: `init`, `check`, `run`; then a look around: `actions graph doctor`.
+"""What somebody does first, on a real server: `init check test run`; then a look around: `actions graph doctor`.
 
 Each command here, and the server, is an interpreter of its own and no fork (``tests/fakes/forked.py``).
 """
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.fakes.served import Served, aura, open_served
+from tests.fakes.served import AURA, Served, aura, open_served
 
 from aura import __version__
 
@@ -30,6 +33,16 @@ def test_plan_that_init_wrote_checks_and_runs(served: Served) -> None:
         {"greeting": "Hello, Hello, Hello Ann!"},
         True,
     )
+
+
+@pytest.mark.parametrize("command", [[AURA, "test", "--plans", "mine"], [sys.executable, "-m", "pytest", "mine"]])
+def test_tests_that_init_wrote_pass_and_the_server_reloads_nothing(served: Served, command: list[str]) -> None:
+    before = served.aura("plans", "--json").json
+    done = subprocess.run(command, cwd=served.folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, re.search(r"\d passed in ", done.stdout) is not None) == (0, True), done.stdout
+    if command[0] == AURA:
+        assert [file for file in (served.folder / "mine").rglob("*") if "cache" in file.name] == []
+    assert served.aura("plans", "--json").json == before
 
 
 def test_actions_are_a_table_of_all(served: Served) -> None:

@@ -222,7 +222,8 @@ async def test_system_routes(web: Web) -> None:
     assert web.engine.calls[-1] == ("stop", "cancel", 2.0)
     assert (await web.http.post("/api/system/start")).json() == {"state": "running"}
     plans = (await web.http.post("/api/system/reload")).json()["plans"]
-    assert {plan["name"]: set(plan) for plan in plans}["lab"] == {"name", "status", "generation", "errors"}
+    assert {plan["name"]: set(plan) for plan in plans}["lab"] == {"name", "status", "generation", "errors", "testing"}
+    assert web.engine.calls[-1:] == [("wait_tested", 20.0)]
 
 
 @pytest.mark.parametrize("body", [{"mode": "now"}, {"grace_s": -1}, {"grace_s": 1e9}, {"grace_s": "2"}, {"x": 1}])

@@ -88,6 +88,11 @@ def test_it_says_what_a_server_would(folder: Path, argv: list[str], code: int) -
     assert without_times(here.err) == without_times(there.err)
 
 
+def test_gate_of_a_plan_is_open(folder: Path) -> None:
+    write_plans(folder, {"lab/plan.yaml": "reload: {gate: tests}\n"})
+    assert local(folder, "lab/hello", "-i", "day=monday").json == {"day": "monday", "out": "1\n"}
+
+
 def test_nothing_is_left_in_the_file_system(folder: Path) -> None:
     before = files(folder)
     assert local(folder, "lab/hello", "-i", "day=a").code == 0

@@ -17,9 +17,11 @@ from aura.config import Settings, load_settings
 from aura.engine.rules import LiveRule
 from aura.events import EventReceipt
 from aura.records.firings import FiringRow, VictimRow, read_open_firings, read_victims
+from aura.run import Cause, Request
 from aura.runs.liverun import LiveRun
 from aura.stores.memory import MemoryBackend
-from aura.testing.world import Run, World, open_world
+from aura.testing.run import Run
+from aura.testing.world import World, open_world
 
 WORK = """
 steps:
@@ -99,7 +101,11 @@ class Lab(World):
         """
         return await self.engine.emit(name, {"percent": 5} if payload is None else payload)
 
-    async def begin(self, task: str = "work", *, step: str = "long", **wishes: Any) -> Run:
+    async def accepted(self, task: str = "work") -> Run:
+        """Start a run in this very child, and return in the turn in which it is accepted."""
+        return Run(self, (await self.engine.submit(Request(self.plan_name, task), Cause("api"))).cid)
+
+    async def begin_run(self, task: str = "work", *, step: str = "long", **wishes: Any) -> Run:
         """Start a run and return when its step runs and is on record."""
         run = await self.start(task, **wishes)
         await self.until(run, step=step, state="running")
@@ -114,7 +120,7 @@ class Lab(World):
         """A rule as it is served."""
         return self.engine.triggers.find(plan_name or self.plan_name, name)
 
-    async def switch(self, enabled: bool, name: str = "low_battery") -> LiveRule:
+    async def switch_rule(self, enabled: bool, name: str = "low_battery") -> LiveRule:
         """Switch a rule on or off."""
         return await self.engine.switch_rule(self.plan_name, name, enabled, "a test")
 
@@ -136,7 +142,7 @@ class Lab(World):
         (found,) = self.backend.execute("SELECT id FROM firing WHERE cid=?", (cid,)).fetchall()
         return read_victims(self.backend.execute, found[0])
 
-    def events(self, name: str) -> list[Any]:
+    def payloads(self, name: str) -> list[Any]:
         """The payloads of all events of this name that are on record, in their order."""
         found = self.backend.execute("SELECT payload FROM event WHERE name=? ORDER BY id", (name,)).fetchall()
         return [payload and msgspec.json.decode(payload) for (payload,) in found]

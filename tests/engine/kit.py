@@ -118,6 +118,9 @@ class PythonGenerations:
     def statuses(self) -> list[PlanStatus]:
         return []
 
+    def is_awaited(self, _plan_name: str) -> bool:
+        return False
+
     async def reload(self, _read: object = None) -> list[PlanStatus]:
         return []
 
@@ -133,7 +136,7 @@ class Opened(World):
 
     left: list[int]
 
-    async def begin(self, task_name: str, **keys: Any) -> LiveRun:
+    async def begin_run(self, task_name: str, **keys: Any) -> LiveRun:
         """Submit, and give the live run."""
         accepted = await self.engine.submit(Request("p", task_name, **keys), Cause("api"))
         return self.engine.runtime.open[accepted.cid]

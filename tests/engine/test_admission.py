@@ -70,7 +70,7 @@ async def test_priority_then_order_of_acceptance(tmp_path: Path) -> None:
     async with opened(tmp_path, made, lanes={"main": 1}) as kit:
         await kit.engine.stop("cancel", 0.1)
         for n, priority in (("1", 0), ("2", 5), ("3", 0), ("4", 5), ("5", -1)):
-            last = await kit.begin("t", labels={"n": n}, priority=priority)
+            last = await kit.begin_run("t", labels={"n": n}, priority=priority)
         shown = [(await kit.engine.history.get_run(q["cid"])).record.labels["n"] for q in kit.engine.queue_list()]
         await kit.engine.start()
         await kit.ended(last)
@@ -81,9 +81,9 @@ async def test_full_queue_refuses_with_a_time_to_come_back(tmp_path: Path) -> No
     async with opened(tmp_path, task("t", step("a", forever)), lanes={"main": 1}, queue=2) as kit:
         await kit.engine.stop("cancel", 0.1)
         for _ in range(2):
-            await kit.begin("t")
+            await kit.begin_run("t")
         with pytest.raises(RequestError) as refused:
-            await kit.begin("t")
+            await kit.begin_run("t")
         assert (refused.value.code, refused.value.status, refused.value.retry_after) == ("queue_full", 429, 5.0)
         assert kit.engine.status()["lanes"]["main"]["queued"] == 2
 
@@ -91,7 +91,7 @@ async def test_full_queue_refuses_with_a_time_to_come_back(tmp_path: Path) -> No
 async def test_storm_of_refusals_is_cheap_and_stores_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", forever)), lanes={"main": 1}, queue=1) as kit:
         await kit.engine.stop("cancel", 0.1)
-        await kit.begin("t")
+        await kit.begin_run("t")
         await quiet()
         commits, begun = kit.engine.runtime.store.commits, time.process_time()
         for _ in range(1000):
@@ -106,8 +106,8 @@ async def test_storm_of_refusals_is_cheap_and_stores_nothing(tmp_path: Path) -> 
 async def test_delayed_run_waits_for_its_time(tmp_path: Path) -> None:
     log: list[str] = []
     async with opened(tmp_path, task("t", step("a", noting(log)))) as kit:
-        late = await kit.begin("t", delay_s=0.05)
-        soon = await kit.begin("t")
+        late = await kit.begin_run("t", delay_s=0.05)
+        soon = await kit.begin_run("t")
         await kit.ended(soon)
         assert [q["cid"] for q in kit.engine.queue_list()] == [late.cid]
         record = await kit.ended(late)
@@ -117,7 +117,7 @@ async def test_delayed_run_waits_for_its_time(tmp_path: Path) -> None:
 
 async def test_delayed_run_can_be_cancelled(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", noting([])))) as kit:
-        late = await kit.begin("t", delay_s=3600)
+        late = await kit.begin_run("t", delay_s=3600)
         await quiet()
         assert await kit.engine.cancel(late.cid) == "cancelled"
         assert kit.engine.queue_list() == []
@@ -158,7 +158,7 @@ async def test_acceptance_that_cannot_be_stored_is_undone_and_never_starts(
     async with opened(tmp_path, task("t", step("a", noting(log)))) as kit:
         monkeypatch.setattr(admission, "accept_run", twice)
         with pytest.raises(RequestError, match="could not be stored"):
-            await kit.begin("t")
+            await kit.begin_run("t")
         monkeypatch.undo()
         await quiet()
         assert not kit.engine.runtime.open
@@ -172,7 +172,7 @@ async def test_requests_are_accepted_while_the_engine_is_stopped(tmp_path: Path)
     async with opened(tmp_path, task("t", step("a", noting(log)))) as kit:
         for _ in range(3):
             assert await kit.engine.stop("cancel", 0.1) == "stopped"
-            run = await kit.begin("t")
+            run = await kit.begin_run("t")
             await quiet()
             assert (run.state, len(kit.engine.queue_list())) == ("queued", 1)
             assert await kit.engine.start() == "running"
@@ -189,7 +189,7 @@ async def test_place_is_free_again_after_every_ending(tmp_path: Path) -> None:
         for _ in range(3):
             await kit.run("ok")
             await kit.run("bad")
-            run = await kit.begin("long")
+            run = await kit.begin_run("long")
             await until(lambda run=run: run.live)  # type: ignore[misc]
             kit.stop(run, Stop.CANCEL)
             await kit.ended(run)
@@ -205,7 +205,7 @@ async def test_queued_run_is_checked_again_when_its_plan_has_changed(
     plans = PythonGenerations(task("t", step("a", noting([]))))
     async with opened(tmp_path, generations=plans) as kit:
         await kit.engine.stop("cancel", 0.1)
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         plans.now = _changed(now)
         await kit.engine.start()
         record = await kit.ended(run)
@@ -225,7 +225,7 @@ def _changed(how: str | None) -> PythonGeneration | None:
 async def test_run_that_waits_again_ends_by_its_queue_timeout(tmp_path: Path) -> None:
     made = task("t", step("a", forever), queue_timeout=5.0, recovery=Recovery.RESTART)
     async with opened(tmp_path, made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.live)
         await kit.engine.stop("cancel", 1.0)
         assert run.state == "queued"

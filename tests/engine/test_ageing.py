@@ -44,7 +44,7 @@ def jump(kit: Opened, seconds: float) -> None:
 async def queued(kit: Opened, *priorities: int, **keys: Any) -> list[LiveRun]:
     """Runs that wait for the engine to start."""
     await kit.engine.stop("cancel", 0.1)
-    return [await kit.begin("t", priority=priority, **keys) for priority in priorities]
+    return [await kit.begin_run("t", priority=priority, **keys) for priority in priorities]
 
 
 @pytest.mark.parametrize("seconds", [-3600.0, 3600.0, 0.0], ids=["back", "on", "not at all"])
@@ -88,10 +88,10 @@ async def test_so_much_waiting_makes_up_for_priority(tmp_path: Path, priority: i
 async def test_low_one_is_not_starved_by_a_stream_of_high_ones(tmp_path: Path) -> None:
     async with opened(tmp_path, T, LONG, lanes={"main": 1}) as kit:
         await kit.engine.submit_batch([Request("p", "long", priority=5)] * 10, Cause("api"), True)
-        low = await kit.begin("t")
+        low = await kit.begin_run("t")
         came = kit.now
         for _ in range(50):
-            await kit.begin("long", priority=5)
+            await kit.begin_run("long", priority=5)
             await kit.advance(10)
         started = (await kit.engine.history.record(low.cid)).started_at
         assert started is not None
@@ -128,7 +128,7 @@ async def test_list_under_a_hold_is_the_order_after_it(tmp_path: Path, preempts:
     brief = "steps:\n  - {name: long, action: hold, params: {seconds: 1}}\n"
     given = rules(low_battery=f'triggers: [{{event: "battery.low"}}], preempts: {preempts}')
     async with open_lab(tmp_path, work=brief, rules=given, settings=settings) as lab:
-        first = await lab.begin()
+        first = await lab.begin_run()
         runs = [await lab.start("work", priority=priority) for priority in (0, 5, -5, 5, 0)]
         await lab.tell()
         await lab.until(lab.runs("save")[0], state="running")
@@ -144,7 +144,7 @@ async def test_list_under_a_hold_is_the_order_after_it(tmp_path: Path, preempts:
 
 async def test_preempted_run_moves_at_once(tmp_path: Path) -> None:
     async with open_lab(tmp_path, work=WORK, settings=lab_settings(tmp_path, lanes={"main": 2})) as lab:
-        a, b = await lab.begin(), await lab.begin()
+        a, b = await lab.begin_run(), await lab.begin_run()
         await lab.tell()
         await lab.until(lab.runs("save")[0], state="running")
         assert order(lab) == [a.cid, b.cid]

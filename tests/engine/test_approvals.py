@@ -14,7 +14,8 @@ from tests.fakes.plans import write_files
 
 from aura.errors import RequestError, StoreReadOnly
 from aura.stores.memory import MemoryBackend
-from aura.testing.world import Run, World, open_world
+from aura.testing.run import Run
+from aura.testing.world import World, open_world
 
 #: Too short to be looked for in other text, and long enough.
 PIN, PASSWORD = "4711", "correct horse battery"

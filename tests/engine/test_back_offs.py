@@ -30,7 +30,7 @@ def flaky(tries: list[int]) -> Any:
 async def test_run_timeout_comes_beside_a_step_whose_next_try_would_not_fit(tmp_path: Path) -> None:
     steps = [step("a", fails, retry={"attempts": 5, "delay": 0.75}), step("b", forever)]
     async with opened(tmp_path, task("t", *steps, timeout=2)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         assert (await kit.ended(run)).state == "timed_out"
         assert (await kit.steps(run))["a"].state == "failed"  # its third try would not have fitted
 
@@ -38,7 +38,7 @@ async def test_run_timeout_comes_beside_a_step_whose_next_try_would_not_fit(tmp_
 async def test_interrupt_in_a_back_off_keeps_the_tries_that_were_made(tmp_path: Path) -> None:
     tries: list[int] = []
     async with opened(tmp_path, task("t", step("a", flaky(tries), retry={"attempts": 2, "delay": 0.9}))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.backoffs)
         kit.stop(run, Stop.INTERRUPT)
         await until(lambda: run.state == "preempted")
@@ -51,7 +51,7 @@ async def test_shutdown_in_a_back_off_starts_over(tmp_path: Path) -> None:
     tries: list[int] = []
     made = task("t", step("a", flaky(tries), retry={"attempts": 2, "delay": 0.9}), recovery=Recovery.RESTART)
     async with opened(tmp_path, made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.backoffs)
         await kit.engine.stop("cancel", 0.2)
         assert run.state == "queued"
@@ -90,7 +90,7 @@ async def test_cancel_while_a_step_cleans_up_after_its_own_timeout_ends_its_retr
 
     made = task("t", step("a", act, timeout=0.02, retry={"attempts": 3}))
     async with opened(tmp_path, made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.live and run.live["a"].cause)
         kit.stop(run, Stop.CANCEL)
         gate.set()
@@ -115,7 +115,7 @@ async def test_stop_action_ends_a_back_off_beside_it(tmp_path: Path) -> None:
     made = task("t", step("a", ends_in_the_back_off), step("b", flaky(tries), retry={"attempts": 9, "delay": 0.9}))
     async with opened(tmp_path, made) as kit:
         await kit.engine.stop("cancel", 0.1)
-        cid = (await kit.begin("t")).cid
+        cid = (await kit.begin_run("t")).cid
         await kit.engine.start()
         assert ((await kit.ended(cid)).state, tries) == ("succeeded", [1])
         assert (await kit.steps(cid))["b"].state == "cancelled"

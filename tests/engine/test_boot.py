@@ -63,7 +63,7 @@ async def test_orphan_is_settled_by_the_boot_table(
     async with crashed(
         tmp_path, task("t", step("one", works), step("a", slow_to_stop, ("one",)), recovery=recovery)
     ) as (kit, left):
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "a" in run.live)
         await quiet()
         if stop:
@@ -89,7 +89,7 @@ async def test_queued_runs_keep_their_order(tmp_path: Path) -> None:
     async with crashed(tmp_path, made) as (kit, left):
         await kit.engine.stop("cancel", 0.1)
         for n, priority in (("1", 0), ("2", 3), ("3", 0)):
-            run = await kit.begin("t", labels={"n": n}, priority=priority)
+            run = await kit.begin_run("t", labels={"n": n}, priority=priority)
     async with opened(tmp_path, made, backend=left[0], lanes={"main": 1}) as kit:
         await kit.ended(run.cid)
         assert log == ["2", "1", "3"]
@@ -98,7 +98,7 @@ async def test_queued_runs_keep_their_order(tmp_path: Path) -> None:
 async def test_outcome_is_computed_when_only_the_cleanup_was_caught(tmp_path: Path) -> None:
     made = task("t", step("a", works), finally_=[step("z", forever)], cleanup_timeout=0.3)
     async with crashed(tmp_path, made) as (kit, left):
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "z" in run.live)
     async with opened(tmp_path, made, backend=left[0]) as kit:
         record = await kit.ended(run.cid)
@@ -113,7 +113,7 @@ async def test_third_crash_in_a_row_parks_the_run(tmp_path: Path) -> None:
     for boot in range(1, 4):
         copy: list[MemoryBackend] = []
         async with opened(tmp_path, made, backend=backend, grace=0.05) as kit:
-            cid = cid or (await kit.begin("t")).cid
+            cid = cid or (await kit.begin_run("t")).cid
             open_runs = kit.engine.runtime.open
             await until(lambda runs=open_runs, cid=cid: runs[cid].live)  # type: ignore[misc]
             await kit.engine.runtime.store.written()
@@ -127,7 +127,7 @@ async def test_third_crash_in_a_row_parks_the_run(tmp_path: Path) -> None:
 
 async def test_settled_runs_are_left_alone_by_the_next_boot(tmp_path: Path) -> None:
     async with crashed(tmp_path, task("t", step("a", forever)), grace=0.05) as (kit, left):
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.live)
     for _ in range(2):
         async with opened(tmp_path, task("t", step("a", works)), backend=left[0]) as kit:
@@ -151,7 +151,7 @@ async def test_cancel_in_the_cleanup_after_a_timeout_is_what_was_told(tmp_path: 
     made = task("t", step("a", forever), timeout=1.0, finally_=[step("z", forever)], cleanup_timeout=5.0)
     backend = MemoryBackend()
     async with opened(tmp_path, made, backend=backend) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "z" in run.live)
         assert await kit.engine.cancel(run.cid) == "stopping"
         backend = copy_of(backend) if crash else backend
@@ -170,7 +170,7 @@ async def test_run_that_goes_on_has_nothing_on_record_that_runs(tmp_path: Path) 
     loop = step("a", slow_to_stop, loop={"for_each": [0, 1]}, params={"item": "{{ loop.item }}"}, idempotent=True)
     made = task("t", loop, step("b", slow_to_stop, params={"item": 1}, idempotent=True), recovery=Recovery.RESUME)
     async with crashed(tmp_path, made) as (kit, left):
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "a[1]" in run.live)
         await kit.advance(10)
         await kit.engine.pause(run.cid)

@@ -43,7 +43,7 @@ def check_ends(kit: Opened, wanted: dict[str, list[tuple[str, str | None]]]) -> 
 async def test_sub_task_that_ran_has_crashed_whatever_its_recovery(tmp_path: Path, recovery: Recovery) -> None:
     made = [task("t", step("a", runs("c"))), task("c", step("x", forever), recovery=recovery)]
     async with opened(tmp_path, *made) as kit:
-        await child_of(kit, await kit.begin("t"))
+        await child_of(kit, await kit.begin_run("t"))
         left = await crash(kit)
     async with opened(tmp_path, *made, backend=left) as kit:
         check_ends(kit, {"t": [("crashed", "crash")], "c": [("crashed", "crash")]})
@@ -61,7 +61,7 @@ async def test_parent_that_starts_over_after_a_crash_makes_new_calls(tmp_path: P
         ]
 
     async with opened(tmp_path, *made(forever)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: len(kit.engine.dispatcher.in_place) == 2)
         await quiet()
         left = await crash(kit)
@@ -79,8 +79,8 @@ async def test_sub_task_that_had_not_begun_is_cancelled(tmp_path: Path) -> None:
         task("o", step("y", forever), resources={"screen": 1}),
     ]
     async with opened(tmp_path, *made, resources={"screen": Semaphore(1)}) as kit:
-        await kit.begin("o")
-        run = await kit.begin("t")
+        await kit.begin_run("o")
+        run = await kit.begin_run("t")
         await until(lambda: run.children)
         await quiet()
         assert kit.runs("c")[0].state == "queued"
@@ -100,7 +100,7 @@ async def test_sub_task_that_rests_ends_when_its_parent_went_on_without_it(tmp_p
 
     made = [task("t", step("a", hangs_the_second_time)), task("c", step("x", forever), recovery=Recovery.RESTART)]
     async with opened(tmp_path, *made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await child_of(kit, run)
         await rest(kit, run)
         await kit.engine.resume(run.cid)
@@ -114,7 +114,7 @@ async def test_sub_task_that_rests_ends_when_its_parent_went_on_without_it(tmp_p
 async def test_sub_task_that_was_told_to_stop_ends_as_it_was_told(tmp_path: Path) -> None:
     made = [task("t", step("a", runs("c"))), task("c", step("x", cleaning([], anyio.Event())))]
     async with opened(tmp_path, *made, grace=5.0) as kit:
-        below = await child_of(kit, await kit.begin("t"))
+        below = await child_of(kit, await kit.begin_run("t"))
         assert await kit.engine.cancel(below.cid, "enough") == "stopping"
         left = await crash(kit)
     async with opened(tmp_path, *made, backend=left) as kit:
@@ -130,7 +130,7 @@ async def test_tree_that_rests_is_kept_and_stands_in_no_lane(tmp_path: Path) -> 
         ]
 
     async with opened(tmp_path, *made(forever)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: len(kit.engine.dispatcher.in_place) == 2)
         await quiet()
         await rest(kit, run)
@@ -148,7 +148,7 @@ async def test_sub_task_that_was_being_cancelled_beside_a_parent_that_rests_fail
     """The crash comes into the clean-up of the sub-task; its parent, resumed, finds how it ended."""
     made = [task("t", step("a", runs("c"))), task("c", step("x", forever), finally_=[step("f", forever)])]
     async with opened(tmp_path, *made, grace=5.0) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         below = await child_of(kit, run)
         await rest(kit, run)
         assert await kit.engine.cancel(below.cid, "not needed") == "stopping"
@@ -174,7 +174,7 @@ def changed(*made: Any) -> PythonGenerations:
 async def test_sub_tasks_end_with_a_parent_whose_code_is_gone(tmp_path: Path) -> None:
     made = [task("t", step("a", runs("c"))), task("c", step("b", runs("d"))), task("d", step("x", forever))]
     async with opened(tmp_path, *made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: len(kit.engine.dispatcher.in_place) == 2)
         await quiet()
         await rest(kit, run)

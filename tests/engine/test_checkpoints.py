@@ -165,7 +165,7 @@ async def test_checkpoint_that_a_stop_overtakes_is_there_all_the_same(tmp_path: 
             await ctx.checkpoint("on its way")
 
     async with opened(tmp_path, task("t", step("a", act)), backend=backend) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: backend.gate)
         kit.engine.pausing.request_pause(run)
         await turns(10)
@@ -202,7 +202,7 @@ async def test_it_is_gone_when_its_item_has_ended(tmp_path: Path) -> None:
     loop = {"times": 3, "parallelism": 1}
     made = task("t", step("a", act, params={"index": "{{ loop.index }}"}, loop=loop))
     async with opened(tmp_path, made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: rows(kit.backend) == [("a", 2, b"2")])
         assert list(run.checkpoints or {}) == ["a[2]"]
         gate.set()
@@ -377,7 +377,7 @@ async def test_unit_that_was_to_drop_it_is_lost(tmp_path: Path) -> None:
 
     made = task("t", step("a", act), step("b", lambda: None, ("a",)))
     async with opened(tmp_path, made, backend=backend, faults=2) as kit:
-        await kit.begin("t")
+        await kit.begin_run("t")
         await kit.advance(1)
         assert rows(backend) == []
 
@@ -392,7 +392,7 @@ async def test_run_without_one_pays_nothing(tmp_path: Path) -> None:
             self.connection.set_trace_callback(None)
 
     async with opened(tmp_path, task("t", step("a", lambda: None)), backend=Listening()) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await kit.ended(run)
         assert run.checkpoints is None
     assert not [sql for sql in said if "checkpoint" in sql or "state " in sql.lower().split("set")[0].split("(")[0]]

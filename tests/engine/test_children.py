@@ -72,7 +72,7 @@ async def test_sub_task_takes_no_place(tmp_path: Path) -> None:
     async with opened(
         tmp_path, task("t", step("a", runs("c"))), task("c", step("x", forever)), lanes={"main": 1}
     ) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         child = await child_of(kit, run)
         assert (len(kit.engine.dispatcher.lanes["main"].placed), child.placed, child.waits) == (1, False, False)
         assert [r.cid for r in await kit.engine.history.active_runs()] == [child.cid, run.cid]
@@ -90,10 +90,10 @@ async def test_sub_task_begins_however_full_the_lane_is(tmp_path: Path) -> None:
 
     made = [task("t", step("a", later), returns="{{ steps.a.output }}"), task("c", step("x", works), returns="{{ 3 }}")]
     async with opened(tmp_path, *made, lanes={"main": 1}, queue=1) as kit:
-        run = await kit.begin("t")
-        waiting = await kit.begin("c")
+        run = await kit.begin_run("t")
+        waiting = await kit.begin_run("c")
         with pytest.raises(RequestError, match="1 runs wait"):
-            await kit.begin("c")
+            await kit.begin_run("c")
         go.set()
         assert (await kit.ended(run)).result == 3
         await kit.ended(waiting)
@@ -132,7 +132,7 @@ async def test_errors_of_other_kinds_have_no_cause(tmp_path: Path) -> None:
 
 async def test_sub_task_that_is_cancelled_fails_the_step(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", runs("c"))), task("c", step("x", forever))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         child = await child_of(kit, run)
         assert await kit.engine.cancel(child.cid, "enough") == "stopping"
         error = (await kit.ended(run)).error
@@ -358,7 +358,7 @@ async def test_sub_task_that_cannot_be_stored_fails_the_step(tmp_path: Path) -> 
         await ctx.run("c")
 
     async with opened(tmp_path, task("t", step("a", act)), task("c", step("x", works)), backend=backend) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         error = (await kit.ended(run)).error
         assert error is not None
         assert (error["type"], error["cause"]["type"]) == ("TaskFailed", "storage_unavailable")
@@ -371,7 +371,7 @@ async def test_sub_task_that_cannot_be_stored_fails_the_step(tmp_path: Path) -> 
 @pytest.mark.parametrize("verb", ["pause", "resume", "prioritize"])
 async def test_of_a_sub_task_only_the_end_may_be_asked(tmp_path: Path, verb: str) -> None:
     async with opened(tmp_path, task("t", step("a", runs("c"))), task("c", step("x", forever))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         child = await child_of(kit, run)
         asks: dict[str, Callable[[], Awaitable[object]]] = {
             "pause": lambda: kit.engine.pause(child.cid),

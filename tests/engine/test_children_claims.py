@@ -41,9 +41,9 @@ async def lasts_a_second() -> None:
 async def waiting(tmp_path: Path, go: anyio.Event | None = None) -> AsyncIterator[tuple[Opened, LiveRun, LiveRun]]:
     """A parent whose sub-task waits for what another run holds."""
     async with opened(tmp_path, *made(go), resources=SCREEN) as kit:
-        other = await kit.begin("o")
+        other = await kit.begin_run("o")
         await until(lambda: other.live)
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.children)
         await quiet()
         [[below]] = run.children.values()
@@ -101,11 +101,11 @@ async def test_sub_task_that_waits_to_go_on_may_be_cancelled(tmp_path: Path, tid
     parent, _, other = made()
     child = task("c", step("x", forever), resources={"screen": 1}, **handlers)
     async with opened(tmp_path, parent, child, other, resources=SCREEN) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         below = await child_of(kit, run)
         await kit.engine.pause(run.cid)
         await until(lambda: run.state is RunState.PREEMPTED)
-        holder = await kit.begin("o")
+        holder = await kit.begin_run("o")
         await until(lambda: holder.live)
         await kit.engine.resume(run.cid)
         await until(lambda: run.live)
@@ -138,8 +138,8 @@ async def test_sub_task_that_waits_and_could_not_be_stored_waits_no_longer(tmp_p
 
     parts = [task("t", step("a", act)), *made()[1:]]
     async with opened(tmp_path, *parts, backend=backend, resources=SCREEN) as kit:
-        await kit.begin("o")
-        run = await kit.begin("t")
+        await kit.begin_run("o")
+        run = await kit.begin_run("t")
         await until(lambda: told)
         assert kit.engine.status()["resources"]["screen"] == {"capacity": 1, "in_use": 1, "waiting": 0}
         assert run.claims is not None
@@ -151,15 +151,15 @@ async def test_run_that_goes_on_does_not_wait_behind_one_that_waits_for_its_slot
     child = task("c", step("x", lasts_a_second), mode=Mode(ModeKind.PARALLEL, 1), resources={"screen": 1})
     parts = [task("t", step("a", runs("c"))), child, made()[2]]
     async with opened(tmp_path, *parts, resources=SCREEN) as kit:
-        rests = await kit.begin("c")
+        rests = await kit.begin_run("c")
         await until(lambda: rests.live)
         await kit.engine.pause(rests.cid)
         await until(lambda: rests.state is RunState.PREEMPTED)
-        other = await kit.begin("o")
+        other = await kit.begin_run("o")
         await until(lambda: other.live)
         if first == "the one that rests":
             await kit.engine.resume(rests.cid)
-        run = await kit.begin("t", priority=9)
+        run = await kit.begin_run("t", priority=9)
         await until(lambda: run.children)
         await quiet()
         if first != "the one that rests":
@@ -185,7 +185,7 @@ async def test_wait_that_would_never_end_fails_the_step(tmp_path: Path) -> None:
     last = task("d", step("z", works), resources={"arm": 1})
     both = {"screen": Semaphore(1), "arm": Semaphore(1)}
     async with opened(tmp_path, parent, child, other, last, resources=both) as kit:
-        found = [await kit.begin("t"), await kit.begin("o")]
+        found = [await kit.begin_run("t"), await kit.begin_run("o")]
         ended = [await kit.ended(run) for run in found]
         assert sorted(record.state for record in ended) == ["failed", "succeeded"]
         [error] = [record.error for record in ended if record.error]
@@ -196,7 +196,7 @@ async def test_wait_that_would_never_end_fails_the_step(tmp_path: Path) -> None:
 async def test_mode_that_refuses_fails_the_step(tmp_path: Path) -> None:
     single = task("c", step("x", forever), mode=Mode(ModeKind.SINGLE, 1))
     async with opened(tmp_path, task("t", step("a", runs("c"))), single) as kit:
-        await kit.begin("c")
+        await kit.begin_run("c")
         error = (await kit.record("t")).error
         assert error is not None
         assert error["cause"]["type"] == "refused_by_mode"
@@ -206,11 +206,11 @@ async def test_sub_task_that_rests_keeps_its_slot_whatever_its_step_gives_back(t
     child = task("c", step("x", forever), mode=Mode(ModeKind.PARALLEL, 1))
     parent = task("t", step("a", runs("c"), resources={"screen": 1}))
     async with opened(tmp_path, parent, child, resources=SCREEN) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await child_of(kit, run)
         await kit.engine.pause(run.cid)
         await until(lambda: run.state is RunState.PREEMPTED)
-        other = await kit.begin("c")
+        other = await kit.begin_run("c")
         await quiet()
         assert (other.state, kit.engine.status()["resources"]["screen"]["in_use"]) == ("queued", 0)
         await kit.engine.cancel(run.cid)
@@ -225,7 +225,7 @@ async def test_sub_tasks_that_have_ended_leave_nothing_behind_in_their_parent(tm
 
     parent = task("t", step("a", runs("c"), loop={"times": 9}), step("b", waits))
     async with opened(tmp_path, parent, made()[1], resources=SCREEN) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: len(kit.runs("c")) == 9)
         await quiet()
         assert run.claims is not None
@@ -241,11 +241,11 @@ async def test_run_whose_slot_a_sub_task_waits_for_goes_on_beyond_the_limit(tmp_
     parent = task("t", step("b", lasts_a_second), step("a", runs("c"), needs=("b",)), returns="{{ steps.a.output }}")
     child = task("c", step("x", lasts_a_second), mode=single, returns="{{ 3 }}")
     async with opened(tmp_path, parent, child, lanes={"main": 1}) as kit:
-        keeper = await kit.begin("c")
+        keeper = await kit.begin_run("c")
         await until(lambda: keeper.live)
         await kit.engine.pause(keeper.cid)
         await until(lambda: keeper.state is RunState.PREEMPTED)
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.live)
         if paused_first:
             await until(lambda: run.children)

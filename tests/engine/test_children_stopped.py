@@ -41,7 +41,7 @@ async def test_stop_of_the_parent_ends_the_tree_from_below(tmp_path: Path, kind:
         task("d", step("x", forever), **tidying(log, "d")),
     ]
     async with opened(tmp_path, *made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: len(kit.engine.dispatcher.in_place) == 2 and kit.runs("d"))
         await quiet()
         kit.stop(run, kind, 5.0)
@@ -84,7 +84,7 @@ async def test_handlers_of_a_sub_task_have_less_time_than_its_parent_leaves(tmp_
     log: list[str] = []
     parent = task("t", step("a", runs("c")), cleanup_timeout=5.0, **tidying(log, "t"))
     async with opened(tmp_path, parent, child) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         below = await child_of(kit, run)
         began = anyio.current_time()
         kit.stop(run, Stop.CANCEL)
@@ -100,7 +100,7 @@ async def test_second_stop_shortens_what_the_tree_may_take(tmp_path: Path) -> No
     log: list[str] = []
     child = task("c", step("x", cleaning(log, anyio.Event())), cleanup_timeout=60.0)
     async with opened(tmp_path, task("t", step("a", runs("c")), cleanup_timeout=50.0), child, faults=0) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         below = await child_of(kit, run)
         kit.stop(run, Stop.TIMEOUT)
         [attempt] = below.live.values()
@@ -121,7 +121,7 @@ async def test_sub_task_of_a_handler_is_not_cut_by_a_stop(tmp_path: Path) -> Non
 
     parent = task("t", step("a", works), finally_=[step("f", runs("c"))])
     async with opened(tmp_path, parent, task("c", step("x", slow))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await child_of(kit, run)
         kit.stop(run, Stop.CANCEL)
         assert ((await kit.ended(run)).state, log) == ("succeeded", ["slept"])
@@ -131,7 +131,7 @@ async def test_sub_task_of_a_handler_is_not_cut_by_a_stop(tmp_path: Path) -> Non
 async def test_sub_task_of_a_handler_ends_within_the_grace_of_a_shutdown(tmp_path: Path) -> None:
     parent = task("t", step("a", works), finally_=[step("f", runs("c"))], cleanup_timeout=60.0)
     async with opened(tmp_path, parent, task("c", step("x", forever))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await child_of(kit, run)
         with no_hang(6.0):
             kit.stop(run, Stop.SHUTDOWN, 5.0)
@@ -149,7 +149,7 @@ async def test_plain_function_that_waits_for_a_sub_task_is_stopped(tmp_path: Pat
             caught.append(error)
 
     async with opened(tmp_path, task("t", step("a", act)), task("c", step("x", forever))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await child_of(kit, run)
         kit.stop(run, Stop.CANCEL)
         record = await kit.ended(run)
@@ -165,7 +165,7 @@ async def test_attempt_that_is_told_to_stop_begins_no_sub_task(tmp_path: Path) -
             await ctx.run("c")
 
     async with opened(tmp_path, task("t", step("a", act)), task("c", step("x", works))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.live)
         await quiet()
         kit.stop(run, Stop.CANCEL)
@@ -177,7 +177,7 @@ async def test_cancel_of_a_parent_that_rests_and_has_no_handlers_ends_what_is_be
     log: list[str] = []
     made = [task("t", step("a", runs("c"))), task("c", step("x", forever), **tidying(log, "c"))]
     async with opened(tmp_path, *made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await child_of(kit, run)
         await rests(kit, run)
         assert await kit.engine.cancel(run.cid) == "stopping"
@@ -204,7 +204,7 @@ async def test_pause_rests_the_tree_and_a_resume_goes_on_with_the_same(tmp_path:
         task("d", step("x", first_time_forever(tries)), returns="{{ 9 }}"),
     ]
     async with opened(tmp_path, *made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: tries)
         await rests(kit, run)
         for below in (*kit.runs("c"), *kit.runs("d")):
@@ -233,7 +233,7 @@ async def test_sub_task_that_ended_while_its_parent_stopped_does_not_run_again(t
 
     parent = task("t", step("a", runs("c")), returns="{{ steps.a.output }}")
     async with opened(tmp_path, parent, task("c", step("x", finishes), returns="{{ steps.x.output }}")) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await child_of(kit, run)
         await rests(kit, run)
         assert kit.runs("c")[0].state == "succeeded"
@@ -259,7 +259,7 @@ async def test_calls_before_the_one_that_was_stopped_keep_their_results(tmp_path
         task("d", step("y", first_time_forever(tries)), returns="{{ 2 }}"),
     ]
     async with opened(tmp_path, *made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: tries)
         await rests(kit, run)
         await kit.engine.resume(run.cid)
@@ -280,7 +280,7 @@ async def test_try_after_a_pause_has_sub_tasks_of_its_own(tmp_path: Path) -> Non
 
     parent = task("t", step("a", runs("c"), retry={"attempts": 2}))
     async with opened(tmp_path, parent, task("c", step("x", act))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: tries)
         await rests(kit, run)
         await kit.engine.resume(run.cid)
@@ -296,7 +296,7 @@ async def test_cancel_of_a_tree_that_rests_cleans_up_from_below(tmp_path: Path) 
         task("d", step("x", forever), **tidying(log, "d")),
     ]
     async with opened(tmp_path, *made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: len(kit.engine.dispatcher.in_place) == 2)
         await quiet()
         await rests(kit, run)
@@ -312,7 +312,7 @@ async def test_sub_task_that_is_cancelled_while_it_rests_fails_the_step_at_the_r
     async with opened(
         tmp_path, task("t", step("a", runs("c"))), task("c", step("x", forever), **tidying(log, "c"))
     ) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         below = await child_of(kit, run)
         await rests(kit, run)
         assert await kit.engine.cancel(below.cid, "not needed") == "stopping"
@@ -336,7 +336,7 @@ async def test_sub_task_that_nobody_asks_for_again_is_cancelled(tmp_path: Path) 
     async with opened(
         tmp_path, task("t", step("a", first_time)), task("c", step("x", forever), **tidying(log, "c"))
     ) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await child_of(kit, run)
         await rests(kit, run)
         await kit.engine.resume(run.cid)
@@ -352,7 +352,7 @@ async def test_cancel_while_the_tree_is_about_to_rest_ends_it(tmp_path: Path) ->
     async with opened(
         tmp_path, task("t", step("a", runs("c"))), task("c", step("x", cleaning(log, gate)), **tidying(log, "c"))
     ) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         below = await child_of(kit, run)
         kit.engine.pausing.request_pause(run)
         assert (below.stop, below.held) == (Stop.INTERRUPT, "its parent rests")
@@ -370,7 +370,7 @@ async def test_handler_of_each_pause_makes_a_call_of_its_own(tmp_path: Path) -> 
         task("c", step("x", works)),
     ]
     async with opened(tmp_path, *made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         for pause_number in (1, 2):
             await until(lambda number=pause_number: len(tries) == number)  # type: ignore[misc]
             await quiet()
@@ -402,7 +402,7 @@ async def test_sub_task_that_was_not_waited_for_any_more_answers_nothing_later(t
     parent = task("t", step("a", act), returns="{{ steps.a.output }}")
     child = task("c", step("x", first_times_forever([], 1)), returns="in time")
     async with opened(tmp_path, parent, child) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await kit.advance(20)
         await rests(kit, run)
         await kit.engine.resume(run.cid)
@@ -413,7 +413,7 @@ async def test_sub_task_that_was_not_waited_for_any_more_answers_nothing_later(t
 async def test_server_ends_a_clean_up_beside_a_parent_that_rests(tmp_path: Path) -> None:
     child = task("c", step("x", forever), finally_=[step("f", forever)], cleanup_timeout=60.0)
     async with opened(tmp_path, task("t", step("a", runs("c"))), child, grace=3.0) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         below = await child_of(kit, run)
         await rests(kit, run)
         assert await kit.engine.cancel(below.cid) == "stopping"
@@ -426,7 +426,7 @@ async def test_tree_whose_code_is_gone_is_not_resumed(tmp_path: Path) -> None:
     backend = MemoryBackend()
     made = [task("t", step("a", runs("c"))), task("c", step("x", forever))]
     async with opened(tmp_path, *made, backend=backend) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await child_of(kit, run)
         await rests(kit, run)
     backend.execute("UPDATE run SET generation='g0' WHERE task_name='c'")
@@ -444,7 +444,7 @@ async def test_shutdown_keeps_what_is_to_be_kept(tmp_path: Path) -> None:
         task("c", step("x", first_time_forever(tries)), returns="{{ 3 }}"),
     ]
     async with opened(tmp_path, *made, backend=backend, grace=5.0) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: tries)
     async with opened(tmp_path, *made, backend=backend) as kit:
         record = await kit.ended(run.cid)
@@ -460,7 +460,7 @@ async def test_parent_that_starts_over_makes_new_calls(tmp_path: Path) -> None:
         task("c", step("x", first_time_forever(tries)), recovery=Recovery.RESTART),
     ]
     async with opened(tmp_path, *made, backend=backend, grace=5.0) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: tries)
     async with opened(tmp_path, *made, backend=backend) as kit:
         assert (await kit.ended(run.cid)).state == "succeeded"
@@ -474,7 +474,7 @@ async def test_sub_task_that_hangs_makes_its_parent_hang(tmp_path: Path) -> None
     stubborn, act = swallowing()
     made = [task("t", step("a", runs("c")), cleanup_timeout=2.0), task("c", step("x", act))]
     async with opened(tmp_path, *made, lanes={"main": 1}) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         below = await child_of(kit, run)
         kit.stop(run, Stop.CANCEL)
         await until(lambda: run.stuck)
@@ -493,7 +493,7 @@ async def test_sub_task_that_hangs_by_itself_makes_its_parent_hang(tmp_path: Pat
     stubborn, act = swallowing()
     made = [task("t", step("a", runs("c"))), task("c", step("x", act, timeout=1.0), cleanup_timeout=1.0)]
     async with opened(tmp_path, *made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.stuck)
         assert (run.state, run.stop) == ("stopping", Stop.CANCEL)
         stubborn.free = True
@@ -507,7 +507,7 @@ async def test_hanging_tree_gets_its_record_when_the_server_ends(tmp_path: Path)
     stubborn, act = swallowing()
     made = [task("t", step("a", runs("c"))), task("c", step("x", act))]
     async with opened(tmp_path, *made, backend=backend) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         below = await child_of(kit, run)
         kit.engine.runtime.runs.start_soon(_lets_go, kit, stubborn)
     assert set(kit.left) == {70}
@@ -604,7 +604,7 @@ async def test_shutdown_bounds_the_clean_up_of_a_sub_task_that_nobody_asked_for_
     child = task("c", step("x", forever), finally_=[step("f", lasts)])
     parent = task("t", step("a", runs("c")), on_resume=[step("r", forever)])
     async with opened(tmp_path, parent, child) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         below = await child_of(kit, run)
         await kit.engine.pause(run.cid)
         await until(lambda: run.state is RunState.PREEMPTED)

@@ -15,8 +15,10 @@ from tests.engine.kit import Opened, opened, quiet, step, task
 from tests.fakes.kernel import works
 
 from aura.run import Cause, Request
+from aura.scheduling.liveitem import KEPT_SLOTS
 from aura.store import Ticket, commit_batch
 from aura.stores.memory import MemoryBackend
+from aura.testing.world import open_world
 
 
 def chain(length: int) -> tuple[Any, Any]:
@@ -106,6 +108,50 @@ async def test_statements_of_a_run(tmp_path: Path, steps: int) -> None:
         }
 
 
+HOURLY = {
+    "tasks/report.yaml": "steps: {a: {action: flaky, retry: {attempts: 2, delay: 500ms, jitter: false}}}",
+    "schedule.yaml": 'items: {hourly: {task: report, triggers: [{cron: "0 * * * *"}]}}',
+    "actions.py": """
+from aura import action
+tried = []
+@action
+async def flaky() -> None:
+    tried.append(1)
+    if len(tried) % 2:
+        raise ConnectionError("not yet")
+""",
+}
+STEADY = {**HOURLY, "actions.py": "from aura import action\n@action\nasync def flaky() -> None: ..."}
+
+
+@pytest.mark.parametrize(
+    ("plan", "commits", "turns", "statements"),
+    [
+        (HOURLY, 5, 16, 30),  # with the start, the failure, its log line, the next try, the end
+        (STEADY, 2, 7, 19),  # with the start and the end
+    ],
+    ids=["whose run is tried again", "whose run succeeds at once"],
+)
+async def test_costs_of_an_hourly_slot(
+    tmp_path: Path, plan: dict[str, str], commits: int, turns: int, statements: int
+) -> None:
+    """Commits, statements and turns of the loop, of slots behind so many that the oldest are known by spans alone."""
+    for name, text in plan.items():
+        (tmp_path / "lab" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lab" / name).write_text(text)
+    backend = Counting()
+    async with open_world(tmp_path / "lab", backend=backend) as world:
+        await world.advance(hours=KEPT_SLOTS + 20)
+        store, begin = world.engine.runtime.store, (world.engine.runtime.store.commits, world.loop.turns)
+        backend.counted.clear()
+        await world.advance(hours=10)
+        counted = backend.counted
+        assert store.commits - begin[0] == 10 * commits
+        assert world.loop.turns - begin[1] <= 10 * turns + 5
+        assert counted["DELETE FROM slot"] <= 10 * 2  # of the spans that the start has changed
+        assert counted.total() <= 10 * statements, counted
+
+
 # -- children and stream hops
 
 
@@ -135,7 +181,7 @@ async def test_children_of_a_run(tmp_path: Path, made: Any, count: int) -> None:
     """Its own, and one for each attempt that is not the only one."""
     async with opened(tmp_path, made) as kit:
         with children() as spawned:
-            await kit.run("t")
+            await kit.ended(await kit.begin_run("t"))
         assert len(spawned) == count, spawned
 
 

@@ -54,7 +54,7 @@ async def test_timeout_counts_active_time(tmp_path: Path, phase: str) -> None:
     keys, seconds, pause, (state, active) = PHASES[phase]
     body = lasting(seconds) if seconds > 0 else fails
     async with opened(tmp_path, task("t", step("a", body), timeout=10.0, **keys)) as kit:
-        run = await begun(kit) if pause else await kit.begin("t")
+        run = await begun(kit) if pause else await kit.begin_run("t")
         if pause:
             await kit.advance(pause[0])
             await rests(kit, run, pause[1])

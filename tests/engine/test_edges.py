@@ -252,6 +252,16 @@ async def in_task_group(probe: Probe) -> None:
         await anyio.sleep(3600)
 
 
+async def at_task_group_of_task_groups(probe: Probe) -> None:
+    async def parts() -> None:
+        async with anyio.create_task_group() as inner:  # cancelled with its host, whose cancellation is the outer one's
+            inner.start_soon(anyio.sleep, 3600)
+            await anyio.sleep(3600)
+
+    async with anyio.create_task_group() as group:  # one child, which ends when the stop comes
+        group.start_soon(parts)
+
+
 async def at_task(probe: Probe) -> None:
     await asyncio.ensure_future(asyncio.sleep(3600))
 
@@ -359,6 +369,7 @@ WAITS = [
     at_asyncio_task_group,
     in_asyncio_task_group,
     in_task_group,
+    at_task_group_of_task_groups,
     at_task,
     at_shield,
     at_future,
@@ -386,7 +397,7 @@ async def test_stop_of_one_that_waits(tmp_path: Path, wait: Any, beside: bool) -
 @pytest.mark.parametrize("wait", PROCESSES, ids=lambda wait: wait.__name__)
 async def test_stop_of_one_that_waits_for_a_process(tmp_path: Path, wait: Any) -> None:
     async with watching(tmp_path, Probe(wait)) as world:
-        run = await world.kit.begin("t")
+        run = await world.kit.begin_run("t")
         await until(lambda: world.kit.loop.in_flight())
         world.kit.stop(run, Stop.CANCEL, grace=0.2)  # anyio's own kills at the pulse only
         record = await world.kit.ended(run)
@@ -459,7 +470,7 @@ async def test_stop_before_a_parallel_attempt_begins(tmp_path: Path) -> None:
     log: list[str] = []
     made = task("t", *(step(name, noting(log, name)) for name in ("a", "b")), step("c", noting(log, "c"), ("a",)))
     async with opened(tmp_path, made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.live and kit.stop(run, Stop.CANCEL))  # asked between two turns, before they begin
         assert ((await kit.ended(run)).state, log) == ("cancelled", [])
         assert set(kit.backend.execute("SELECT state, starts FROM step").fetchall()) == {("cancelled", 0)}
@@ -574,7 +585,7 @@ async def test_thread_of_an_action_is_waited_for_and_then_the_edge_comes(tmp_pat
         await anyio.sleep(3600)
 
     async with watching(tmp_path, Probe(in_thread)) as world:
-        run = await world.kit.begin("t")
+        run = await world.kit.begin_run("t")
         await until(lambda: world.probe.thread.waiting)
         world.kit.stop(run, Stop.CANCEL)
         await quiet()

@@ -46,7 +46,7 @@ class Story:
         return late
 
     async def meet(self, kit: Opened, stop: Stop | None = None) -> RunRecord:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: len(run.live) >= 2 and not kit.engine.runtime.store.pending)
         await self.write_start(run)
         self.ending.set()

@@ -24,7 +24,7 @@ async def test_stop_in_the_turn_of_a_start_leaves_the_engine_stopped(tmp_path: P
         await kit.engine.start()
         await kit.engine.stop("cancel", 0.1)
         await quiet()
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await turns(50)
         assert (kit.engine.state, run.state) == ("stopped", "queued")
 
@@ -139,7 +139,7 @@ async def test_stop_before_parallel_children_begin_runs_each_body_once(tmp_path:
     steps = [step("a", noting(log, "a")), step("b", noting(log, "b"))]
     async with opened(tmp_path, task("t", *steps, finally_=[step("z", noting(log, "z"))])) as kit:
         await kit.engine.stop("cancel", 0.1)
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         between = Between(kit, " b", lambda: kit.stop(run, kind))
         await kit.engine.start()
         record = await kit.ended(run)

@@ -32,7 +32,7 @@ async def test_drain_lets_running_work_end(tmp_path: Path) -> None:
         await gate.wait()
 
     async with opened(tmp_path, task("t", step("a", gated))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.live)
         assert kit.engine.request_stop("drain", 10) == "stopping"
         await quiet()
@@ -44,7 +44,7 @@ async def test_drain_lets_running_work_end(tmp_path: Path) -> None:
 
 async def test_drain_cancels_when_its_grace_is_over(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", forever))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.live)
         await kit.engine.stop("drain", 0.02)
         assert (await kit.ended(run)).state == "cancelled"
@@ -52,7 +52,7 @@ async def test_drain_cancels_when_its_grace_is_over(tmp_path: Path) -> None:
 
 async def test_cancel_ends_a_drain_and_start_meanwhile_is_refused(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", forever))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.live)
         kit.engine.request_stop("drain", 3600)
         await quiet()
@@ -67,7 +67,7 @@ async def test_cancel_ends_a_drain_and_start_meanwhile_is_refused(tmp_path: Path
 async def test_server_stop_ends_a_long_drain(tmp_path: Path) -> None:
     with anyio.fail_after(5):
         async with opened(tmp_path, task("t", step("a", forever)), grace=0.1) as kit:
-            run = await kit.begin("t")
+            run = await kit.begin_run("t")
             await until(lambda: run.live)
             kit.engine.request_stop("drain", 3600)
             await quiet()
@@ -80,7 +80,7 @@ async def test_stop_does_not_wait_for_stuck_work_but_counts_it(tmp_path: Path) -
         gate.wait()
 
     async with opened(tmp_path, task("t", step("a", blocked)), task("u", step("b", noting([], "b")))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: gate.waiting)
         assert await kit.engine.stop("cancel", 0.05) == "stopped"
         assert kit.engine.status()["lanes"]["main"]["stuck"] == 1
@@ -115,10 +115,10 @@ async def test_server_stop_with_runs_in_every_state(tmp_path: Path) -> None:
         kit.server._leave = lambda code: (left.append(code), gate.open())[0]  # type: ignore[func-returns-value]
         await kit.run("done")
         for name in ("runs", "comes_back", "hangs"):
-            run = await kit.begin(name)
+            run = await kit.begin_run(name)
             await until(lambda run=run: run.live)  # type: ignore[misc]
         await until(lambda: gate.waiting)
-        await kit.begin("waits")
+        await kit.begin_run("waits")
     assert left[0] == 70
     assert await states_by_name(backend) == {
         "done": ("succeeded", None),
@@ -138,12 +138,12 @@ async def test_admission_answers_503_while_the_server_stops(tmp_path: Path) -> N
             await anyio.sleep(3600)
         finally:
             try:
-                await kit.begin("t")
+                await kit.begin_run("t")
             except RequestError as refused:
                 codes.append(refused.code)
 
     async with opened(tmp_path, task("t", step("a", act))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.live)
         await quiet()
     assert codes == ["shutting_down"]
@@ -162,7 +162,7 @@ async def test_host_cancel_becomes_a_stop_with_cleanup(tmp_path: Path) -> None:
 
     with anyio.CancelScope() as host:
         async with opened(tmp_path, task("t", step("a", act)), backend=backend) as kit:
-            run = await kit.begin("t")
+            run = await kit.begin_run("t")
             await until(lambda: run.live)
             await quiet()
             host.cancel()
@@ -176,10 +176,10 @@ async def test_queue_of_a_stopped_server_goes_on_after_the_next_start(tmp_path: 
     backend = MemoryBackend()
     made = [task("t", step("a", noting(log, "a"))), task("r", step("b", forever), recovery=Recovery.RESTART)]
     async with opened(tmp_path, *made, backend=backend, grace=0.1) as kit:
-        restarted = await kit.begin("r")
+        restarted = await kit.begin_run("r")
         await until(lambda: restarted.live)
         await kit.engine.stop("cancel", 0.1)
-        queued = await kit.begin("t")
+        queued = await kit.begin_run("t")
     made[1] = task("r", step("b", noting(log, "b")), recovery=Recovery.RESTART)
     again = MemoryBackend(backend.connection)
     async with opened(tmp_path, *made, backend=again) as kit:

@@ -126,7 +126,7 @@ async def test_run_that_an_event_woke_emits_in_its_chain(tmp_path: Path) -> None
         await ctx.emit("x.done")
 
     async with opened(tmp_path, task("t", step("a", act))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await quiet()
         run.chain = Chain("77", "76", 4, ("p/t/w",))
         gate.set()
@@ -381,7 +381,7 @@ async def test_run_waits_for_room(tmp_path: Path) -> None:
         bus = kit.engine.runtime.bus
         while bus.room.take_nowait():
             pass
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await quiet()
         assert (run.state, await stored(kit, "y")) == ("running", [])
         bus.room.give_back()

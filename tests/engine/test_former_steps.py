@@ -51,7 +51,7 @@ async def test_steps_of_the_present_start_are_recorded_as_they_ended(tmp_path: P
 
 async def test_step_whose_start_was_taken_back_ends_with_its_run(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", forever))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.row == "running")  # the start is handed over, and its body has not begun
         kit.stop(run, Stop.SHUTDOWN)
         await until(lambda: run.row == "queued")

@@ -20,7 +20,7 @@ MANY = STALE_AT_LEAST + 500
 async def cancelled(kit: Opened, count: int, delay_s: float = 0.0) -> None:
     """Submit that many runs and cancel each at once."""
     for _ in range(count):
-        await kit.engine.cancel((await kit.begin("t", delay_s=delay_s)).cid)
+        await kit.engine.cancel((await kit.begin_run("t", delay_s=delay_s)).cid)
 
 
 # -- queues
@@ -28,7 +28,7 @@ async def cancelled(kit: Opened, count: int, delay_s: float = 0.0) -> None:
 
 async def test_cancelled_delayed_runs_are_forgotten(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", works))) as kit:
-        await kit.begin("t", delay_s=1000)  # stands before all the others
+        await kit.begin_run("t", delay_s=1000)  # stands before all the others
         await cancelled(kit, MANY, delay_s=2000)
         assert len(kit.engine.dispatcher._delayed) < STALE_AT_LEAST + 100
 
@@ -53,8 +53,8 @@ async def test_run_cancelled_while_the_engine_is_stopped_is_not_counted_later(tm
 
 async def test_delayed_run_that_was_cancelled_is_not_counted_at_its_time(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", works))) as kit:
-        gone = await kit.begin("t", delay_s=0.05)
-        later = await kit.begin("t", delay_s=0.1)
+        gone = await kit.begin_run("t", delay_s=0.05)
+        later = await kit.begin_run("t", delay_s=0.1)
         await kit.engine.cancel(gone.cid)
         await kit.ended(later)
         assert kit.engine.status()["lanes"]["main"]["queued"] == 0
@@ -72,7 +72,7 @@ async def test_queue_timeout_of_a_delayed_run_counts_from_its_time(tmp_path: Pat
 async def test_queue_timers_are_gone_when_the_server_has_ended(tmp_path: Path, delay_s: float) -> None:
     async with opened(tmp_path, task("t", step("a", works), queue_timeout=3600)) as kit:
         await kit.engine.stop("cancel", 0.1)
-        run = await kit.begin("t", delay_s=delay_s)
+        run = await kit.begin_run("t", delay_s=delay_s)
         assert run.timer is not None
     assert run.timer is None or run.timer.cancelled()
 

@@ -55,7 +55,7 @@ def with_handlers(log: list[str], body: Any, **keys: Any) -> Any:
 async def test_handlers_fit_the_ending(tmp_path: Path, body: Any, stop: Stop | None, log: list[str]) -> None:
     got: list[str] = []
     async with opened(tmp_path, with_handlers(got, body)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         if stop:
             await until(lambda: run.live)
             kit.stop(run, stop, grace=5)
@@ -74,7 +74,7 @@ async def test_finally_is_not_cut_by_a_cancel_and_does_not_change_a_success(tmp_
         log.append("tidy")
 
     async with opened(tmp_path, task("t", step("a", works), finally_=[step("z", tidy)])) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "z" in run.live)
         assert kit.stop(run, Stop.CANCEL) == "stopping"
         gate.set()
@@ -85,7 +85,7 @@ async def test_on_failure_of_a_plain_failure_can_be_cancelled_and_the_run_stays_
     log: list[str] = []
     made = task("t", step("a", fails), on_failure=[step("f", forever)], finally_=[step("z", noting(log, "finally"))])
     async with opened(tmp_path, made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "f" in run.live)
         kit.stop(run, Stop.CANCEL)
         record = await kit.ended(run)
@@ -111,7 +111,7 @@ async def test_failing_finally_is_a_cleanup_error(tmp_path: Path) -> None:
 
 async def test_shutdown_brings_the_end_of_a_running_finally_nearer(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", works), finally_=[step("z", forever)]), grace=0.1) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "z" in run.live)
         with anyio.fail_after(3):
             await kit.engine.stop("cancel", 0.1)

@@ -78,7 +78,7 @@ async def test_nearer_timeout_cuts_it_off(tmp_path: Path, names: Endless, keys: 
 @pytest.mark.parametrize("stop", [Stop.CANCEL, Stop.INTERRUPT])
 async def test_stop_cuts_it_off_at_once(tmp_path: Path, names: Endless, stop: Stop) -> None:
     async with opened(tmp_path, task("t", step("a", fetch))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: names.waiting)
         began = anyio.current_time()
         kit.stop(run, stop)

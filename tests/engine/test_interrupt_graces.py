@@ -44,7 +44,7 @@ async def test_sub_task_and_its_on_preempt_have_the_grace_together(
     part = f"preempt: {mode}\nsteps: [{{name: long, action: tidies}}]\n{PUTS_AWAY}"
     files = {"work": "steps: [{name: long, action: task.run, params: {task: part}}]\n", "part": part}
     async with open_lab(tmp_path, actions=ACTIONS + MORE, rules=rule(f"grace: {grace}s"), **files) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         await world.until(world.runs("part")[0], step="long", state="running")
         handler, took = await fired(world)
         assert took <= grace * (1 if mode == "now" else 2) + LATE
@@ -57,7 +57,7 @@ async def test_sub_task_and_its_on_preempt_have_the_grace_together(
 async def test_no_grace_leaves_on_preempt_no_time(tmp_path: Path, mode: str) -> None:
     work = f"preempt: {mode}\nsteps: [{{name: long, action: hold, params: {{seconds: 60}}}}]\n{PUTS_AWAY}"
     async with open_lab(tmp_path, actions=ACTIONS, rules=rule("grace: 0s"), work=work) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         handler, took = await fired(world)
         assert took <= LATE
         assert (outcome(world, handler), run.steps["put_away"].state) == ("preempted", "failed")
@@ -82,7 +82,7 @@ async def test_handler_waits_for_its_emitter_however_long_its_event_takes_to_be_
     async with open_lab(
         tmp_path, backend=backend, actions=ACTIONS + MORE, rules=rule("grace: 300ms"), work=work
     ) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         backend.stall = 2.0
         await world.until(lambda: bool(world.runs("save")))
         await world.until(world.runs("save")[0], step="save", state="running")

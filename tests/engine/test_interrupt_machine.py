@@ -38,8 +38,8 @@ from aura.run import Cause, Request, RunRecord
 from aura.schedule import OnEvent, Trigger
 from aura.store import StoreBackend
 from aura.task import Preempt, Source
+from aura.testing.run import Run
 from aura.testing.virtual_time import VirtualLoop
-from aura.testing.world import Run
 
 EXAMPLES = os.environ.get("MACHINE_EXAMPLES")
 #: How many stories are told of each store.

@@ -12,7 +12,7 @@ async def test_run_that_two_rules_want_at_once_is_a_victim_of_the_first_alone(tm
     both = '[{event: "battery.low"}]'
     text = rules(a=f"triggers: {both}", b=f"triggers: {both}, then: cancel")
     async with open_lab(tmp_path, rules=text) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         first, second = (await world.tell()).interrupts
         await world.settle()
         assert [victim.outcome for victim in world.victims(first.cid)] == ["preempted"]

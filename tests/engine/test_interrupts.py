@@ -13,7 +13,7 @@ import pytest
 from tests.engine.interrupts_kit import Lab, lab_settings, open_lab, preempted, rule, rules
 
 from aura.lifecycle import RunState
-from aura.testing.world import Run
+from aura.testing.run import Run
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +41,7 @@ async def events_of(world: Lab, *names: str) -> list[str]:
 
 async def test_what_an_event_displaces_comes_back_where_it_was(tmp_path: Path) -> None:
     async with open_lab(tmp_path) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         [fired] = (await world.tell()).interrupts
         handler = world.runs("save")[0]
         assert fired.cid == handler.cid
@@ -55,7 +55,7 @@ async def test_what_an_event_displaces_comes_back_where_it_was(tmp_path: Path) -
 
 async def test_firing_victims_and_handler_are_one_unit(tmp_path: Path) -> None:
     async with open_lab(tmp_path) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         before = world.engine.runtime.store.commits
         receipt = await world.tell()
         assert world.engine.runtime.store.commits == before + 1
@@ -67,7 +67,7 @@ async def test_firing_victims_and_handler_are_one_unit(tmp_path: Path) -> None:
 
 async def test_victims_are_told_before_the_commit(tmp_path: Path) -> None:
     async with open_lab(tmp_path, actions=TIDY) as world:
-        live = world.live(await world.begin())
+        live = world.live(await world.begin_run())
         emitted = world.engine.triggers.fire(world.rule(), None)
         await anyio.lowlevel.checkpoint()
         assert (emitted.ticket.done, live.state) == (False, RunState.STOPPING)
@@ -76,7 +76,7 @@ async def test_victims_are_told_before_the_commit(tmp_path: Path) -> None:
 
 async def test_two_commits_lie_between_the_event_and_the_first_step(tmp_path: Path) -> None:
     async with open_lab(tmp_path) as world:
-        await world.begin()
+        await world.begin_run()
         before = world.engine.runtime.store.commits
         await world.tell()
         await world.until(world.runs("save")[0], step="save", state="running")
@@ -102,7 +102,7 @@ async def test_everything_is_on_record_when_the_handler_begins(tmp_path: Path) -
 
 async def test_handler_waits_for_the_clean_up_and_says_how_long_it_took(tmp_path: Path) -> None:
     async with open_lab(tmp_path, actions=TIDY) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         at = world.now
         await world.tell()
         handler = world.runs("save")[0]
@@ -119,7 +119,7 @@ async def test_handler_waits_for_the_clean_up_and_says_how_long_it_took(tmp_path
 
 async def test_handler_that_starts_at_once_does_not_wait(tmp_path: Path) -> None:
     async with open_lab(tmp_path, actions=TIDY, rules=rule("handler_starts: at_once")) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         at = world.now
         await world.tell()
         await world.until(world.runs("save")[0], state="running")
@@ -134,7 +134,7 @@ async def test_handler_that_starts_at_once_does_not_wait(tmp_path: Path) -> None
 
 async def test_nothing_that_fits_starts_while_a_firing_is_open_and_what_does_not_fit_goes_on(tmp_path: Path) -> None:
     async with open_lab(tmp_path, quick=HOLD) as world:
-        event = await world.begin("quick", lane="event")
+        event = await world.begin_run("quick", lane="event")
         await world.tell()
         queued = await world.start("quick")
         other = await world.start("quick", lane="event")
@@ -165,7 +165,7 @@ async def test_run_is_stopped_and_held_if_everything_in_preempts_fits(
 ) -> None:
     other = "labels: {team: ops}\npriority: 5\n" + HOLD
     async with open_lab(tmp_path, rules=rule(preempts), other=other, event="lane: event\n" + HOLD) as world:
-        first = {name: await world.begin(name) for name in ("work", "other", "event")}
+        first = {name: await world.begin_run(name) for name in ("work", "other", "event")}
         await world.tell()
         handler = world.runs("save")[0]
         await world.until(handler, state="running")
@@ -185,7 +185,7 @@ steps:
   - {name: rest, action: hold, params: {seconds: 3}}
 """
     async with open_lab(tmp_path, save=save, rules=rule("preempts: {lanes: [main, event]}")) as world:
-        victim = await world.begin()
+        victim = await world.begin_run()
         await world.tell()
         handler = world.runs("save")[0]
         await world.until(handler, step="rest", state="running")
@@ -197,7 +197,7 @@ steps:
 
 async def test_run_that_was_stopping_already_is_waited_for_and_not_stopped_anew(tmp_path: Path) -> None:
     async with open_lab(tmp_path, actions=TIDY) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         await world.engine.cancel(run.cid)
         await world.advance(0.1)
         await world.tell()
@@ -212,7 +212,7 @@ async def test_firing_waits_no_longer_than_its_own_grace_for_a_run_that_stops_fo
     tmp_path: Path,
 ) -> None:
     async with open_lab(tmp_path, actions=TIDY, rules=rule("grace: 100ms")) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         await world.engine.cancel(run.cid)
         at = world.now
         await world.tell()
@@ -226,7 +226,7 @@ async def test_firing_waits_no_longer_than_its_own_grace_for_a_run_that_stops_fo
 async def test_victim_goes_on_at_its_old_position(tmp_path: Path) -> None:
     order: list[str] = []
     async with open_lab(tmp_path, settings=lab_settings(tmp_path, lanes={"main": 1})) as world:
-        first = await world.begin()
+        first = await world.begin_run()
         later = await world.start("work")
         await world.tell()
         await world.until(world.runs("save")[0], state="running")
@@ -288,7 +288,7 @@ async def test_victims_go_on_whatever_becomes_of_the_handler_and_it_is_said_loud
     tmp_path: Path, save: str, state: str
 ) -> None:
     async with open_lab(tmp_path, save=save) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         await world.tell()
         await world.settle()
         handler = world.runs("save")[0]
@@ -305,7 +305,7 @@ async def logs(world: Lab, run: Run) -> Sequence[Any]:
 @pytest.mark.parametrize("when", ["queued", "running"])
 async def test_victims_go_on_when_somebody_cancels_the_handler(tmp_path: Path, when: str) -> None:
     async with open_lab(tmp_path, actions=TIDY) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         await world.tell()
         handler = world.runs("save")[0]
         if when == "running":
@@ -326,7 +326,7 @@ async def test_victims_go_on_when_somebody_cancels_the_handler(tmp_path: Path, w
 )
 async def test_victims_go_on_as_the_rule_says(tmp_path: Path, then: str, state: str, first: int) -> None:
     async with open_lab(tmp_path, rules=rule(f"then: {then}")) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         await world.tell()
         await world.settle()
         begun = [event for event in world.engine.journal.events_since(0) if event.name == "step.started"]
@@ -351,7 +351,7 @@ async def test_displaced_handler_comes_back_whatever_the_rule_that_displaced_it_
 
 async def test_run_that_was_stopped_before_its_first_step_is_queued_again(tmp_path: Path) -> None:
     async with open_lab(tmp_path) as world:
-        run = await world.start("work")
+        run = await world.accepted()
         [fired] = (await world.tell()).interrupts
         await world.until(world.runs("save")[0], state="running")
         assert (run.state, preempted(run), run.record.attempt) == ("queued", (0, None), 0)
@@ -363,7 +363,7 @@ async def test_run_that_was_stopped_before_its_first_step_is_queued_again(tmp_pa
 async def test_preempted_run_still_counts_for_its_mode(tmp_path: Path) -> None:
     single = "mode: single\n" + HOLD
     async with open_lab(tmp_path, single=single) as world:
-        run = await world.begin("single")
+        run = await world.begin_run("single")
         await world.tell()
         await world.until(run, state="preempted")
         with pytest.raises(Exception, match="single"):
@@ -375,7 +375,7 @@ async def test_preempted_run_gives_its_resources_back(tmp_path: Path) -> None:
     needs = "resources: {screen: 1}\n" + HOLD
     save = "resources: {screen: 1}\nsteps: {save: {action: hold}}\n"
     async with open_lab(tmp_path, needs=needs, save=save, plan="resources: {screen: 1}\n") as world:
-        run = await world.begin("needs")
+        run = await world.begin_run("needs")
         await world.tell()
         await world.until(world.runs("save")[0], state="running")
         await world.settle()
@@ -386,7 +386,7 @@ async def test_time_spent_preempted_does_not_count_against_its_time_out(tmp_path
     timed = "timeout: 1500ms\n" + HOLD
     save = "steps: {save: {action: hold, params: {seconds: 60}}}\n"
     async with open_lab(tmp_path, timed=timed, save=save) as world:
-        run = await world.begin("timed")
+        run = await world.begin_run("timed")
         await world.advance(0.3)
         await world.tell()
         await world.settle()
@@ -397,7 +397,7 @@ async def test_victim_that_is_cancelled_while_it_is_preempted_runs_its_handlers_
     tidy = HOLD + "on_cancel: {undo: {action: sleep, params: {duration: 10ms}}}\n"
     tidy += "finally: {tidy: {action: sleep, params: {duration: 10ms}}}\n"
     async with open_lab(tmp_path, tidy=tidy) as world:
-        run = await world.begin("tidy")
+        run = await world.begin_run("tidy")
         await world.tell()
         handler = world.runs("save")[0]
         await world.until(handler, state="running")
@@ -415,7 +415,7 @@ async def test_victim_that_is_cancelled_while_it_is_preempted_runs_its_handlers_
 async def test_more_urgent_one_displaces_the_handler_and_others_wait_in_order(tmp_path: Path) -> None:
     three = rules(low="priority: 1", same="priority: 1", high="priority: 2")
     async with open_lab(tmp_path, rules=three) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         await world.tell("go.low")
         low = world.runs("save")[0]
         await world.until(low, state="running")
@@ -445,7 +445,7 @@ async def test_one_handler_runs_at_a_time(tmp_path: Path) -> None:
             most = max(most, len(running))
             return not world.engine.runtime.open
 
-        await world.begin()
+        await world.begin_run()
         for n in range(6):
             await world.tell(f"go.r{n}")
         await world.until(look)
@@ -462,7 +462,7 @@ async def test_handler_has_the_priority_of_its_rule(tmp_path: Path) -> None:
 
 async def test_events_tell_of_it_in_order(tmp_path: Path) -> None:
     async with open_lab(tmp_path) as world:
-        await world.begin()
+        await world.begin_run()
         await world.tell()
         await world.settle()
         names = ("interrupt.fired", "run.preempted", "interrupt.ended", "run.resumed")
@@ -472,7 +472,7 @@ async def test_events_tell_of_it_in_order(tmp_path: Path) -> None:
 async def test_trying_it_dry_changes_nothing(tmp_path: Path) -> None:
     never = "preempt: never\n" + HOLD
     async with open_lab(tmp_path, never=never) as world:
-        run, spared = await world.begin(), await world.begin("never")
+        run, spared = await world.begin_run(), await world.begin_run("never")
         sight = world.engine.triggers.sight(world.rule())
         assert [found.cid for found in sight.victims] == [run.cid]
         assert [found.cid for found in sight.spared] == [spared.cid]

@@ -22,7 +22,7 @@ from aura.lifecycle import PLACED
 from aura.records.reading import get_step_rows
 from aura.store import Execute, Store, Ticket, Unit
 from aura.stores.memory import MemoryBackend
-from aura.testing.world import Run
+from aura.testing.run import Run
 
 pytestmark = pytest.mark.anyio
 
@@ -146,7 +146,7 @@ def check_world(world: Lab) -> None:
     for run in world.runs():
         check_history(world.backend.execute, run.record.seq, run.state)
     assert world.open_firings() == []
-    fired, ended = world.events("interrupt.fired"), world.events("interrupt.ended")
+    fired, ended = world.payloads("interrupt.fired"), world.payloads("interrupt.ended")
     assert [event["cid"] for event in fired] == [cid for _, cid, _, _ in world.firings()]
     assert sorted(event["cid"] for event in ended) == sorted(event["cid"] for event in fired)
     for (_, cid, _, outcome), event in zip(
@@ -205,14 +205,14 @@ def check_handler(world: Lab, case: Case, left: Left) -> None:
 
 
 async def scenario(world: Lab) -> None:
-    await world.begin("work", step="b")
+    await world.begin_run("work", step="b")
     await world.tell()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 async def test_crash_at_every_turn(tmp_path: Path, case: Case) -> None:
     async with open_lab(tmp_path, backend=MemoryBackend(), **case.files()) as world:
-        await world.begin("work", step="b")
+        await world.begin_run("work", step="b")
         world.loop.call_soon(lambda: world.engine.triggers.fire(world.rule(), {}))
         left = await crashes(world, lambda: not world.engine.runtime.open)
         check_world(world)
@@ -331,7 +331,7 @@ async def test_engine_stopped_and_started_at_every_turn(
     async with open_lab(tmp_path, backend=MemoryBackend(), **case.files()) as world:
         for turn in range(TOO_MANY):
             since = world.engine.runtime.seq
-            await world.begin("work", step="b")
+            await world.begin_run("work", step="b")
             world.engine.triggers.fire(world.rule(), {})
             went_on = await in_turns(world, turn)
             await world.engine.stop(mode, 0.3)
@@ -349,7 +349,7 @@ async def test_server_stopped_at_turns_and_started_again(tmp_path: Path, case: C
     went_on, turn, since = True, 0, 0
     while went_on:
         async with open_lab(tmp_path, backend=backend, **case.files()) as world:
-            await world.begin("work", step="b")
+            await world.begin_run("work", step="b")
             world.engine.triggers.fire(world.rule(), {})
             went_on = await in_turns(world, turn)
         async with open_lab(tmp_path, backend=backend, write=False) as world:
@@ -387,7 +387,7 @@ async def test_any_one_unit_is_lost(tmp_path: Path, then: str, monkeypatch: pyte
     while lost:
         backend = MemoryBackend()
         async with open_lab(tmp_path, backend=backend, **case.files()) as world:
-            await world.begin("work", step="b")
+            await world.begin_run("work", step="b")
             losing = Losing(world.engine.runtime.store, bad)
             monkeypatch.setattr(world.engine.runtime.store, "put", losing)
             world.engine.triggers.fire(world.rule(), {})

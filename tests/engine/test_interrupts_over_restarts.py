@@ -13,7 +13,7 @@ from tests.fakes.invariants import events_of
 
 from aura.records.switches import MAX_SWITCHES, Switch, put_switch, read_switches
 from aura.stores.memory import MemoryBackend
-from aura.testing.world import Run
+from aura.testing.run import Run
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +40,7 @@ async def hold(ctx: Context, seconds: float = 0.9) -> str:
 
 async def handled(world: Lab) -> tuple[Run, Run]:
     """A victim and its handler, which runs."""
-    victim = await world.begin()
+    victim = await world.begin_run()
     await world.tell()
     handler = world.runs("save")[0]
     await world.until(handler, step="save", state="running")
@@ -62,7 +62,7 @@ async def test_handler_that_cannot_go_on_ends_its_firing_at_the_boot(tmp_path: P
     async with open_lab(tmp_path, backend=backend, write=False) as world:
         [(_, cid, _, outcome)] = world.firings()
         assert (outcome, world.runs("save")[0].state) == ("crashed", "crashed")
-        [ended] = world.events("interrupt.ended")
+        [ended] = world.payloads("interrupt.ended")
         assert (ended["cid"], ended["state"], ended["victim_count"]) == (cid, "crashed", 1)
         await world.settle()
         victim = world.runs("work")[0]
@@ -185,7 +185,7 @@ async def test_firing_of_a_stopped_engine_stops_nobody_and_is_handled_first(tmp_
 
 async def test_firing_while_the_engine_drains_leaves_what_runs_alone(tmp_path: Path) -> None:
     async with open_lab(tmp_path) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         world.engine.request_stop("drain", 5)
         await world.tell()
         await world.until(lambda: world.engine.state == "stopped")
@@ -208,7 +208,7 @@ async def test_firing_while_the_engine_drains_leaves_what_runs_alone(tmp_path: P
 )
 async def test_handler_that_cannot_start_ends_its_firing(tmp_path: Path, change: dict[str, Any], state: str) -> None:
     async with open_lab(tmp_path, actions=TIDY) as world:
-        victim = await world.begin()
+        victim = await world.begin_run()
         await world.tell()
         home = tmp_path / "plans" / "lab"
         (home / "interrupts.yaml").unlink()
@@ -224,7 +224,7 @@ async def test_handler_that_cannot_start_ends_its_firing(tmp_path: Path, change:
 
 async def test_handler_that_waits_too_long_for_its_start_ends_its_firing(tmp_path: Path) -> None:
     async with open_lab(tmp_path, actions=TIDY, save="queue_timeout: 100ms\n" + SAVE) as world:
-        victim = await world.begin()
+        victim = await world.begin_run()
         await world.tell()
         await world.settle()
         assert (world.runs("save")[0].state, victim.state) == ("timed_out", "succeeded")
@@ -234,7 +234,7 @@ async def test_handler_that_waits_too_long_for_its_start_ends_its_firing(tmp_pat
 @pytest.mark.parametrize("crash", [False, True], ids=["", "over a crash"])
 async def test_hold_stands_while_the_handler_waits(tmp_path: Path, crash: bool) -> None:
     async with open_lab(tmp_path, backend=MemoryBackend(), save=WAITS) as world:
-        victim = await world.begin()
+        victim = await world.begin_run()
         await world.tell()
         await world.until(world.runs("save")[0], state="waiting")
         backend = crashed(world)
@@ -303,7 +303,7 @@ async def test_pause_of_a_victim_that_is_resumed_under_the_hold_waits_for_its_en
 
 async def test_victim_with_another_priority_goes_on_in_its_order(tmp_path: Path) -> None:
     async with open_lab(tmp_path) as world:
-        first = await world.begin()
+        first = await world.begin_run()
         second, handler = await world.start("work"), None
         await world.tell()
         handler = world.runs("save")[0]

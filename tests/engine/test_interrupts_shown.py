@@ -24,7 +24,7 @@ async def whole(world: Any, cid: str) -> Any:
 
 async def test_both_records_say_who_stopped_whom_when_and_how_long_it_took(tmp_path: Path) -> None:
     async with open_lab(tmp_path, rules=rule(), actions=CLEANS, work=CLEANING) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         told = world.engine.clock.wall()
         (fired,) = (await world.tell()).interrupts
         await world.until(run, state="preempted")
@@ -42,7 +42,7 @@ async def test_both_records_say_who_stopped_whom_when_and_how_long_it_took(tmp_p
 
 async def test_what_waits_for_the_end_of_an_interrupt_says_for_whose(tmp_path: Path) -> None:
     async with open_lab(tmp_path, rules=rule()) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         (fired,) = (await world.tell()).interrupts
         await world.until(run, state="preempted")
         queued = await world.start("work")
@@ -58,7 +58,7 @@ async def test_what_waits_for_the_end_of_an_interrupt_says_for_whose(tmp_path: P
 
 async def test_handler_that_waits_for_clean_up_says_for_whose(tmp_path: Path) -> None:
     async with open_lab(tmp_path, rules=rule(), actions=CLEANS, work=CLEANING) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         (fired,) = (await world.tell()).interrupts
         await world.advance(0.1)
         waits = (await whole(world, fired.cid)).waiting_for
@@ -70,7 +70,7 @@ async def test_handler_that_waits_for_clean_up_says_for_whose(tmp_path: Path) ->
 
 async def test_handler_behind_a_more_urgent_one_says_that_it_is_held(tmp_path: Path) -> None:
     async with open_lab(tmp_path, rules=rules(low="priority: 1", high="priority: 2")) as world:
-        await world.begin()
+        await world.begin_run()
         (high,) = (await world.tell("go.high")).interrupts
         (low,) = (await world.tell("go.low")).interrupts
         await world.advance(0.1)
@@ -82,7 +82,7 @@ async def test_handler_behind_a_more_urgent_one_says_that_it_is_held(tmp_path: P
 
 async def test_status_is_empty_once_the_interrupt_is_over(tmp_path: Path) -> None:
     async with open_lab(tmp_path) as world:
-        await world.begin()
+        await world.begin_run()
         await world.tell()
         await world.settle()
         assert world.engine.status()["interrupts"] == {"open": [], "open_total": 0}
@@ -94,7 +94,7 @@ async def test_dry_run_says_what_a_firing_then_does(tmp_path: Path) -> None:
     never = WORK + "preempt: never\n"
     only = rule("preempts: {tasks: [work, careful]}")
     async with open_lab(tmp_path, rules=only, careful=never, other=WORK) as world:
-        run, careful = await world.begin(), await world.begin("careful")
+        run, careful = await world.begin_run(), await world.begin_run("careful")
         waiting = [await world.start("work") for _ in range(4)]
         await world.start("other")
         await world.loop.wait_quiet()
@@ -113,7 +113,7 @@ async def test_dry_run_says_what_a_firing_then_does(tmp_path: Path) -> None:
 
 async def test_dry_run_while_the_engine_is_being_stopped_stops_nobody(tmp_path: Path) -> None:
     async with open_lab(tmp_path) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         assert world.engine.dry_run("lab", "low_battery")["victims"] == [run.cid]
         world.engine.request_stop("drain", 5)
         assert world.engine.dry_run("lab", "low_battery")["victims"] == []

@@ -11,7 +11,7 @@ from aura.lifecycle import RunState
 from aura.run import Cause, Request
 from aura.runs import leaving
 from aura.runs.liverun import LiveRun
-from aura.testing.world import Run
+from aura.testing.run import Run
 
 pytestmark = pytest.mark.anyio
 

@@ -217,7 +217,7 @@ async def test_value_of_a_step_is_not_built_for_each_of_its_items(tmp_path: Path
     async with opened(
         tmp_path, task("t", step("a", give, params=item(), loop={"times": 3000, "parallelism": 500}))
     ) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.scope is not None)
         steps = Counter[str]()
 
@@ -286,7 +286,7 @@ async def test_items_in_back_off_end_with_the_first_failure(tmp_path: Path) -> N
     retry = {"attempts": 2, "delay": 3600, "errors": frozenset({"OSError"})}
     made = step("a", act, params=item(), loop=over(1, 2, 3, parallelism=2), retry=retry)
     async with opened(tmp_path, task("t", made)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         record = await kit.ended(run)
         assert record.error is not None
         assert (record.error["message"], record.error["item"]) == ("for good", 1)
@@ -330,7 +330,7 @@ async def test_each_item_has_its_own_tries(tmp_path: Path) -> None:
 
     made = step("a", act, params=item(), loop=over(0, 2, 1), retry={"attempts": 3, "delay": 1.0})
     async with opened(tmp_path, task("t", made, returns="{{ steps.a.output }}")) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         assert (await kit.ended(run)).result == [1, 3, 2]
         assert (await kit.history(run.cid)).count("step.retrying a") == 3
         entries = await kit.engine.history.run_entries(run.cid, 0, 100)
@@ -341,7 +341,7 @@ async def test_each_item_has_its_own_tries(tmp_path: Path) -> None:
 async def test_step_that_needs_a_failed_loop_to_succeed_is_skipped(tmp_path: Path) -> None:
     steps = [step("a", fails, loop={"times": 2}), step("b", works, ("a",))]
     async with opened(tmp_path, task("t", *steps)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         assert (await kit.ended(run)).state == "failed"
         assert {name: one.state for name, one in (await kit.steps(run)).items()} == {"a": "failed", "b": "skipped"}
 
@@ -349,7 +349,7 @@ async def test_step_that_needs_a_failed_loop_to_succeed_is_skipped(tmp_path: Pat
 async def test_loop_in_a_handler_ends_with_the_handlers_time(tmp_path: Path) -> None:
     tidy = step("z", forever, loop={"times": 50, "stop_on_failure": False})
     async with opened(tmp_path, task("t", step("a", works), finally_=[tidy], cleanup_timeout=3.0)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         record = await kit.ended(run)
         assert record.state == "succeeded"
         assert record.cleanup_error is not None
@@ -361,7 +361,7 @@ async def test_loop_in_a_handler_ends_with_the_handlers_time(tmp_path: Path) -> 
 async def test_rest_between_rounds_of_a_handler_ends_with_its_time(tmp_path: Path) -> None:
     tidy = step("z", works, loop={"until": False, "delay": 2.0})
     async with opened(tmp_path, task("t", step("a", works), finally_=[tidy], cleanup_timeout=3.0)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         assert (await kit.ended(run)).cleanup_error is not None
         error = (await kit.steps(run))["z"].error
         assert error is not None
@@ -432,7 +432,7 @@ async def test_stop_in_a_loop_ends_the_run(tmp_path: Path, loop: Any, state: str
 
     made = step("a", act, params=item("{{ loop.index }}"), loop=loop)
     async with opened(tmp_path, task("t", made, step("b", works, ("a",)))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         record = await kit.ended(run)
         assert (record.state, record.result) == ("succeeded", {"index": 0})
         assert (await kit.steps(run))["a"].state == state
@@ -447,7 +447,7 @@ async def test_stop_of_a_step_beside_ends_a_loop_in_its_rest_and_its_back_offs(t
     steps = [step("a", works, loop={"until": False, "delay": 3600.0}), step("b", ends)]
     steps += [step("c", fails, loop={"times": 2}, retry={"attempts": 2, "delay": 3600})]
     async with opened(tmp_path, task("t", *steps)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         record = await kit.ended(run)
         assert record.state == "succeeded"
         assert {name: one.state for name, one in (await kit.steps(run)).items()} == {
@@ -467,7 +467,7 @@ async def test_progress_of_a_loop_is_shown_by_itself(tmp_path: Path) -> None:
             await gate.wait()
 
     async with opened(tmp_path, task("t", step("a", act, params=item(), loop={"times": 5}))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "a[3]" in run.progress)
         assert run.progress == {
             "a": {"done": 3, "total": 5, "message": ""},
@@ -487,7 +487,7 @@ async def test_items_of_a_step_record(tmp_path: Path) -> None:
 
     loop = {"times": 300, "parallelism": 2, "stop_on_failure": False}
     async with opened(tmp_path, task("t", step("a", act, params=item(), loop=loop), step("b", works))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await kit.until(lambda: len(rows_of(kit, run)) == 300)
         await quiet()
         steps = await kit.steps(run)

@@ -180,7 +180,7 @@ async def test_loop_that_is_stopped_before_its_first_item_begins_has_not_begun(t
 
 async def paused_in(kit: Opened, bodies: Bodies, item: Any) -> LiveRun:
     """A run that was paused while this item ran."""
-    run = await kit.begin("t")
+    run = await kit.begin_run("t")
     await until(lambda: bodies.began[item])
     await quiet()
     assert pause(kit, run) == "stopping"
@@ -230,7 +230,7 @@ async def test_pause_in_the_rest_between_rounds_ends_the_rest(tmp_path: Path) ->
     bodies = Bodies()
     loop = {"until": "{{ loop.last == 1 }}", "delay": 0.9}
     async with opened(tmp_path, task("t", looping(bodies, loop=loop))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.backoffs)
         pause(kit, run)
         assert await rested(kit, run)
@@ -251,7 +251,7 @@ async def test_round_that_a_pause_cut_off_is_rested_after(tmp_path: Path) -> Non
 
     loop = {"until": "{{ loop.index == 1 }}", "delay": 100.0}
     async with opened(tmp_path, task("t", step("a", act, loop=loop))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: began)
         pause(kit, run)
         assert await rested(kit, run)
@@ -270,7 +270,7 @@ async def test_failure_beside_an_item_that_a_pause_cut_off_fails_the_step(tmp_pa
     made = task("t", step("a", act, params={"value": "{{ loop.item }}"}, loop={"times": 5, "parallelism": 2}))
     backend = MemoryBackend()
     async with opened(tmp_path, made, backend=backend) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: [state for _, state, _ in items_of(kit, run)] == ["running", "failed"])
         pause(kit, run)
         assert await rested(kit, run)
@@ -304,7 +304,7 @@ async def test_handlers_of_a_cancelled_loop_see_what_its_items_came_to(tmp_path:
     bodies = Bodies()
     tidy = step("z", note, params={"value": "{{ steps.a.each | map(attribute='output') | list }}"})
     async with opened(tmp_path, task("t", looping(bodies, 10), finally_=[tidy])) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: bodies.began[20])
         await kit.engine.cancel(run.cid)
         await kit.ended(run)
@@ -331,7 +331,7 @@ async def test_loop_that_starts_over_forgets_its_items(tmp_path: Path) -> None:
         returns="{{ steps.a.output }}",
     )
     async with opened(tmp_path, made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: bodies.began[3])
         await kit.engine.stop("cancel", 0.2)
         await quiet()
@@ -354,7 +354,7 @@ async def test_loop_that_a_crash_caught(tmp_path: Path, recovery: Recovery) -> N
     )
     backend = MemoryBackend()
     async with opened(tmp_path, made, backend=backend) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: bodies.began[30])
         kept = copy_of(backend)
         await kit.engine.cancel(run.cid)
@@ -392,7 +392,7 @@ async def lose_one(folder: Path, units: Units, recovery: Recovery) -> None:
     loop = {"for_each": ITEMS, "parallelism": 2}
     made = task("t", looping(bodies, 10, loop=loop), recovery=recovery, returns="{{ steps.a.output }}")
     async with opened(folder, made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await kit.advance(15)
         await asked(kit.engine.pause(run.cid))
         await kit.advance(1)
@@ -427,7 +427,7 @@ async def test_items_are_forgotten_though_the_unit_that_says_so_is_lost(
     when = "{{ steps.b.output == 1 }}"
     loop = looping(Bodies(), 10, loop={"times": "{{ 2 }}"}, needs=("b",), when=when)
     async with opened(tmp_path, task("t", step("b", which), loop, recovery=Recovery.RESTART), faults=1) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.live and "a[0]" in run.live)
         await kit.engine.stop("cancel", 0.2)
         await kit.engine.start()
@@ -457,7 +457,7 @@ async def test_rerun_takes_a_loop_over_with_its_items(tmp_path: Path) -> None:
     came_to = [[0, None, 2], [1], ["succeeded", "failed", "succeeded"]]
     backend = MemoryBackend()
     async with opened(tmp_path, made, backend=backend) as kit:
-        old = await kit.begin("t")
+        old = await kit.begin_run("t")
         assert (await kit.ended(old)).result == came_to
         again = await kit.engine.rerun(old.cid, "b")
         assert (await kit.ended(again.cid)).result == came_to

@@ -76,7 +76,7 @@ async def test_body_that_hangs_beside_a_run_that_is_broken_off_is_counted(tmp_pa
     made = task("t", step("a", act), step("b", works), step("c", works, ("b",)), cleanup_timeout=1.0)
     async with opened(tmp_path, made, backend=backend, faults=2) as kit:
         kit.server._leave = lambda code: (kit.left.append(code), setattr(stubborn, "free", True))[0]  # type: ignore[func-returns-value]
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.stuck)
         await kit.advance(5)
         lane = kit.engine.dispatcher.lanes["main"]
@@ -118,7 +118,7 @@ def cancels(*names: str) -> Callable[[], Any]:
 async def test_service_that_plan_code_cancels_heals(tmp_path: Path, name: str) -> None:
     made = (task("t", step("a", cancels(name))), task("u", step("b", forever)))
     async with opened(tmp_path, *made) as kit:
-        other = await kit.begin("u")
+        other = await kit.begin_run("u")
         await until(lambda: other.live)
         assert (await kit.run("t")).state == "succeeded"
         assert kit.engine.state == "degraded"
@@ -137,7 +137,7 @@ async def test_store_that_plan_code_cancels_ends_the_process_and_says_so(tmp_pat
     async def body() -> None:
         async with opened(tmp_path, task("t", step("a", cancels("store")))) as kit:
             kit.server._leave = leave
-            await kit.begin("t")
+            await kit.begin_run("t")
             await anyio.sleep(60)
 
     with pytest.RaisesGroup(pytest.RaisesExc(Left, match="74"), allow_unwrapped=True, flatten_subgroups=True):

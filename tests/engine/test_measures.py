@@ -53,7 +53,7 @@ async def test_wait_of_a_run_that_finds_a_place_is_nothing(tmp_path: Path) -> No
 async def test_waits_of_runs_behind_each_other_are_their_times_in_the_queue(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", naps)), lanes={"main": 1}) as kit:
         for _ in range(3):
-            await kit.begin("t")
+            await kit.begin_run("t")
         await kit.settle()
         assert times(measures_of(kit).waits["main"]) == (3, 30.0)
         main = kit.engine.queue_overview().lanes[0]
@@ -70,7 +70,7 @@ async def test_delay_that_was_asked_for_is_no_wait(tmp_path: Path) -> None:
 async def test_run_that_is_cancelled_while_queued_has_an_end_and_no_wait(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", works))) as kit:
         await kit.engine.stop("drain", 1)
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await kit.engine.cancel(run.cid)
         await kit.engine.start()
         await quiet()
@@ -81,7 +81,7 @@ async def test_run_whose_plan_is_gone_has_an_end_and_no_wait(tmp_path: Path) -> 
     generations = PythonGenerations(task("t", step("a", works)))
     async with opened(tmp_path, generations=generations) as kit:
         await kit.engine.stop("drain", 1)
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         generations.now = None
         await kit.engine.start()
         assert (await kit.ended(run)).state == "failed"
@@ -90,7 +90,7 @@ async def test_run_whose_plan_is_gone_has_an_end_and_no_wait(tmp_path: Path) -> 
 
 async def test_run_that_a_stop_of_the_engine_sends_back_waits_once(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", forever), recovery=Recovery.RESTART)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await quiet()
         await kit.engine.stop("cancel", 1)
         assert run.row == "queued"
@@ -120,7 +120,7 @@ async def test_queued_run_of_an_older_process_has_waited_since_its_acceptance(tm
     backend = MemoryBackend()
     async with opened(tmp_path, made, backend=backend) as kit:
         await kit.engine.stop("drain", 1)
-        await kit.begin("t")
+        await kit.begin_run("t")
         left = copy_of(backend)
         await kit.advance(100)
         moment = kit.now
@@ -140,7 +140,7 @@ async def test_run_that_had_started_before_a_crash_has_no_second_wait(tmp_path: 
     made = task("t", step("a", naps), recovery=Recovery.RESTART)
     backend = MemoryBackend()
     async with opened(tmp_path, made, backend=backend) as kit:
-        await kit.begin("t")
+        await kit.begin_run("t")
         await quiet()
         left = copy_of(backend)
     async with opened(tmp_path, made, backend=left) as kit:
@@ -162,7 +162,7 @@ async def test_run_that_had_started_before_a_crash_has_no_second_wait(tmp_path: 
 )
 async def test_end_is_counted_once_by_its_state(tmp_path: Path, action: Any, stop: Stop | None, state: str) -> None:
     async with opened(tmp_path, task("t", step("a", action))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         if stop is not None:
             await quiet()
             kit.stop(run, stop)
@@ -182,7 +182,7 @@ async def test_start_that_is_lost_is_no_wait(tmp_path: Path) -> None:
 async def test_end_that_is_lost_is_not_counted(tmp_path: Path) -> None:
     backend = refusing("NEW.state = 'succeeded'")
     async with opened(tmp_path, task("t", step("a", works)), backend=backend, faults=1) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await run.wait_end()
         assert run.lost
         assert counted(kit) == (1, {})
@@ -203,7 +203,7 @@ async def test_steps_are_timed_by_how_they_ended(tmp_path: Path) -> None:
 
 async def test_step_that_is_cut_off_is_timed_and_one_that_never_began_is_not(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", forever), step("b", works, needs=("a",)))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await kit.advance(20)
         await kit.engine.cancel(run.cid)
         await kit.ended(run)
@@ -293,11 +293,11 @@ async def test_overview_of_an_idle_engine_says_nothing_that_it_does_not_know(tmp
 async def test_overview_counts_what_stands_where(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", forever)), lanes={"main": 2}) as kit:
         for _ in range(3):
-            await kit.begin("t")
+            await kit.begin_run("t")
         await kit.advance(5)
-        await kit.begin("t")
-        await kit.begin("t", delay_s=600.0)
-        await kit.begin("t", lane="event")
+        await kit.begin_run("t")
+        await kit.begin_run("t", delay_s=600.0)
+        await kit.begin_run("t", lane="event")
         await kit.advance(5)
         seen = kit.engine.queue_overview()
         lanes = {lane.lane: (lane.limit, lane.running, lane.queued, lane.delayed) for lane in seen.lanes}
@@ -322,7 +322,7 @@ async def test_overview_gives_rates_for_a_minute(tmp_path: Path) -> None:
 async def test_age_of_a_run_that_comes_back_is_not_told(tmp_path: Path) -> None:
     """It has had its wait; what it waits for now is another one."""
     async with opened(tmp_path, task("t", step("a", forever), recovery=Recovery.RESTART)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await kit.advance(100)
         await kit.engine.stop("cancel", 1)
         main = kit.engine.queue_overview().lanes[0]

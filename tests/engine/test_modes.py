@@ -87,7 +87,7 @@ def running(runs: Sequence[LiveRun]) -> list[LiveRun]:
 async def test_single_is_refused_while_it_runs_and_names_what_is_in_the_way(tmp_path: Path) -> None:
     async with world(tmp_path, Works(), SINGLE) as kit:
         run = await begun(kit)
-        error = await refused(kit.begin("t"))
+        error = await refused(kit.begin_run("t"))
         assert (error.code, error.status, error.extra) == ("refused_by_mode", 409, {"running": [run.cid]})
         await kit.ended(run)
         assert (await kit.record("t")).state == "succeeded"
@@ -99,24 +99,24 @@ async def test_single_counts_whatever_is_open(tmp_path: Path, how: str) -> None:
     async with world(tmp_path, Works(cleanup=5.0), SINGLE, lanes={"main": 1}) as kit:
         if how in ("queued", "paused in the queue"):
             await kit.engine.stop("cancel", 1)
-        run = await kit.begin("t", delay_s=60.0 if how == "delayed" else 0.0)
+        run = await kit.begin_run("t", delay_s=60.0 if how == "delayed" else 0.0)
         await quiet()
         if how.startswith("paused"):
             await kit.engine.pause(run.cid)
         if how == "stopping":
             kit.stop(run, Stop.CANCEL)
-        assert (await refused(kit.begin("t"))).extra == {"running": [run.cid]}
+        assert (await refused(kit.begin_run("t"))).extra == {"running": [run.cid]}
         await kit.engine.cancel(run.cid)
         await kit.ended(run)
         await kit.engine.start()
-        await kit.begin("t")
+        await kit.begin_run("t")
 
 
 async def test_single_that_could_not_be_stored_is_in_nobodys_way(tmp_path: Path) -> None:
     backend = FaultyBackend()
     async with world(tmp_path, Works(1.0), SINGLE, backend=backend) as kit:
         backend.error, backend.failing = StoreReadOnly("full"), 1
-        assert (await refused(kit.begin("t"))).code == "storage_unavailable"
+        assert (await refused(kit.begin_run("t"))).code == "storage_unavailable"
         await kit.advance(10)
         assert (await kit.record("t")).state == "succeeded"
         check_idle(kit)
@@ -161,9 +161,9 @@ def keyed(text: str, kind: ModeKind = ModeKind.SINGLE) -> Mode:
 async def test_runs_with_another_key_do_not_count(tmp_path: Path) -> None:
     day = Input(name="day", schema={"type": "object"})
     async with world(tmp_path, Works(), keyed("{{ inputs.day }}"), inputs={"day": day}) as kit:
-        first = await kit.begin("t", inputs={"day": {"a": 1, "b": 2}})
-        await kit.begin("t", inputs={"day": {"a": 2, "b": 1}})
-        assert (await refused(kit.begin("t", inputs={"day": {"b": 2, "a": 1}}))).extra == {"running": [first.cid]}
+        first = await kit.begin_run("t", inputs={"day": {"a": 1, "b": 2}})
+        await kit.begin_run("t", inputs={"day": {"a": 2, "b": 1}})
+        assert (await refused(kit.begin_run("t", inputs={"day": {"b": 2, "a": 1}}))).extra == {"running": [first.cid]}
         assert (await kit.engine.history.record(first.cid)).mode_key == '{"a":1,"b":2}'
 
 
@@ -176,13 +176,13 @@ async def test_key_may_name_what_is_known_at_acceptance(tmp_path: Path, text: st
     assert generations.now is not None
     generations.now.plan = msgspec.structs.replace(generations.now.plan, vars={"x": 7})
     async with opened(tmp_path, generations=generations) as kit:
-        await kit.begin("t")
-        assert (await refused(kit.begin("t"))).code == "refused_by_mode"
+        await kit.begin_run("t")
+        assert (await refused(kit.begin_run("t"))).code == "refused_by_mode"
 
 
 async def test_key_that_cannot_be_rendered_is_refused(tmp_path: Path) -> None:
     async with world(tmp_path, Works(), keyed("{{ run.labels.team }}")) as kit:
-        error = await refused(kit.begin("t"))
+        error = await refused(kit.begin_run("t"))
         assert (error.code, error.errors[0].path) == ("inputs_invalid", "/inputs")
         assert "the key of its mode cannot be rendered" in error.detail
         check_idle(kit)
@@ -209,10 +209,10 @@ async def test_queued_is_refused_when_as_many_wait_as_may(tmp_path: Path) -> Non
     async with world(tmp_path, Works(), Mode(ModeKind.QUEUED, 2)) as kit:
         runs = await ask_many(kit, 5)
         assert len(runs) == 3
-        error = await refused(kit.begin("t"))
+        error = await refused(kit.begin_run("t"))
         assert (error.code, error.extra["running"]) == ("refused_by_mode", [run.cid for run in runs])
         kit.stop(runs[1], Stop.CANCEL)
-        await kit.begin("t")
+        await kit.begin_run("t")
 
 
 async def test_those_that_wait_for_their_mode_hold_up_nobody_else(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ async def test_bound_that_comes_with_another_version_counts_what_is_open(tmp_pat
         first = await begun(kit)
         new, functions = made(work, QUEUED)
         generations.now = PythonGeneration({"t": (new, functions)}, "g2")
-        second = await kit.begin("t")
+        second = await kit.begin_run("t")
         await quiet()
         assert (second.state, work.now) == (RunState.QUEUED, 1)
         await kit.settle()
@@ -325,7 +325,7 @@ async def test_restart_replaces_what_runs_once_it_has_cleaned_up(tmp_path: Path)
     work = Works(3600.0, cleanup=5.0)
     async with world(tmp_path, work, RESTART) as kit:
         first = await begun(kit)
-        second = await kit.begin("t")
+        second = await kit.begin_run("t")
         await quiet()
         assert (first.state, second.state) == (RunState.STOPPING, RunState.QUEUED)
         await until(lambda: len(work.began) == 2)
@@ -339,8 +339,8 @@ async def test_restart_replaces_what_waits_and_what_rests(tmp_path: Path) -> Non
     async with world(tmp_path, Works(), RESTART) as kit:
         rests = await begun(kit)
         await kit.engine.pause(rests.cid)
-        delayed = await kit.begin("t", delay_s=60.0)
-        last = await kit.begin("t")
+        delayed = await kit.begin_run("t", delay_s=60.0)
+        last = await kit.begin_run("t")
         assert [(await kit.ended(run)).reason for run in (rests, delayed)] == [
             f"replaced by {delayed.cid}",
             f"replaced by {last.cid}",
@@ -353,7 +353,7 @@ async def test_nobody_is_replaced_before_the_new_one_is_on_record(tmp_path: Path
         first = await begun(kit)
         backend.gate = anyio.Event()
         async with anyio.create_task_group() as group:
-            group.start_soon(kit.begin, "t")
+            group.start_soon(kit.begin_run, "t")
             await turns(50)
             assert first.state is RunState.RUNNING
             backend.gate.set()
@@ -366,7 +366,7 @@ async def test_one_that_could_not_be_stored_replaces_nobody(tmp_path: Path) -> N
     async with world(tmp_path, Works(), RESTART, backend=backend) as kit:
         first = await begun(kit)
         backend.error, backend.failing = StoreReadOnly("full"), 1
-        await refused(kit.begin("t"))
+        await refused(kit.begin_run("t"))
         await kit.advance(60)
         assert first.state is RunState.RUNNING
 
@@ -412,7 +412,7 @@ async def test_replaced_at_every_turn_of_its_start(tmp_path: Path, count: int) -
     async with world(tmp_path, work, RESTART) as kit:
         first = kit.engine.admission.request(Request("p", "t"), Cause("api")).run
         await turns(count)
-        second = await kit.begin("t")
+        second = await kit.begin_run("t")
         await kit.settle()
         states = [(await kit.engine.history.record(run.cid)).state for run in (first, second)]
         assert (states, work.most) == (["cancelled", "succeeded"], 1)
@@ -446,14 +446,14 @@ async def test_single_counts_what_an_older_boot_left(tmp_path: Path, how: str) -
     async with world(tmp_path, Works(), SINGLE, backend=backend) as kit:
         if how == "queued":
             await kit.engine.stop("cancel", 1)
-            run = await kit.begin("t")
+            run = await kit.begin_run("t")
         else:
             run = await begun(kit)
             await kit.engine.pause(run.cid)
         await quiet()
         left = copy_of(backend)
     async with world(tmp_path, Works(), SINGLE, backend=left) as kit:
-        assert (await refused(kit.begin("t"))).extra == {"running": [run.cid]}
+        assert (await refused(kit.begin_run("t"))).extra == {"running": [run.cid]}
 
 
 async def test_replacement_that_a_crash_cut_off_is_carried_out_at_the_boot(tmp_path: Path) -> None:

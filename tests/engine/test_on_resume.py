@@ -70,12 +70,12 @@ async def test_run_that_begins_from_its_beginning_runs_none(tmp_path: Path, begi
     async with opened(tmp_path, made) as kit:
         if begins == "nothing had begun":
             tries.append(0)
-            run = await kit.begin("t", delay_s=10)
+            run = await kit.begin_run("t", delay_s=10)
             await preempted(kit, run)
             await kit.engine.resume(run.cid)
         elif begins == "first start":
             tries.append(0)
-            run = await kit.begin("t")
+            run = await kit.begin_run("t")
         else:
             run = await begun(kit)
             await kit.engine.stop("cancel", 1)

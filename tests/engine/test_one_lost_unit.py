@@ -193,7 +193,7 @@ async def tell(folder: Path, story: Any, queued: bool, recovery: Recovery, units
     async with opened(folder, made, lanes={"main": 1}) as kit:
         if queued:
             await kit.engine.stop("cancel", 1)
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         if not queued:
             await until(lambda: "b" in run.live or run.sealed)
         answer = await story(kit, run)
@@ -217,7 +217,7 @@ async def test_on_resume_runs_though_the_rest_was_lost(
 
     handlers: dict[str, Any] = {"on_preempt": [step("p", noting(log, "p"))], "on_resume": [step("r", noting(log, "r"))]}
     async with opened(tmp_path, task("t", step("a", slow), recovery=Recovery.RESUME, **handlers)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.live)
         units = Units(runtime.change_run, LOST_REST[story])  # type: ignore[attr-defined]
         monkeypatch.setattr(runtime, "change_run", units)
@@ -235,7 +235,7 @@ async def test_pause_that_was_lost_is_on_record_when_it_is_asked_for_again(
     async with opened(tmp_path, task("t", step("a", forever))) as kit:
         if queued:
             await kit.engine.stop("cancel", 1)
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await (quiet() if queued else until(lambda: run.live))
         real = runtime.change_run  # type: ignore[attr-defined]
         monkeypatch.setattr(runtime, "change_run", Units(real, 0 if queued else 1))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tests.fakes.plans import write_files
 
-from aura.testing.world import Run, World, open_world
+from aura.testing.run import Run
+from aura.testing.world import World, open_world
 
 NOTIFY = """
     import anyio

@@ -269,7 +269,7 @@ async def test_plain_function_runs_in_a_thread_and_may_call_back(tmp_path: Path)
 async def test_thousand_runs_each_end_once(tmp_path: Path) -> None:
     log: list[str] = []
     async with opened(tmp_path, task("t", step("a", says(log, "a"))), lanes={"main": 50}) as kit:
-        runs = [await kit.begin("t") for _ in range(1000)]
+        runs = [await kit.begin_run("t") for _ in range(1000)]
         for run in runs:
             assert (await kit.ended(run)).state == "succeeded"
         assert len(log) == 1000

@@ -36,7 +36,7 @@ async def left_paused(tmp_path: Path, log: list[str], crash: bool = True, **keys
     """What a crash, or an end in good order, leaves of a run that was paused in its second step."""
     backend = MemoryBackend()
     async with opened(tmp_path, two_steps(forever, log, **keys), backend=backend) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "two" in run.live)
         await kit.advance(5)
         await paused(kit, run, "lunch")
@@ -78,7 +78,7 @@ async def test_tries_that_were_made_are_kept(tmp_path: Path) -> None:
     backend = MemoryBackend()
     made = task("t", step("a", fails, retry={"attempts": 2, "delay": 0.9}))
     async with opened(tmp_path, made, backend=backend) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.backoffs)
         await paused(kit, run)
         left = copy_of(backend)
@@ -105,7 +105,7 @@ async def test_paused_before_it_began_it_takes_the_plan_as_it_is_then(tmp_path: 
     backend = MemoryBackend()
     async with opened(tmp_path, task("t", step("a", forever)), backend=backend, lanes={"main": 1}) as kit:
         await begun(kit)
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await kit.engine.pause(run.cid)
         left = copy_of(backend)
     async with opened(tmp_path, backend=left, generations=other(task("t", step("b", noting(log, "b"))))) as kit:
@@ -153,7 +153,7 @@ async def left_stopping(tmp_path: Path, recovery: Recovery) -> tuple[LiveRun, Me
     backend, gate = MemoryBackend(), anyio.Event()
     made = task("t", step("one", works), step("a", cleaning([], gate), ("one",)), recovery=recovery)
     async with opened(tmp_path, made, backend=backend) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "a" in run.live)
         await quiet()
         assert await kit.engine.pause(run.cid, "lunch") == "stopping"

@@ -54,7 +54,7 @@ async def test_paused_run_keeps_what_it_has_done_and_does_the_rest_when_resumed(
     one = step("one", noting(log, "one"))
     made = task("t", one, step("two", first_time_forever(tries), ("one",)), returns="{{ steps.two.attempt }}")
     async with opened(tmp_path, made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: tries)
         assert await kit.engine.pause(run.cid, "lunch") == "preempted"  # it stopped in the time of the commit
         await kit.advance(days=3)
@@ -103,7 +103,7 @@ async def test_thread_is_waited_for_and_what_it_gives_is_kept(tmp_path: Path) ->
 
     made = task("t", step("a", act), step("b", works, ("a",)), returns="{{ steps.a.output }}", cleanup_timeout=60)
     async with opened(tmp_path, made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: threads)
         assert await kit.engine.pause(run.cid) == "stopping"
         gate.open()
@@ -120,7 +120,7 @@ async def test_back_off_rests_with_its_tries(tmp_path: Path) -> None:
         raise OSError("no")
 
     async with opened(tmp_path, task("t", step("a", act, retry={"attempts": 2, "delay": 0.9}))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.backoffs)
         await paused(kit, run)
         await kit.advance(3600)
@@ -221,7 +221,7 @@ async def test_paused_while_queued_it_leaves_its_lane_and_comes_back_to_its_old_
     made = task("t", step("a", note, params={"what": "{{ run.labels.n }}"}))
     async with opened(tmp_path, made, task("block", step("x", forever)), lanes={"main": 1}) as kit:
         block = await begun(kit, task_name="block")
-        runs = [await kit.begin("t", labels={"n": str(n)}) for n in range(3)]
+        runs = [await kit.begin_run("t", labels={"n": str(n)}) for n in range(3)]
         assert await kit.engine.pause(runs[0].cid) == "preempted"
         assert [run.cid for run in kit.engine.dispatcher.queued()] == [runs[1].cid, runs[2].cid]
         assert kit.engine.status()["lanes"]["main"]["queued"] == 2
@@ -240,7 +240,7 @@ async def test_delayed_run_that_was_paused_starts_at_its_time_if_it_is_resumed_b
 ) -> None:
     async with opened(tmp_path, task("t", step("a", works), queue_timeout=10.0)) as kit:
         began = kit.now
-        run = await kit.begin("t", delay_s=100.0)
+        run = await kit.begin_run("t", delay_s=100.0)
         for _ in range(3):  # each leaves an entry in the heap of delayed runs that counts no more
             await kit.engine.pause(run.cid)
             await kit.engine.resume(run.cid)
@@ -257,7 +257,7 @@ async def test_delayed_run_that_was_paused_starts_at_its_time_if_it_is_resumed_b
 async def test_delayed_run_that_was_paused_is_listed_once_while_nobody_starts_anything(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", works))) as kit:
         await kit.engine.stop("cancel", 0.1)
-        run = await kit.begin("t", delay_s=100.0)
+        run = await kit.begin_run("t", delay_s=100.0)
         for _ in range(3):
             await kit.engine.pause(run.cid)
             assert kit.engine.dispatcher.queued() == []
@@ -272,7 +272,7 @@ async def test_queue_timeout_rests_while_it_is_paused(tmp_path: Path, delay: flo
     tasks = task("t", step("a", works), queue_timeout=10.0), task("block", step("x", forever))
     async with opened(tmp_path, *tasks, lanes={"main": 1}) as kit:
         block = await begun(kit, task_name="block")
-        run = await kit.begin("t", delay_s=delay)
+        run = await kit.begin_run("t", delay_s=delay)
         await kit.advance(6)
         await kit.engine.pause(run.cid)
         await kit.advance(600)
@@ -315,7 +315,7 @@ async def test_pause_before_the_first_step_lets_nothing_of_it_begin(tmp_path: Pa
 
 
 async def in_a_handler(kit: Opened) -> LiveRun:
-    run = await kit.begin("handled")
+    run = await kit.begin_run("handled")
     await until(lambda: "z" in run.live)
     return run
 
@@ -362,7 +362,7 @@ async def test_handler_is_not_paused(tmp_path: Path, handler: str) -> None:
 
 async def test_what_is_not_paused_is_not_resumed(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", forever)), lanes={"main": 1}) as kit:
-        run, waiting = await begun(kit), await kit.begin("t")
+        run, waiting = await begun(kit), await kit.begin_run("t")
         assert await refused(kit.engine.resume(run.cid)) == ("conflict", "running")
         assert await refused(kit.engine.resume(waiting.cid)) == ("conflict", "queued")
         await kit.engine.pause(waiting.cid)
@@ -549,7 +549,7 @@ async def test_shutdown_while_it_cleans_up_leaves_it_paused(tmp_path: Path, reco
         "t", step("one", works), step("a", cleaning(log), ("one",)), recovery=recovery, on_cancel=[step("x", fails)]
     )
     async with opened(tmp_path, made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "a" in run.live)
         await quiet()
         await kit.engine.pause(run.cid, "mine")
@@ -597,7 +597,7 @@ async def test_resumed_run_that_is_shut_down_before_its_first_step_stays_preempt
     tries: list[int] = []
     made = task("t", step("one", works), step("a", first_time_forever(tries), ("one",)), recovery=recovery)
     async with opened(tmp_path, made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: tries)
         await paused(kit, run)
         stopped = stop_when_placed(kit, run)

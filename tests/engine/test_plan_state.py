@@ -291,7 +291,7 @@ async def test_a_hundred_runs_count_to_a_hundred(tmp_path: Path) -> None:
 
     async with opened(tmp_path, task("t", step("a", act)), lanes={"main": 100}) as kit:
         for _ in range(100):
-            await kit.begin("t")
+            await kit.begin_run("t")
         await kit.settle()
         assert rows(kit.backend) == {"n": b"100"}
 
@@ -320,7 +320,7 @@ async def test_whoever_asks_again_and_again_can_be_stopped(tmp_path: Path, call:
             asked += 1
 
     async with opened(tmp_path, task("t", step("a", act))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         while not asked:
             await turns(1)
         kit.stop(run, Stop.CANCEL)
@@ -466,7 +466,7 @@ async def test_nobody_sees_what_is_not_on_record(tmp_path: Path) -> None:
         await ctx.state.set("k", 1)
 
     async with opened(tmp_path, task("t", step("a", act)), backend=backend) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.live and run.live["a"].edge._task)
         backend.gate = anyio.Event()
         await turns(20)

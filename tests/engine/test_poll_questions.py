@@ -67,7 +67,7 @@ def poll(action: str, params: str = "{}", when: str = "true") -> str:
 async def fired(world: Lab) -> Any:
     """What the first turn has said."""
     await world.until(world.firings)
-    return world.events("poll.fired")[0]
+    return world.payloads("poll.fired")[0]
 
 
 def failure(world: Lab) -> tuple[str, str]:

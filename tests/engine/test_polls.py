@@ -99,7 +99,7 @@ async def test_turn_is_an_event_with_the_answer_that_is_stored_with_the_firing(t
         await asked(world, 2)
         await world.settle()
         [(_, _, event_id, outcome)] = world.firings()
-        assert world.events("poll.fired") == [{"percent": 5}]
+        assert world.payloads("poll.fired") == [{"percent": 5}]
         [(kept, plan)] = world.backend.execute("SELECT id, plan_name FROM event WHERE name='poll.fired'").fetchall()
         assert (str(kept), plan, outcome) == (event_id, "lab", "succeeded")
         assert world.runs("save")[0].result == ["poll.fired", {"percent": 5}]
@@ -131,10 +131,10 @@ async def test_rule_that_is_off_asks_nothing_and_begins_anew_when_it_is_on(tmp_p
     sensor.value = True
     async with open_polled(tmp_path) as world:
         await world.advance(3)
-        await world.switch(False, "low")
+        await world.switch_rule(False, "low")
         await world.advance(60)
         assert sensor.gaps == [2]
-        await world.switch(True, "low")
+        await world.switch_rule(True, "low")
         await world.loop.wait_quiet()
         assert len(sensor.times) == 3, "it asks at once"
         await world.settle()

@@ -16,7 +16,7 @@ from aura.engine.interrupts import SLACK
 from aura.lifecycle import RunState, Stop
 from aura.runs.attempt import PULSE
 from aura.task import Preempt
-from aura.testing.world import Run
+from aura.testing.run import Run
 
 pytestmark = pytest.mark.anyio
 
@@ -72,7 +72,7 @@ async def test_handler_starts_when_the_graces_are_over(
 ) -> None:
     files = {"actions": SLOW, "work": CLEANING % (preempt, cleanup), "rules": rule("grace: 2s")}
     async with open_lab(tmp_path, **files) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         assert least <= await handled_after(world, run) <= least + LATE
         await world.settle()
         assert run.state == ("succeeded" if cleanup < 2 else "cancelled"), run.explain()
@@ -80,7 +80,7 @@ async def test_handler_starts_when_the_graces_are_over(
 
 async def test_what_ends_by_itself_is_not_waited_for_longer(tmp_path: Path) -> None:
     async with open_lab(tmp_path, work=ONE_STEP % ("at_step_end", 3), rules=rule("grace: 60s")) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         await world.advance(1.0)
         assert await handled_after(world, run) == pytest.approx(2.0, abs=0.01)
         assert (run.state, preempted(run), run.record.reason) == ("succeeded", (0, None), None)
@@ -89,7 +89,7 @@ async def test_what_ends_by_itself_is_not_waited_for_longer(tmp_path: Path) -> N
 async def test_what_ends_for_good_has_one_grace(tmp_path: Path) -> None:
     files = {"actions": SLOW, "work": CLEANING % ("at_step_end", 9), "rules": rule("grace: 2s, then: cancel")}
     async with open_lab(tmp_path, **files) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         assert 2.0 <= await handled_after(world, run) <= 2.0 + LATE
         await world.settle()
         assert run.state == "cancelled"
@@ -151,9 +151,9 @@ async def test_never_that_began_too_late_to_be_spared_ends_by_itself(tmp_path: P
 
 async def test_spared_runs_are_named_and_go_on(tmp_path: Path) -> None:
     async with open_lab(tmp_path, work=TWO_STEPS % "never", other=TWO_STEPS % "now") as world:
-        spared, stopped = await world.begin(), await world.begin("other")
+        spared, stopped = await world.begin_run(), await world.begin_run("other")
         cid = await world.fire("low_battery")
-        [told] = world.events("interrupt.fired")
+        [told] = world.payloads("interrupt.fired")
         assert (told["spared"], told["victims"], told["victim_count"]) == ([spared.cid], [stopped.cid], 1)
         await world.until(Run(world, cid), state="running")
         assert (spared.state, stopped.state) == ("running", "preempted")
@@ -183,7 +183,7 @@ async def test_stopped_before_its_first_step_it_is_queued_at_its_old_position(tm
     """Its start is on its way to the store when the rule fires: nothing of it begins, and nothing of it is counted."""
     work = "steps: {long: {action: hold}}\non_preempt: {p: {action: log, params: {message: parked}}}\n"
     async with open_lab(tmp_path, work=work) as world:
-        run = await world.start("work")
+        run = await world.accepted()
         live = world.live(run)
         await world.until(lambda: live.state is RunState.RUNNING)
         assert not live.live
@@ -197,7 +197,7 @@ async def test_stopped_before_its_first_step_it_is_queued_at_its_old_position(tm
 
 async def test_what_had_not_begun_starts_over_without_counting_twice(tmp_path: Path) -> None:
     async with open_lab(tmp_path, rules=rule("then: restart")) as world:
-        run = await world.start("work")
+        run = await world.accepted()
         live = world.live(run)
         await world.until(lambda: live.state is RunState.RUNNING)
         assert not live.live
@@ -209,7 +209,7 @@ async def test_what_had_not_begun_starts_over_without_counting_twice(tmp_path: P
 
 async def test_victims_stand_before_what_came_after_them(tmp_path: Path) -> None:
     async with open_lab(tmp_path, settings=lab_settings(tmp_path, lanes={"main": 2})) as world:
-        first, second = await world.begin(), await world.begin()
+        first, second = await world.begin_run(), await world.begin_run()
         later = await world.start("work")
         cid = await world.fire("low_battery")
         await world.until(Run(world, cid), state="running")
@@ -223,7 +223,7 @@ async def test_victims_stand_before_what_came_after_them(tmp_path: Path) -> None
 async def test_victim_that_was_cancelled_stays_cancelled_when_it_was_to_start_over(tmp_path: Path) -> None:
     work = "steps: {long: {action: hold}}\nfinally: {f: {action: sleep, params: {duration: 2s}}}\n"
     async with open_lab(tmp_path, work=work, rules=rule("then: restart")) as world:
-        run, plain = await world.begin(), await world.begin()
+        run, plain = await world.begin_run(), await world.begin_run()
         cid = await world.fire("low_battery")
         await world.until(run, state="preempted")
         await world.engine.cancel(run.cid)  # its finally runs while the firing ends
@@ -240,7 +240,7 @@ async def test_what_starts_over_under_a_handler_that_has_ended_is_counted_as_sto
         "rules": rule("then: restart, handler_starts: at_once"),
     }
     async with open_lab(tmp_path, **files) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         cid = await world.fire("low_battery")
         await world.settle()
         assert (run.state, run.record.attempt, preempted(run)) == ("succeeded", 2, (1, cid))
@@ -248,7 +248,7 @@ async def test_what_starts_over_under_a_handler_that_has_ended_is_counted_as_sto
 
 async def test_paused_victim_stays_paused_when_the_handler_has_ended(tmp_path: Path) -> None:
     async with open_lab(tmp_path) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         cid = await world.fire("low_battery")
         await world.until(run, state="preempted")
         await world.engine.pause(run.cid)
@@ -263,7 +263,7 @@ async def test_paused_victim_stays_paused_when_the_handler_has_ended(tmp_path: P
 async def test_run_that_is_just_being_paused_is_waited_for(tmp_path: Path) -> None:
     files = {"actions": SLOW, "work": CLEANING % ("now", 1)}
     async with open_lab(tmp_path, **files) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         await world.engine.pause(run.cid)
         assert 1.0 - 0.01 <= await handled_after(world, run) <= 1.0 + LATE
         await world.advance(60.0)
@@ -290,7 +290,7 @@ async def test_handler_that_says_at_step_end_is_displaced_at_its_step_end(tmp_pa
 
 async def test_pause_in_the_turn_of_a_firing_leaves_it_paused(tmp_path: Path) -> None:
     async with open_lab(tmp_path) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         world.engine.runtime.bus.emit("battery.low", {"percent": 5})
         world.engine.pausing.request_pause(world.live(run))
         await turns(1)
@@ -304,7 +304,7 @@ async def test_pause_in_the_turn_of_a_firing_leaves_it_paused(tmp_path: Path) ->
 
 async def test_what_became_of_a_victim_is_kept_when_it_is_cancelled_later(tmp_path: Path) -> None:
     async with open_lab(tmp_path) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         cid = await world.fire("low_battery")
         await world.until(run, state="preempted")
         await world.engine.cancel(run.cid)

@@ -14,7 +14,7 @@ from tests.engine.kit import Opened
 from tests.fakes.invariants import check_history, check_idle
 
 from aura.run import Cause, Request
-from aura.testing.world import Run
+from aura.testing.run import Run
 
 pytestmark = pytest.mark.anyio
 

@@ -39,7 +39,7 @@ def stored(kit: Opened, run: LiveRun) -> int:
 async def queued(kit: Opened, *priorities: int, **keys: Any) -> list[LiveRun]:
     """Runs that wait for the engine to start."""
     await kit.engine.stop("cancel", 0.1)
-    return [await kit.begin("t", priority=priority, **keys) for priority in priorities]
+    return [await kit.begin_run("t", priority=priority, **keys) for priority in priorities]
 
 
 async def refusal(kit: Opened, cid: str, priority: int) -> RequestError:
@@ -108,7 +108,7 @@ async def test_delayed_run_keeps_it_for_when_it_is_due(tmp_path: Path) -> None:
 async def test_running_run_records_it_and_waits_by_it_when_it_starts_over(tmp_path: Path) -> None:
     made = task("hangs", step("b", forever), recovery=Recovery.RESTART)
     async with opened(tmp_path, T, made, lanes={"main": 1}) as kit:
-        run = await kit.begin("hangs")
+        run = await kit.begin_run("hangs")
         await until(lambda: run.live)
         assert (await kit.engine.set_priority(run.cid, -5)).state == "running"
         (other,) = await queued(kit, 0)
@@ -119,9 +119,9 @@ async def test_running_run_records_it_and_waits_by_it_when_it_starts_over(tmp_pa
 async def test_run_in_the_stream_is_put_where_it_belongs(tmp_path: Path) -> None:
     """It was accepted in this very turn, and the dispatcher has not seen it."""
     async with opened(tmp_path, T, HANGS, lanes={"main": 1}) as kit:
-        hangs = await kit.begin("hangs")
+        hangs = await kit.begin_run("hangs")
         await until(lambda: hangs.live)
-        a, b = [await kit.begin("t") for _ in "ab"]
+        a, b = [await kit.begin_run("t") for _ in "ab"]
         kit.engine.dispatcher.change_priority(b, 3)
         assert order(kit) == [b.cid, a.cid]
         await kit.engine.cancel(hangs.cid)

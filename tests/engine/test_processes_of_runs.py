@@ -37,7 +37,7 @@ def command(text: str) -> Any:
 
 async def ready(kit: Opened, task_name: str = "t") -> LiveRun:
     """Begin a run and wait until its command says that it is ready."""
-    run = await kit.begin(task_name)
+    run = await kit.begin_run(task_name)
     with anyio.fail_after(10):
         await until_file(kit.engine.runtime.workdirs / run.cid / "ready")
     return run
@@ -119,7 +119,7 @@ async def test_command_carries_the_marks_of_its_start(tmp_path: Path) -> None:
 async def test_what_a_step_left_in_the_background_ends_with_a_stop(tmp_path: Path, left: str) -> None:
     quick = step("a", command(f"{left} echo > ready" if left.endswith("&") else f"{left}; echo > ready"))
     async with opened(tmp_path, task("t", quick, step("b", forever, ("a",)))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "b" in run.live)
         await really_until(lambda: running_of(run.cid))  # for a moment, while it becomes a program, it shows no marks
         kit.stop(run, Stop.CANCEL, grace=1.0)
@@ -144,6 +144,6 @@ async def test_boot_ends_what_older_boots_left_and_nothing_else(tmp_path: Path) 
 async def test_server_adopts_what_its_commands_leave(tmp_path: Path) -> None:
     left = command("(setsid sleep 100 >/dev/null 2>&1 &) ; echo > ready")
     async with opened(tmp_path, task("t", step("a", left), step("b", forever, ("a",)))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "b" in run.live)
         await really_until(lambda: {seen.parent for seen in running_of(run.cid)} == {os.getpid()})

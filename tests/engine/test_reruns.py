@@ -188,7 +188,7 @@ async def test_run_that_has_not_ended_is_not_run_again(tmp_path: Path) -> None:
     work = Work()
     work.slow = {"a"}
     async with opened(tmp_path, work.chain()) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.state is RunState.RUNNING)
         refused = await refusal(kit, run.cid)
         assert (refused.code, refused.extra["state"] in ("queued", "running")) == ("conflict", True)

@@ -51,7 +51,7 @@ async def test_run_waits_for_what_another_one_holds_and_takes_no_place(tmp_path:
     made = [task(name, step(f"s{name}", lasts(10.0)), resources={"screen": 1}) for name in "ab"]
     async with opened(tmp_path, *made, lanes={"main": 2}, resources=SCREEN) as kit:
         first = await begun(kit, task_name="a")
-        second = await kit.begin("b")
+        second = await kit.begin_run("b")
         await quiet()
         lane = kit.engine.dispatcher.lanes["main"]
         assert (second.state, lane.placed, lane.waiting, used(kit)) == (RunState.QUEUED, {first}, 1, (1, 1))
@@ -67,7 +67,7 @@ async def test_run_that_waits_holds_up_nobody_who_needs_something_else(tmp_path:
     other = task("b", step("y", works), resources={"arm": 1})
     async with opened(tmp_path, holds, other, lanes={"main": 2}, resources=BOTH) as kit:
         await begun(kit, task_name="a")
-        waits = [await kit.begin("a") for _ in range(3)]
+        waits = [await kit.begin_run("a") for _ in range(3)]
         assert (await kit.record("b")).state == "succeeded"
         assert [one["cid"] for one in kit.engine.queue_list()] == [run.cid for run in waits]
 
@@ -81,7 +81,7 @@ async def test_those_that_wait_start_by_priority_and_then_in_order(tmp_path: Pat
 
     made = task("t", step("a", act), resources={"screen": 1})
     async with opened(tmp_path, made, lanes={"main": 9}, resources=SCREEN) as kit:
-        runs = [await kit.begin("t", priority=priority) for priority in (0, 0, 5, 0, 5)]
+        runs = [await kit.begin_run("t", priority=priority) for priority in (0, 0, 5, 0, 5)]
         await kit.settle()
         assert log == [runs[n].cid for n in (0, 2, 4, 1, 3)]
 
@@ -92,7 +92,7 @@ async def test_priority_lets_one_that_waits_behind_another_go_at_once(tmp_path: 
     needs_one = task("c", step("z", works), resources={"screen": 1})
     async with opened(tmp_path, holds, needs_both, needs_one, resources=BOTH) as kit:
         await begun(kit, task_name="a")
-        first, second = await kit.begin("b"), await kit.begin("c")
+        first, second = await kit.begin_run("b"), await kit.begin_run("c")
         await quiet()
         assert (first.state, second.state) == ("queued", "queued")
         await kit.engine.set_priority(second.cid, 5)
@@ -123,7 +123,7 @@ async def test_resources_are_held_until_the_clean_up_is_over(tmp_path: Path) -> 
     async with opened(tmp_path, first, task("b", step("y", works), resources={"screen": 1}), resources=SCREEN) as kit:
         run = await begun(kit, task_name="a")
         kit.stop(run, Stop.CANCEL)
-        second = await kit.begin("b")
+        second = await kit.begin_run("b")
         await quiet()
         assert (second.state, used(kit)) == (RunState.QUEUED, (1, 1))
         gate.set()
@@ -137,7 +137,7 @@ async def test_stuck_run_keeps_its_resources_until_its_body_ends(tmp_path: Path)
         run = await begun(kit, task_name="a")
         kit.stop(run, Stop.CANCEL)
         await until(lambda: run.stuck)
-        second = await kit.begin("b")
+        second = await kit.begin_run("b")
         await kit.advance(1)
         assert (second.state, used(kit), used(kit, "arm")) == (RunState.QUEUED, (1, 1), (1, 0))
         stubborn.free = True
@@ -151,7 +151,7 @@ async def test_one_that_waits_no_longer_is_forgotten(tmp_path: Path, how: str) -
     made = task("t", step("a", lasts(10.0)), resources={"screen": 1})
     async with opened(tmp_path, made, backend=backend, resources=SCREEN) as kit:
         await begun(kit)
-        second = await kit.begin("t")
+        second = await kit.begin_run("t")
         await quiet()
         assert used(kit) == (1, 1)
         await (kit.engine.pause(second.cid) if how == "pause" else kit.engine.cancel(second.cid))
@@ -198,7 +198,7 @@ async def test_plans_own_resource_goes_before_everyones(tmp_path: Path) -> None:
     generations.now.plan = msgspec.structs.replace(generations.now.plan, resources={"screen": Semaphore(2)})
     async with opened(tmp_path, generations=generations, resources=SCREEN) as kit:
         for _ in range(3):
-            await kit.begin("t")
+            await kit.begin_run("t")
         await quiet()
         assert (used(kit, "p/screen"), used(kit)) == ((2, 1), (0, 0))
 
@@ -218,10 +218,10 @@ async def test_version_with_less_of_it_lets_nobody_wait_for_more_than_there_is(t
     generations.now = version("g1", 2)
     async with opened(tmp_path, generations=generations) as kit:
         await begun(kit, task_name="u")
-        waits = await kit.begin("t")
+        waits = await kit.begin_run("t")
         await quiet()
         generations.now = version("g2", 1)
-        last = await kit.begin("u")
+        last = await kit.begin_run("u")
         assert (await kit.ended(waits)).reason == "no_resources"
         assert (await kit.ended(last)).state == "succeeded"
         check_idle(kit)
@@ -232,7 +232,7 @@ async def test_version_with_more_of_it_lets_those_go_that_wait(tmp_path: Path) -
     generations.now = version("g1", 2)
     async with opened(tmp_path, generations=generations) as kit:
         first = await begun(kit, task_name="u")
-        waits = await kit.begin("t")
+        waits = await kit.begin_run("t")
         await quiet()
         generations.now = version("g2", 3)
         await kit.engine.reload()
@@ -260,7 +260,7 @@ async def test_rate_lets_so_many_start_in_its_time(tmp_path: Path) -> None:
     async with opened(tmp_path, made, lanes={"main": 9}, resources={"api": Rate(2, 20.0)}) as kit:
         start = anyio.current_time()
         for _ in range(5):
-            await kit.begin("t")
+            await kit.begin_run("t")
         await kit.settle()
         assert times == [0, 0, 10, 20, 30]
         check_idle(kit)
@@ -275,7 +275,7 @@ async def test_step_waits_while_others_of_its_run_go_on(tmp_path: Path) -> None:
     steps = [step("a", lasts(5.0, log), resources=needs), step("b", lasts(5.0, log), resources=needs)]
     made = task("t", *steps, step("c", lasts(1.0, log)), step("d", lasts(1.0, log), ("c",)))
     async with opened(tmp_path, made, resources=SCREEN) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await kit.advance(1.5)
         assert (log, used(kit)) == (["a", "c", "d"], (1, 1))
         expected = {"kind": "resource", "names": ["screen"], "holders": [run.cid], "steps": ["b"]}
@@ -315,7 +315,7 @@ async def test_run_whose_first_step_waits_runs_on_record(tmp_path: Path) -> None
     made = task("t", step("a", works, resources={"screen": 1}))
     async with opened(tmp_path, holds, made, resources=SCREEN) as kit:
         await begun(kit, task_name="h")
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await quiet()
         assert (await kit.engine.history.record(run.cid)).state == "running"
         assert (await kit.ended(run)).state == "succeeded"
@@ -342,7 +342,7 @@ async def test_each_try_takes_and_gives_back(tmp_path: Path) -> None:
 async def test_back_off_holds_nothing(tmp_path: Path) -> None:
     made = task("t", step("a", fails, resources={"screen": 1}, retry={"attempts": 2, "delay": 60.0}))
     async with opened(tmp_path, made, resources=SCREEN) as kit:
-        await kit.begin("t")
+        await kit.begin_run("t")
         await kit.advance(30)
         assert used(kit) == (0, 0)
 
@@ -409,7 +409,7 @@ async def test_stop_withdraws_the_waits_of_a_run(tmp_path: Path, kind: Stop) -> 
     made = task("t", step("a", works, resources={"screen": 1}), step("b", forever))
     async with opened(tmp_path, holds, made, resources=SCREEN) as kit:
         await begun(kit, task_name="h")
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.live)
         assert used(kit) == (1, 1)
         kit.stop(run, kind)
@@ -422,7 +422,7 @@ async def test_pause_of_a_run_whose_step_waits_and_its_resume(tmp_path: Path) ->
     made = task("t", step("a", works), step("b", works, ("a",), resources={"screen": 1}))
     async with opened(tmp_path, holds, made, resources=SCREEN) as kit:
         await begun(kit, task_name="h")
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await quiet()
         assert await kit.engine.pause(run.cid) == "preempted"
         assert used(kit) == (1, 0)
@@ -480,9 +480,9 @@ async def test_step_of_a_run_goes_before_runs_that_have_yet_to_start(tmp_path: P
     holds = task("h", step("y", lasts(5.0), resources={"screen": 1}))
     async with opened(tmp_path, whole, made, holds, lanes={"main": 2}, resources=SCREEN) as kit:
         await begun(kit, task_name="h")
-        await kit.begin("w")
+        await kit.begin_run("w")
         await quiet()
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await kit.settle()
         assert run.state is RunState.SUCCEEDED
         assert sorted(log) == ["b", "w"]
@@ -495,7 +495,7 @@ async def test_wait_that_would_close_a_circle_fails_its_step_and_says_so(tmp_pat
     first = task("a", step("x", lasts(1.0)), step("y", works, ("x",), resources={"arm": 1}), resources={"screen": 1})
     other = task("b", step("z", lasts(2.0)), step("q", works, ("z",), resources={"screen": 1}), resources={"arm": 1})
     async with opened(tmp_path, first, other, resources=BOTH) as kit:
-        a, b = await kit.begin("a"), await kit.begin("b")
+        a, b = await kit.begin_run("a"), await kit.begin_run("b")
         record = await kit.ended(b)
         assert record.error is not None
         said = f"run {b.cid} holds arm and waits for screen, run {a.cid} holds screen and waits for arm"
@@ -540,7 +540,7 @@ async def test_sub_task_waits_in_place_for_what_its_parents_lack(tmp_path: Path)
     top = task("t", step("a", asks("c")), resources={"screen": 1})
     async with opened(tmp_path, holds, top, child, resources=BOTH) as kit:
         await begun(kit, task_name="h")
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await quiet()
         assert (used(kit), used(kit, "arm")) == ((1, 0), (1, 1))
         assert (await kit.ended(run)).state == "succeeded"
@@ -553,7 +553,7 @@ async def test_stop_of_a_parent_ends_the_wait_of_its_sub_task(tmp_path: Path, ho
     made = [task("t", step("a", asks("c"))), task("c", step("x", works), resources={"screen": 1})]
     async with opened(tmp_path, holds, *made, resources=SCREEN) as kit:
         await begun(kit, task_name="h")
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await quiet()
         assert used(kit) == (1, 1)
         await (kit.engine.pause(run.cid) if how == "pause" else kit.engine.cancel(run.cid))
@@ -571,7 +571,7 @@ async def test_sub_task_that_would_wait_for_ever_fails_its_parents_step(tmp_path
     top = task("t", step("b", lasts(2.0)), step("a", asks("c"), ("b",)), resources={"screen": 1})
     child = task("c", step("x", works), resources={"arm": 1})
     async with opened(tmp_path, other, top, child, resources=BOTH) as kit:
-        run = await kit.begin("o")
+        run = await kit.begin_run("o")
         record = await kit.record("t")
         assert record.error is not None
         assert record.error["cause"]["type"] == "ResourceCircle"
@@ -585,7 +585,7 @@ async def test_modes_and_resources_are_taken_together(tmp_path: Path) -> None:
     other = task("o", step("b", lasts(1.0, log)), resources={"screen": 1})
     async with opened(tmp_path, made, other, resources={"screen": Semaphore(2)}) as kit:
         for _ in range(3):
-            await kit.begin("t")
+            await kit.begin_run("t")
         assert (await kit.record("o")).state == "succeeded", "what waits for its mode does not wait for the screen"
         await kit.settle()
         assert log == ["a", "b", "a", "a"]
@@ -630,7 +630,7 @@ async def test_step_that_waits_is_not_asked_again_when_another_that_would_do_end
         step("c", lasts(0.5, log), needs=("a", "b"), **keys),
     )
     async with opened(tmp_path, made, resources=SCREEN) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         assert (await kit.ended(run)).state == "succeeded"
         assert ((await kit.steps(run))["c"].state, log) == ("succeeded", ["c"])
         check_idle(kit)

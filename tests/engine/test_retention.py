@@ -163,8 +163,8 @@ async def test_newest_run_stays_though_its_family_could_go(tmp_path: Path, runs:
 
 async def test_open_run_stays_and_its_family_with_it(tmp_path: Path, backend: StoreBackend) -> None:
     async with keeping(tmp_path, backend, runs=1) as (kit, kept):
-        await kit.begin("lasting")
-        await kit.begin("slow_parent")
+        await kit.begin_run("lasting")
+        await kit.begin_run("slow_parent")
         await kit.until(lambda: [r.state for r in kit.runs("quick")] == ["succeeded"])
         for _ in range(3):
             await kit.record("busy")
@@ -339,7 +339,7 @@ async def test_size_and_bounds_are_shown(tmp_path: Path) -> None:
 
 async def test_workdir_of_no_run_goes_when_it_is_old(tmp_path: Path) -> None:
     async with keeping(tmp_path) as (kit, kept):
-        mine = await kit.begin("busy")
+        mine = await kit.begin_run("busy")
         await kit.ended(mine)
         stray = kit.engine.workdirs / "0198c0de-0000-7000-8000-00000000000f"
         other = kit.engine.workdirs / "notes"

@@ -106,7 +106,7 @@ async def test_timeout_of_an_attempt_is_an_error_like_any_other(tmp_path: Path, 
 
     made = step("a", hangs, timeout=1.0, retry={"attempts": 2, "errors": frozenset(names)})
     async with opened(tmp_path, task("t", made)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         assert (await kit.ended(run)).state == "failed"
         assert ((await kit.steps(run))["a"].state, len(tries)) == ("timed_out", count)
 
@@ -161,7 +161,7 @@ async def test_outputs_are_of_the_result_that_counts(tmp_path: Path) -> None:
 async def test_retry_of_a_result_is_told_without_an_error(tmp_path: Path) -> None:
     retry = {"attempts": 2, "when": "{{ true }}", "delay": 1.5}
     async with opened(tmp_path, task("t", step("a", Tries().act(), retry=retry))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await kit.ended(run)
         entries = await kit.engine.history.run_entries(run.cid, 0, 100)
         told = [e.record()["payload"] for e in entries if e.kind == "event" and e.record()["name"] == "step.retrying"]
@@ -188,7 +188,7 @@ async def test_try_that_cannot_fit_is_not_begun(tmp_path: Path, timeout: float, 
         tmp_path, task("t", step("a", tries.act(), retry={"attempts": 9, "delay": 0.75}), timeout=timeout)
     ) as kit:
         began = anyio.current_time()
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         record = await kit.ended(run)
         assert (record.state, (record.error or {}).get("message")) == (state, "last" if state == "failed" else None)
         assert anyio.current_time() - began == pytest.approx(takes)
@@ -208,7 +208,7 @@ async def test_try_of_a_handler_that_cannot_fit_is_not_begun(tmp_path: Path) -> 
     tidy = step("z", fails, retry={"attempts": 9, "delay": 4.0})
     async with opened(tmp_path, task("t", step("a", works), finally_=[tidy], cleanup_timeout=5.0)) as kit:
         began = anyio.current_time()
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         record = await kit.ended(run)
         assert anyio.current_time() - began == pytest.approx(4)
         assert record.cleanup_error is not None
@@ -226,7 +226,7 @@ async def test_failure_behind_the_time_out_of_the_run_does_not_make_it_fail(tmp_
 
     made = step("a", fails_late, retry={"attempts": 2, "delay": 1.0})
     async with opened(tmp_path, task("t", made, timeout=2.0, cleanup_timeout=30.0)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.stop is Stop.TIMEOUT)
         gate.open()
         assert (await kit.ended(run)).state == "timed_out"
@@ -238,7 +238,7 @@ async def test_stop_in_the_wait_for_a_try_of_a_result(tmp_path: Path, kind: Stop
     tries = Tries()
     made = step("a", tries.act(), retry={"attempts": 3, "delay": 0.9, "when": "{{ result < 2 }}"})
     async with opened(tmp_path, task("t", made, returns="{{ steps.a.output }}")) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.backoffs)
         kit.stop(run, kind)
         if kind is Stop.INTERRUPT:

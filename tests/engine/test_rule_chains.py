@@ -25,7 +25,7 @@ def check_refused(world: Lab, name: str = "low_battery", times: int = 1) -> None
     live = world.rule(name)
     assert live.missed == {"loop_detected": times}
     assert live.suspended is None
-    told = [one for one in world.events("aura.loop_detected") if one["subscriber"] == live.name]
+    told = [one for one in world.payloads("aura.loop_detected") if one["subscriber"] == live.name]
     assert len(told) == times
     assert "a firing of its own" in told[0]["reason"]
 
@@ -40,12 +40,12 @@ AROUND = {
 @pytest.mark.parametrize("files", AROUND.values(), ids=AROUND)
 async def test_event_that_a_firing_brings_about_does_not_fire_its_rule(tmp_path: Path, files: dict[str, str]) -> None:
     async with open_lab(tmp_path, rules=rule(), **files) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         await world.tell()
         await world.settle()
         check_refused(world)
         assert (run.state, [outcome for *_, outcome in world.firings()]) == ("succeeded", ["succeeded"])
-        assert len(world.events("battery.low")) == 2
+        assert len(world.payloads("battery.low")) == 2
 
 
 async def test_refusal_is_in_the_log(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ async def test_chain_survives_a_crash(tmp_path: Path, files: dict[str, str]) -> 
     async with open_lab(tmp_path, backend=kept, write=False) as world:
         await world.settle()
         check_refused(world)
-        assert (len(world.firings()), len(world.events("battery.low"))) == (1, 2)
+        assert (len(world.firings()), len(world.payloads("battery.low"))) == (1, 2)
 
 
 def deep(world: Lab, depth: int) -> Any:
@@ -146,9 +146,9 @@ async def test_rule_that_too_long_a_chain_suspends_shows_it_and_is_healed(tmp_pa
         assert "depth 17" in shown["suspended"]
         assert shown["missed"] == {"loop_detected": 1}
         assert (await world.tell()).interrupts == []
-        assert [one["subscriber"] for one in world.events("aura.loop_detected")] == ["rule lab/low_battery"]
+        assert [one["subscriber"] for one in world.payloads("aura.loop_detected")] == ["rule lab/low_battery"]
         if heal == "enable":
-            await world.switch(True)
+            await world.switch_rule(True)
         else:
             await world.rewrite(tmp_path, rules=rule("" if heal == "reload" else "priority: 7"))
         assert (world.rule().suspended, world.engine.status()["events"]["suspended"]) == (None, [])
@@ -179,7 +179,7 @@ async def test_rule_does_not_stop_a_run_again_by_the_event_of_its_return(
 ) -> None:
     on = f'{{event: "{name}", when: "{{{{ event.task_name == \'work\' }}}}"}}, {{event: "battery.low"}}'
     async with open_lab(tmp_path, rules=rule(f"then: {then}", on=on)) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         await world.tell()
         await world.settle()
         assert (run.state, run.record.preemptions) == ("succeeded", fired)

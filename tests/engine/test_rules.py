@@ -9,8 +9,8 @@ from tests.engine.interrupts_kit import Lab, crashed, lab_settings, open_lab, ru
 
 from aura.lifecycle import RunState
 from aura.run import Cause, Request
+from aura.testing.run import Run
 from aura.testing.virtual_time import VirtualClock
-from aura.testing.world import Run
 
 pytestmark = pytest.mark.anyio
 
@@ -72,7 +72,7 @@ async def test_what_cannot_be_asked_is_said_with_its_place_and_fires_nothing(
         assert (missed.reason, world.rule().missed["bad_inputs"]) == ("bad_inputs", 1)
         assert said in missed.detail or said == "text object"
         assert "lab/interrupts.yaml:2" in missed.detail
-        assert len(world.events("battery.low")) == 1
+        assert len(world.payloads("battery.low")) == 1
         assert world.runs() == []
 
 
@@ -108,7 +108,7 @@ async def test_inputs_are_made_of_the_event(tmp_path: Path) -> None:
 async def test_event_that_fits_two_triggers_fires_once(tmp_path: Path) -> None:
     on = '{event: "battery.low"}, {event: "battery.*"}'
     async with open_lab(tmp_path, rules=rule(on=on)) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         assert len((await world.tell()).interrupts) == 1
         await world.settle()
         assert (len(world.firings()), run.record.preemptions, why(world)) == (1, 1, None)
@@ -146,7 +146,7 @@ async def test_cooldown_begins_with_the_firing(tmp_path: Path) -> None:
 
 async def test_cooldown_goes_on_over_a_restart(tmp_path: Path) -> None:
     async with open_lab(tmp_path, rules=rule("cooldown: 10s")) as world:
-        await world.begin()
+        await world.begin_run()
         cid = (await world.tell()).interrupts[0].cid
         await world.settle()
         at = world.now
@@ -198,7 +198,7 @@ async def test_while_running_counts_what_has_its_place(tmp_path: Path) -> None:
     async with open_lab(tmp_path, rules=text) as world:
         assert (await world.tell()).interrupts == []
         assert why(world) == "condition_false"
-        run = await world.begin()
+        run = await world.begin_run()
         assert len((await world.tell()).interrupts) == 1
         await world.until(run, state="succeeded")
         assert (await world.tell()).interrupts == []
@@ -217,7 +217,7 @@ async def test_what_does_not_run_does_not_count_for_while_running(tmp_path: Path
             run = await world.start("work")
             await world.until(run, state="waiting")
         else:
-            run = await world.begin()
+            run = await world.begin_run()
             await (world.engine.pause(run.cid) if rests == "paused" else world.fire("b"))
             await world.until(lambda: world.live(run).state is RunState.PREEMPTED)
         assert (await world.tell("go.a")).interrupts == []
@@ -267,7 +267,7 @@ async def test_only_a_rule_s_own_firings_count_and_show(tmp_path: Path) -> None:
 async def test_handler_that_its_mode_refuses_is_noted_and_nothing_is_held(tmp_path: Path) -> None:
     save = "mode: single\nsteps: {save: {action: sleep, params: {duration: 500ms}}}\n"
     async with open_lab(tmp_path, rules=rule(), save=save) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         assert len((await world.tell()).interrupts) == 1
         assert (await world.tell()).interrupts == []
         assert why(world) == "mode"
@@ -278,7 +278,7 @@ async def test_handler_that_its_mode_refuses_is_noted_and_nothing_is_held(tmp_pa
 async def test_handlers_of_mode_restart_replace_each_other(tmp_path: Path) -> None:
     save = "mode: restart\nsteps: {save: {action: sleep, params: {duration: 500ms}}}\n"
     async with open_lab(tmp_path, rules=rule(), save=save) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         first = (await world.tell()).interrupts[0].cid
         await world.until(lambda: world.live(first).begun)
         await world.tell()
@@ -299,7 +299,7 @@ async def test_firings_while_the_engine_is_stopped_wait_for_its_start(tmp_path: 
 
 async def test_quick_succession_of_events_loses_none(tmp_path: Path) -> None:
     async with open_lab(tmp_path, rules=rule("max_pending: 1000")) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         async with anyio.create_task_group() as group:  # one child for each event; each ends with its answer
             for _ in range(50):
                 group.start_soon(world.tell)

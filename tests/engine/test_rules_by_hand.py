@@ -45,12 +45,12 @@ def count(world: Lab) -> list[int]:
 
 async def test_rule_that_is_fired_by_hand_stops_and_brings_back(tmp_path: Path) -> None:
     async with open_lab(tmp_path, rules=rule()) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         cid = await world.fire("low_battery", {"why": "a test"})
         await world.settle()
         assert preempted(run) == (1, cid)
         assert run.state == "succeeded"
-        assert world.events("interrupt.requested") == [{"why": "a test"}]
+        assert world.payloads("interrupt.requested") == [{"why": "a test"}]
 
 
 @pytest.mark.parametrize("keys", ["enabled: false", "while_running: [work]", "cooldown: 1h"])
@@ -86,7 +86,7 @@ async def test_bad_payload_is_refused(tmp_path: Path, payload: Any) -> None:
 
 async def test_handler_that_its_mode_refuses_leaves_no_event(tmp_path: Path) -> None:
     async with open_lab(tmp_path, rules=rule(), save=SINGLE) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         await world.fire("low_battery")
         await world.until(run, state="preempted")
         await world.loop.wait_quiet()
@@ -110,7 +110,7 @@ async def test_only_so_many_firings_wait_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize("given", ["{{ event.payload.n }}", "{{ event.payload.a.b.c }}"], ids=["type", "missing"])
 async def test_bad_inputs_leave_no_event(tmp_path: Path, given: str) -> None:
     async with open_lab(tmp_path, rules=rule(f'inputs: {{n: "{given}"}}'), save=NEEDS) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         assert (await refused(world, {"n": "text"})).code == "inputs_invalid"
         await world.settle()
         assert preempted(run)[0] == 0
@@ -131,14 +131,14 @@ async def test_disk_that_is_nearly_full_refuses_by_hand(tmp_path: Path, monkeypa
 async def test_storage_that_refuses_the_unit_undoes_the_firing(tmp_path: Path) -> None:
     backend = FaultyBackend()
     async with open_lab(tmp_path, rules=rule("cooldown: 1h"), backend=backend) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         backend.failing, backend.error = 1, StoreReadOnly("full")
         assert (await refused(world)).code == "storage_unavailable"
         await world.loop.wait_until(lambda: world.engine.runtime.store.unavailable is None)
         assert world.engine.dispatcher.holds.open == []
         assert world.rule().last_fired is None
         await world.settle()
-        assert (run.state, world.events("interrupt.requested")) == ("succeeded", [])
+        assert (run.state, world.payloads("interrupt.requested")) == ("succeeded", [])
         assert len((await world.tell()).interrupts) == 1
         await world.settle()
 
@@ -146,7 +146,7 @@ async def test_storage_that_refuses_the_unit_undoes_the_firing(tmp_path: Path) -
 async def test_event_whose_commit_fails_fires_nothing(tmp_path: Path) -> None:
     backend = FaultyBackend()
     async with open_lab(tmp_path, rules=rule("cooldown: 1h"), backend=backend) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         backend.failing, backend.error = 1, StoreReadOnly("full")
         with pytest.raises(RequestError):
             await world.tell()
@@ -169,27 +169,27 @@ async def test_firing_whose_unit_fails_alone_is_undone_and_the_event_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_lab(tmp_path, rules=rule()) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         monkeypatch.setattr(interrupts, "open_firing", no_such_luck)
         receipt = await world.tell()
         assert (receipt.interrupts, world.engine.dispatcher.holds.open) == ([], [])
         monkeypatch.undo()
         await world.settle()
         assert (run.state, world.firings(), world.runs("save")) == ("succeeded", [], [])
-        assert len(world.events("battery.low")) == 1
-        assert world.events("interrupt.fired") == []
+        assert len(world.payloads("battery.low")) == 1
+        assert world.payloads("interrupt.fired") == []
 
 
 async def test_fire_by_hand_whose_unit_fails_stores_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_lab(tmp_path, rules=rule()) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         monkeypatch.setattr(interrupts, "open_firing", no_such_luck)
         with pytest.raises(RequestError) as caught:
             await world.fire("low_battery")
         monkeypatch.undo()
         await world.settle()
         assert caught.value.code == "internal"
-        assert (run.state, world.firings(), world.events("interrupt.requested")) == ("succeeded", [], [])
+        assert (run.state, world.firings(), world.payloads("interrupt.requested")) == ("succeeded", [], [])
 
 
 async def test_one_lost_firing_of_two_in_a_row_leaves_the_other(

@@ -64,12 +64,12 @@ async def test_changed_rule_keeps_its_cooldown_and_switch(tmp_path: Path) -> Non
         await world.settle()
         await world.rewrite(tmp_path, rules=rule("cooldown: 20s"))
         assert not await fires(world)
-        await world.switch(False)
+        await world.switch_rule(False)
         await world.rewrite(tmp_path, rules=rule("cooldown: 0"))
         assert not await fires(world)
         assert world.rule().last_missed is not None
         assert world.rule().missed == {"disabled": 1}
-        await world.switch(True)
+        await world.switch_rule(True)
         assert await fires(world)
         await world.settle()
 
@@ -128,7 +128,7 @@ async def test_broken_edit_takes_no_rule_away(tmp_path: Path, broken: str) -> No
 
 async def test_open_firing_keeps_the_terms_that_it_began_with(tmp_path: Path) -> None:
     async with open_lab(tmp_path, rules=rule("then: restart")) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         assert await fires(world)
         await world.rewrite(tmp_path, rules=rule("then: cancel, preempts: {tasks: [nothing]}"))
         other = await world.start("work")
@@ -146,7 +146,7 @@ async def names(world: Lab, cid: str) -> list[str]:
 
 async def test_rule_that_is_removed_while_its_handler_runs_ends_as_ever(tmp_path: Path) -> None:
     async with open_lab(tmp_path, rules=rule()) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         await fires(world)
         await world.rewrite(tmp_path, rules="rules: {}\n")
         assert not await fires(world)
@@ -159,11 +159,11 @@ async def test_rule_that_is_removed_while_its_handler_runs_ends_as_ever(tmp_path
 
 async def test_rule_that_is_switched_off_does_not_fire_until_it_is_switched_on(tmp_path: Path) -> None:
     async with open_lab(tmp_path, rules=rule()) as world:
-        live = await world.switch(False)
+        live = await world.switch_rule(False)
         assert (live.enabled, await fires(world), live.missed["disabled"]) == (False, False, 1)
         shown = world.engine.rule("lab", "low_battery")
         assert (shown["enabled"], shown["switched_by"], shown["switched_at"]) == (False, "a test", world.now)
-        await world.switch(True)
+        await world.switch_rule(True)
         assert await fires(world)
         await world.settle()
 
@@ -183,7 +183,7 @@ async def test_switch_holds_until_the_file_s_own_word_changes(
     tmp_path: Path, former: str, switched: bool, now: str, enabled: bool, kept: bool, down: bool
 ) -> None:
     async with open_lab(tmp_path, rules=rule(f"enabled: {former}")) as world:
-        await world.switch(switched)
+        await world.switch_rule(switched)
         if not down:
             await world.rewrite(tmp_path, rules=rule(f"enabled: {now}, priority: 3"))
             await check_switch(world, enabled, kept)
@@ -202,7 +202,7 @@ async def check_switch(world: Lab, enabled: bool, kept: bool) -> None:
 
 async def test_switch_that_the_file_has_overruled_does_not_come_back_with_its_former_word(tmp_path: Path) -> None:
     async with open_lab(tmp_path, rules=rule()) as world:
-        await world.switch(False)
+        await world.switch_rule(False)
         await world.rewrite(tmp_path, rules=rule("enabled: false"))
         await world.rewrite(tmp_path, rules=rule("enabled: true"))
         assert await fires(world)
@@ -215,7 +215,7 @@ async def test_switch_that_the_file_has_overruled_does_not_come_back_with_its_fo
 
 async def test_switch_of_a_rule_that_is_away_for_a_while_holds(tmp_path: Path) -> None:
     async with open_lab(tmp_path, rules=rule()) as world:
-        await world.switch(False)
+        await world.switch_rule(False)
         await world.rewrite(tmp_path, rules="rules: {}\n")
         await world.rewrite(tmp_path, rules=rule())
         assert not await fires(world)
@@ -227,7 +227,7 @@ async def test_switch_that_cannot_be_stored_does_not_count(tmp_path: Path) -> No
         await world.loop.wait_quiet()
         backend.failing, backend.error = 1, StoreReadOnly("full")
         with pytest.raises(RequestError) as refused:
-            await world.switch(False)
+            await world.switch_rule(False)
         assert refused.value.code == "storage_unavailable"
         await world.loop.wait_until(lambda: world.engine.runtime.store.unavailable is None)
         assert (world.rule().enabled, switches(world)) == (True, [])

@@ -78,7 +78,7 @@ async def crashed_in_the_second_step(tmp_path: Path) -> tuple[str, MemoryBackend
     backend = MemoryBackend()
     made = task("t", step("one", works), step("two", forever, ("one",)), recovery=Recovery.RESTART)
     async with opened(tmp_path, made, backend=backend, grace=0.1) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "two" in run.live)
         await kit.engine.runtime.store.written()
         left = copy_of(backend)
@@ -117,7 +117,7 @@ async def one_boot(tmp_path: Path, backend: MemoryBackend, cid: str, crash: bool
     """A boot in which the run begins and does not end; gives what it leaves."""
     made = task("t", step("a", forever), recovery=Recovery.RESTART)
     async with opened(tmp_path, made, backend=backend, grace=0.1) as kit:
-        cid = cid or (await kit.begin("t")).cid
+        cid = cid or (await kit.begin_run("t")).cid
         await until(lambda: kit.engine.runtime.open[cid].live)
         await kit.engine.runtime.store.written()
         left = copy_of(backend)

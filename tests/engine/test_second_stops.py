@@ -115,7 +115,7 @@ async def while_the_start_is_committed(
 ) -> AsyncIterator[tuple[Opened, LiveRun]]:
     backend = FaultyBackend()
     async with opened(folder, task("t", step("a", works)), backend=backend) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.row == "running")
         told(kit, run, first, "first")
         told(kit, run, second, "second")
@@ -179,7 +179,7 @@ async def test_of_a_run_that_does_not_end(tmp_path: Path, first: Stop, second: S
 async def test_of_a_run_whose_outcome_is_being_committed(tmp_path: Path, first: Stop, second: Stop) -> None:
     backend = FaultyBackend()
     async with opened(tmp_path, task("t", step("a", works)), backend=backend) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.sealed)
         backend.gate = anyio.Event()
         await quiet()
@@ -243,7 +243,7 @@ async def test_in_a_handler(tmp_path: Path, handler: str, first: Stop | None, se
 
     body = works if first is None else forever
     async with opened(tmp_path, task("t", step("a", body), **{handler: [step("z", tidy)]})) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         if first is not None:
             await until(lambda: run.live)
             told(kit, run, first, "first", GRACE)
@@ -282,7 +282,7 @@ async def test_in_on_failure_of_a_plain_failure_which_a_stop_cuts_once(
 ) -> None:
     slow = Slow()
     async with opened(tmp_path, task("t", step("b", fails), on_failure=[slow.step()])) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "a" in run.live)
         await quiet()
         began = kit.loop.time()
@@ -334,7 +334,7 @@ async def test_timers_of_an_attempt_that_has_ended_are_gone(tmp_path: Path) -> N
     async with opened(tmp_path, task("t", step("a", act, timeout=60))) as kit:
         await kit.engine.stop("cancel", 0.1)
         await quiet()
-        found.append(await kit.begin("t"))
+        found.append(await kit.begin_run("t"))
         await kit.engine.start()
         await kit.ended(found[0])
         timer = seen[0]._timeout_timer

@@ -178,7 +178,7 @@ async def test_queue_of_an_older_boot_survives_a_boot_that_fails(tmp_path: Path)
     backend = MemoryBackend()
     async with opened(tmp_path, T, backend=backend) as kit:
         await kit.engine.stop("cancel", 0.1)
-        await kit.begin("t")
+        await kit.begin_run("t")
     again = MemoryBackend(backend.connection)
     with anyio.fail_after(SOON), pytest.RaisesGroup(OSError, flatten_subgroups=True):
         await server_on(tmp_path, T, backend=again, kind=NoDoors, http=True).serve()

@@ -116,8 +116,8 @@ async def test_stop_of_one_that_waits_leaves_the_opening_to_the_others(tmp_path:
         yield Camera(log)
 
     async with opened(tmp_path, generations=plans(camera)) as kit:
-        first = await kit.begin("t")
-        second = await kit.begin("t")
+        first = await kit.begin_run("t")
+        second = await kit.begin_run("t")
         await kit.advance(5)
         kit.stop(first, Stop.CANCEL)
         assert (await kit.ended(first)).state == "cancelled"
@@ -139,7 +139,7 @@ async def test_opening_that_nobody_waits_for_is_broken_off_and_cleans_up(tmp_pat
         yield Camera(log)
 
     async with opened(tmp_path, generations=plans(camera)) as kit:
-        runs = [await kit.begin("t"), await kit.begin("t")]
+        runs = [await kit.begin_run("t"), await kit.begin_run("t")]
         await quiet()
         for run in runs:
             kit.stop(run, Stop.CANCEL)
@@ -163,7 +163,7 @@ async def test_stop_at_every_turn_of_an_opening_leaves_nothing(tmp_path: Path, c
             log.append("over")
 
     async with opened(tmp_path, generations=plans(camera, hold=hold)) as kit:
-        run = await kit.begin("hold")
+        run = await kit.begin_run("hold")
         await turns(count)
         kit.stop(run, Stop.CANCEL)
         await kit.ended(run)
@@ -187,7 +187,7 @@ async def test_close_at_every_turn_of_an_opening_leaves_nothing(tmp_path: Path, 
             log.append("over")
 
     async with opened(tmp_path, generations=plans(camera)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await turns(count)
         await kit.engine.runtime.services.close(anyio.current_time() + 1)
         assert log.count("begins") == log.count("over")
@@ -390,7 +390,7 @@ async def test_service_that_ends_by_itself_is_opened_anew_and_its_users_go_on(tm
         raise OSError("unplugged")
 
     async with opened(tmp_path, generations=plans(camera, hold=hold)) as kit:
-        user = await kit.begin("hold")
+        user = await kit.begin_run("hold")
         await kit.advance(20)
         assert status(kit) == (0, 0)
         assert await output(kit) == "camera2"
@@ -556,7 +556,7 @@ async def test_failure_of_what_is_needed_names_that_alone(tmp_path: Path) -> Non
 async def test_new_generation_opens_its_own_and_the_old_one_is_closed_after_its_last_run(tmp_path: Path) -> None:
     log: list[str] = []
     async with opened(tmp_path, generations=plans(camera_of(log), hold=hold)) as kit:
-        first, second = await kit.begin("hold"), await kit.begin("hold")
+        first, second = await kit.begin_run("hold"), await kit.begin_run("hold")
         await quiet()
         replaced(kit, camera_of(log))
         assert await output(kit) == "camera2"
@@ -627,7 +627,7 @@ async def test_service_first_used_by_an_old_generation_goes_with_it(tmp_path: Pa
     both = task("both", step("w", wait), step("s", snap, needs=("w",)))
     generations = PythonGenerations(both, services=[camera_of(log)])
     async with opened(tmp_path, generations=generations) as kit:
-        run = await kit.begin("both")
+        run = await kit.begin_run("both")
         await quiet()
         replaced(kit)
         assert (await kit.ended(run)).state == "succeeded"
@@ -639,7 +639,7 @@ async def test_run_that_is_to_start_over_holds_its_generation_no_longer(tmp_path
     log: list[str] = []
     made = task("t", step("t1", hold), recovery=Recovery.RESTART)
     async with opened(tmp_path, generations=PythonGenerations(made, services=[camera_of(log)])) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await quiet()
         replaced(kit)
         await quiet()
@@ -707,7 +707,7 @@ async def test_service_that_yields_twice_is_named_as_it_closes(tmp_path: Path) -
 async def test_close_that_hangs_is_left_behind_named_and_opened_anew(tmp_path: Path) -> None:
     log: list[str] = []
     async with opened(tmp_path, generations=plans(closing_by(hangs, log), hold=hold)) as kit:
-        user = await kit.begin("hold")
+        user = await kit.begin_run("hold")
         await quiet()
         replaced(kit, camera_of(log))
         kit.stop(user, Stop.CANCEL)
@@ -762,7 +762,7 @@ async def test_stop_while_a_service_opens_ends_it_in_time(tmp_path: Path) -> Non
         yield Camera(log)
 
     async with opened(tmp_path, generations=plans(camera)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await quiet()
         with no_hang(2):
             kit.server.request_stop()
@@ -788,7 +788,7 @@ async def test_stuck_user_keeps_no_service_from_closing_with_the_server(tmp_path
         await hangs()
 
     async with opened(tmp_path, generations=plans(camera_of(log), stuck=stuck)) as kit:
-        await kit.begin("stuck")
+        await kit.begin_run("stuck")
         await quiet()
         replaced(kit)
         kit.server.request_stop()

@@ -58,7 +58,7 @@ async def test_stop_of_the_server_ends_a_back_off_in_finally(tmp_path: Path) -> 
     made = task("t", step("a", works), finally_=[again], cleanup_timeout=60)
     with no_hang():
         async with opened(tmp_path, made, grace=0.2) as kit:
-            run = await kit.begin("t")
+            run = await kit.begin_run("t")
             await until(lambda: run.backoffs)
     assert (run.sealed, run.state, kit.left) == (True, "succeeded", [])
 
@@ -75,7 +75,7 @@ async def test_finally_after_a_shutdown_gets_what_is_left_of_its_grace(tmp_path:
 
 async def test_shutdown_does_not_lengthen_a_handlers_own_timeout(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", works), finally_=[step("z", forever, timeout=0.3)])) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "z" in run.live)
         kit.stop(run, Stop.SHUTDOWN, grace=3600)
         record = await kit.ended(run)
@@ -87,7 +87,7 @@ async def test_second_signal_in_the_turn_of_the_first_hurries_a_handler(tmp_path
     made = task("t", step("a", works), finally_=[step("z", forever)], cleanup_timeout=60)
     with no_hang():
         async with opened(tmp_path, made, grace=60) as kit:
-            run = await kit.begin("t")
+            run = await kit.begin_run("t")
             await until(lambda: "z" in run.live)
             kit.server.request_stop()
             kit.server.request_stop()
@@ -115,7 +115,7 @@ async def test_stuck_finally_of_a_success_is_a_cleanup_error_and_no_stop(tmp_pat
     stubborn, act = swallowing()
     made = task("t", step("a", works), finally_=[step("z", act)], cleanup_timeout=0.05)
     async with opened(tmp_path, made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.stuck)
         stubborn.free = True
         record = await kit.ended(run)
@@ -134,7 +134,7 @@ async def test_finally_of_a_run_that_outlives_the_server_is_on_record_as_not_run
     made = task("t", step("a", blocked), finally_=[step("z", works)])
     async with opened(tmp_path, made, backend=backend, grace=0.05) as kit:
         kit.server._leave = lambda code: gate.open()
-        await kit.begin("t")
+        await kit.begin_run("t")
         await until(lambda: gate.waiting)
     state, reason, error = backend.execute("SELECT state, reason, cleanup_error FROM run").fetchone()
     assert (state, reason) == ("cancelled", "stuck")

@@ -10,7 +10,8 @@ import pytest
 from aura.engine.reruns import taken_over
 from aura.records.columns import decode
 from aura.records.reading import get_step_rows
-from aura.testing.world import Run, World, open_world
+from aura.testing.run import Run
+from aura.testing.world import World, open_world
 
 TASKS = {
     "values": """\
@@ -155,6 +156,7 @@ async def test_run_is_explained_as_a_tree(world: World) -> None:
     where = "lab/tasks/values.yaml"
     assert run.explain().splitlines() == [
         f"run lab/values {run.cid}: succeeded",
+        "├─ started by api",
         "├─ a: succeeded",
         "├─ b: skipped (when is false)",
         f"│  ├─ {{{{ inputs.n > 3 and steps.a.state == 'succeeded' }}}} ({where}:7)",
@@ -170,8 +172,8 @@ async def test_run_is_explained_as_a_tree(world: World) -> None:
 
 async def test_tree_has_errors(world: World) -> None:
     lines = (await world.run("fails")).explain().splitlines()
-    assert lines[1].startswith("├─ a: failed (")
-    assert "no paper" in lines[1]
+    assert lines[2].startswith("├─ a: failed (")
+    assert "no paper" in lines[2]
 
 
 async def test_explanation_is_taken_over_by_a_rerun(world: World) -> None:

@@ -86,7 +86,7 @@ async def short(tmp_path: Path, *tasks: Any, backend: FaultyBackend | None = Non
     gated = Gated()
     made = task("gated", step("a", gated.wait), step("b", works, ("a",)))
     async with opened(tmp_path, made, task("t", step("w", works)), *tasks, disk=disk, backend=backend) as kit:
-        run = await kit.begin("gated")
+        run = await kit.begin_run("gated")
         await until(lambda: run.live)
         disk.room = beside(MIN_FREE / 2)
         await looked(kit)
@@ -113,7 +113,7 @@ async def test_new_work_is_accepted_by_the_room_there_is(tmp_path: Path, rooms: 
         for room in rooms:
             disk.room = beside(room)
             await looked(kit)
-        code = await refused(kit.begin("t"))
+        code = await refused(kit.begin_run("t"))
         assert code == ("" if accepted else "storage_unavailable")
         assert kit.engine.status()["store"]["writable"] == accepted
         disk.room = PLENTY
@@ -136,7 +136,7 @@ async def test_files_that_can_be_made_count_as_room(tmp_path: Path, files: list[
     async with opened(tmp_path, task("t", step("w", works)), disk=disk) as kit:
         for disk.files in files:
             await looked(kit)
-        assert (await refused(kit.begin("t")) == "") == accepted
+        assert (await refused(kit.begin_run("t")) == "") == accepted
         assert any("more files" in reason for reason in kit.engine.reasons) != accepted
 
 
@@ -184,7 +184,7 @@ async def test_sub_task_of_what_runs_is_no_new_work_and_a_run_of_its_own_is(tmp_
     disk = FakeDisk()
     caller = task("caller", step("a", calls))
     async with opened(tmp_path, caller, task("t", step("w", works)), disk=disk) as kit:
-        run = await kit.begin("caller")
+        run = await kit.begin_run("caller")
         await until(lambda: run.live)
         disk.room = beside(0)
         await looked(kit)
@@ -275,21 +275,21 @@ async def test_full_disk_takes_the_ends_of_what_runs_and_nothing_new(tmp_path: P
     backend = full_backend(disk)
     made = task("gated", step("a", gated.wait), step("b", works, ("a",)))
     async with opened(tmp_path, made, backend=backend, disk=disk) as kit:
-        run = await kit.begin("gated")
+        run = await kit.begin_run("gated")
         await until(lambda: run.live)
         assert disk.ballast == BALLAST_SIZE
         disk.room = BALLAST_SIZE  # all of it is the ballast
-        assert await refused(kit.begin("gated")) == "storage_unavailable"
+        assert await refused(kit.begin_run("gated")) == "storage_unavailable"
         assert (disk.ballast, kit.engine.runtime.space.drops) == (0, 1)
         now = kit.now
         gated.gate.set()
         assert (await kit.ended(run)).state == "succeeded"
-        assert (await refused(kit.begin("gated")), kit.now) == (
+        assert (await refused(kit.begin_run("gated")), kit.now) == (
             "storage_unavailable",
             now,
         )  # without waiting for a look
         await looked(kit)  # its room is not for new work, though it is free now
-        assert (await refused(kit.begin("gated")), disk.ballast) == ("storage_unavailable", 0)
+        assert (await refused(kit.begin_run("gated")), disk.ballast) == ("storage_unavailable", 0)
         assert len(kit.runs()) == 1
         disk.room = beside(LOGGED)
         await looked(kit)
@@ -300,7 +300,7 @@ async def test_full_disk_takes_the_ends_of_what_runs_and_nothing_new(tmp_path: P
 async def test_disk_without_a_ballast_keeps_the_ends_until_there_is_room(tmp_path: Path) -> None:
     disk, gated = FakeDisk(), Gated()
     async with opened(tmp_path, task("gated", step("a", gated.wait)), backend=full_backend(disk), disk=disk) as kit:
-        run = await kit.begin("gated")
+        run = await kit.begin_run("gated")
         await until(lambda: run.live)
         disk.room = disk.ballast = 0
         gated.gate.set()

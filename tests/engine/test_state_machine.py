@@ -58,7 +58,7 @@ class World:
             await anyio.sleep_forever()
 
         async with opened(folder, task("t", step("a", act)), backend=self.backend) as self.kit:
-            await self.kit.begin("t")
+            await self.kit.begin_run("t")
             await self.closing.wait()
 
 

@@ -104,7 +104,7 @@ async def test_finally_that_waited_for_its_start_in_vain_is_on_record_as_not_run
             return record_left()
 
         monkeypatch.setattr(kit.engine, "record_left", just_too_late)
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "z" in run.live or (run.main and run.main.outcome() and not run.live))
         await kit.advance(0.5)
     state, cleanup_error = backend.execute("SELECT state, cleanup_error FROM run").fetchone()

@@ -29,7 +29,7 @@ def noted(log: list[str], name: str) -> Any:
 
 async def running(kit: Opened, **keys: Any) -> LiveRun:
     """A run of task t whose first step has begun and sits at an await."""
-    run = await kit.begin("t", **keys)
+    run = await kit.begin_run("t", **keys)
     await until(lambda: run.live and all(a.edge._task for a in run.live.values()))
     await turns(20)
     return run
@@ -96,7 +96,7 @@ async def test_stop_between_dispatch_and_the_first_step(tmp_path: Path, kind: St
 async def test_stop_while_the_start_is_committed(tmp_path: Path, kind: Stop) -> None:
     log: list[str] = []
     async with opened(tmp_path, task("t", step("a", noted(log, "a")), recovery=Recovery.RESTART)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.row == "running")
         assert not log
         kit.stop(run, kind)
@@ -108,7 +108,7 @@ async def test_stop_while_the_start_is_committed(tmp_path: Path, kind: Stop) -> 
 
 async def test_stop_after_the_outcome_is_answered_ended(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", noted([], "a")))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.sealed)
         assert kit.stop(run, Stop.CANCEL) == "ended"
         assert (await kit.ended(run)).state == "succeeded"
@@ -121,7 +121,7 @@ async def test_cancel_racing_the_finish_has_one_outcome_each(tmp_path: Path) -> 
     async with opened(tmp_path, task("t", step("a", act)), lanes={"main": 100}) as kit:
         told: dict[str, str] = {}
         for index in range(500):
-            run = await kit.begin("t")
+            run = await kit.begin_run("t")
             await turns(index % 12)
             told[run.cid] = kit.stop(run, Stop.CANCEL)
         states = [(await kit.ended(cid)).state for cid in told]
@@ -144,7 +144,7 @@ async def test_interrupt_keeps_finished_steps_and_goes_on_where_it_was(tmp_path:
         "t", step("one", noted(log, "one")), step("mid", mid, ("one",)), step("end", noted(log, "end"), ("mid",))
     )
     async with opened(tmp_path, made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: "mid" in log)
         kit.stop(run, Stop.INTERRUPT)
         await until(lambda: run.state == "preempted")
@@ -214,7 +214,7 @@ async def test_cancel_of_a_queued_run_is_final_at_once(tmp_path: Path) -> None:
     made = [task("t", step("a", forever)), task("q", step("b", noted(log, "b")), finally_=[step("f", noted(log, "f"))])]
     async with opened(tmp_path, *made, lanes={"main": 1}) as kit:
         await running(kit)
-        queued = await kit.begin("q")
+        queued = await kit.begin_run("q")
         assert await kit.engine.cancel(queued.cid, "not needed") == "cancelled"
         record = await kit.ended(queued)
         assert (record.state, record.reason, log) == ("cancelled", "not needed", [])

@@ -128,10 +128,10 @@ async def test_store_finds_out_by_itself_that_it_can_be_written_again(
         await kit.engine.runtime.store.written()
         backend.failing = 1
         with pytest.raises(RequestError) as refused:
-            await kit.begin("t")
+            await kit.begin_run("t")
         assert refused.value.status == 503
         await until(lambda: not kit.engine.reasons)
-        assert (await kit.begin("t")).state in ("queued", "running")
+        assert (await kit.begin_run("t")).state in ("queued", "running")
 
 
 async def test_store_that_is_closed_while_it_cannot_be_written_ends_and_says_so() -> None:

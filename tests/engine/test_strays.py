@@ -231,7 +231,7 @@ async def test_exit_that_fails(tmp_path: Path, awaits: bool, stopped: bool) -> N
                 await anyio.sleep(3600)
 
     async with world_of(tmp_path, step("a", act)) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         if stopped:
             await until(lambda: run.live and run.live["a"].edge._task)
             kit.stop(run, Stop.CANCEL)

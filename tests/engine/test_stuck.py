@@ -136,7 +136,7 @@ def action_of(body: Any, hang: Hang) -> Any:
 
 async def hanging(kit: Opened, hang: Hang) -> LiveRun:
     """A run of task t that has begun to hang, or to wait for its edge."""
-    run = await kit.begin("t")
+    run = await kit.begin_run("t")
     await until(lambda: hang.ctx is not None and all(a.edge._task for a in run.live.values()))
     await quiet()
     return run
@@ -152,7 +152,7 @@ async def test_edge_grace_pulse_stuck_and_the_record_when_it_ends(tmp_path: Path
     hang, log = Hang(), list[str]()
     made = task("t", step("a", action_of(body, hang)), step("b", noting(log, "b"), ("a",)))
     async with opened(tmp_path, made, task("u", step("c", works)), lanes={"main": 1}) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: hang.ctx is not None)
         began = kit.loop.time()
         kit.stop(run, Stop.CANCEL, grace=GRACE)
@@ -221,7 +221,7 @@ async def test_thread_of_a_stuck_attempt_is_refused_by_its_context(tmp_path: Pat
                 late.append(type(error).__name__)
 
     async with opened(tmp_path, task("t", step("a", blocked))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: hang.gate.waiting)
         kit.stop(run, Stop.CANCEL, grace=GRACE)
         await until(lambda: run.stuck)
@@ -320,7 +320,7 @@ async def test_clean_up_of_another_run_while_the_loop_was_blocked(tmp_path: Path
     made = [task("t", step("a", action_of(cleans_up, hang))), task("u", step("b", blocks))]
     async with opened(tmp_path, *made) as kit:
         run = await hanging(kit, hang)
-        other = await kit.begin("u")
+        other = await kit.begin_run("u")
         await quiet()
         began = kit.loop.time()
         kit.stop(run, Stop.CANCEL, grace=GRACE)
@@ -341,7 +341,7 @@ async def test_place_of_a_stuck_run_comes_back_up_to_max_stuck(tmp_path: Path, m
         run = await hanging(kit, hang)
         kit.stop(run, Stop.CANCEL, grace=GRACE)
         await until(lambda: run.stuck)
-        other = await kit.begin("u")
+        other = await kit.begin_run("u")
         await quiet()
         assert other.state == second
         hang.let_go()
@@ -416,7 +416,7 @@ async def test_end_of_the_server_gives_it_its_record(tmp_path: Path, body: Any, 
     made = task("t", step("a", action_of(body, hang)), finally_=[step("z", works)])
     async with opened(tmp_path, made, backend=backend, grace=GRACE) as kit:
         kit.server._leave = leave
-        await kit.begin("t")
+        await kit.begin_run("t")
         await until(lambda: hang.ctx is not None)
     assert left[0] == 70
     row = backend.execute("SELECT state, stop, reason, cleanup_error FROM run").fetchone()

@@ -18,7 +18,7 @@ async def test_firing_is_over_when_its_handler_hangs(tmp_path: Path, where: str)
     hangs = misbehaves("swallows", tmp_path)
     files = {"work": WORK, "part": hangs, "save": HANGS + (hangs if where == "itself" else ASKS)}
     async with open_lab(tmp_path, actions=ACTIONS, rules=rule("grace: 1s"), **files) as world:
-        run = await world.begin()
+        run = await world.begin_run()
         first, _ = await world.tell(), await world.tell()
         await world.until(run, state="succeeded")
         assert [handler.record.stuck for handler in world.runs("save")] == [True, True]
@@ -27,7 +27,7 @@ async def test_firing_is_over_when_its_handler_hangs(tmp_path: Path, where: str)
         await world.settle()
         assert {handler.state for handler in world.runs("save")} == {"timed_out"}
         assert [row[3] for row in world.firings()] == ["stuck", "stuck"]
-        assert [told["state"] for told in world.events("interrupt.ended")] == ["stuck", "stuck"]
+        assert [told["state"] for told in world.payloads("interrupt.ended")] == ["stuck", "stuck"]
 
 
 STEPS = """
@@ -47,7 +47,7 @@ steps:
 async def test_parts_of_a_handler_have_what_it_takes_over_one_after_the_other(tmp_path: Path, save: str) -> None:
     files = {"bad": holding(tmp_path, "task"), "save": save, "part": NEEDS}
     async with open_lab(tmp_path, actions=ACTIONS, plan=SCREEN, rules=rule("grace: 1s"), **files) as world:
-        run = await world.begin("bad")
+        run = await world.begin_run("bad")
         await world.tell()
         await world.until(world.runs("save")[0], state="succeeded")
         assert (run.state, in_use(world)) == ("stopping", 1)

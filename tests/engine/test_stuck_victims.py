@@ -14,7 +14,7 @@ from tests.engine.interrupts_kit import Lab, crashed, lab_settings, open_lab, ru
 
 from aura.records.firings import VictimRow
 from aura.runs.attempt import PULSE
-from aura.testing.world import Run
+from aura.testing.run import Run
 
 pytestmark = pytest.mark.anyio
 
@@ -140,7 +140,7 @@ async def test_handler_is_not_late_whatever_its_victim_does(
     async with open_lab(
         tmp_path, actions=ACTIONS, rules=rule(f"grace: {GRACE}s"), bad=misbehaves(action, tmp_path)
     ) as world:
-        run = await world.begin("bad")
+        run = await world.begin_run("bad")
         handler, took = await fired(world)
         assert took == pytest.approx(after, abs=LATE)
         assert took <= GRACE + LATE
@@ -155,7 +155,7 @@ async def test_stuck_victim_is_on_record_when_the_handler_begins(tmp_path: Path)
     async with open_lab(
         tmp_path, actions=ACTIONS, rules=rule(f"grace: {GRACE}s"), bad=misbehaves("swallows", tmp_path)
     ) as world:
-        run = await world.begin("bad")
+        run = await world.begin_run("bad")
         handler, _ = await fired(world)
         record = run.record
         assert (record.state, record.stuck, record.preemptions) == ("stopping", True, 1)
@@ -170,7 +170,7 @@ async def test_stuck_victim_is_on_record_when_the_handler_begins(tmp_path: Path)
 async def test_stuck_victim_never_goes_on_whatever_its_body_gives_later(tmp_path: Path, then: str) -> None:
     rules = rule(f"grace: {GRACE}s, then: {then}")
     async with open_lab(tmp_path, actions=ACTIONS, rules=rules, bad=misbehaves("swallows", tmp_path)) as world:
-        live = world.live(run := await world.begin("bad"))
+        live = world.live(run := await world.begin_run("bad"))
         handler, _ = await fired(world)
         await world.until(handler, state="succeeded")
         assert (run.state, live.stopped_by, world.open_firings()) == ("stopping", None, [])
@@ -185,7 +185,7 @@ async def test_its_place_comes_back_while_it_hangs(tmp_path: Path) -> None:
     settings = lab_settings(tmp_path, lanes={"main": 1})
     bad = misbehaves("swallows", tmp_path)
     async with open_lab(tmp_path, actions=ACTIONS, rules=rule("grace: 1s"), bad=bad, settings=settings) as world:
-        await world.begin("bad")
+        await world.begin_run("bad")
         other = await world.start("work")
         await fired(world)
         await world.until(other, state="succeeded")
@@ -216,7 +216,7 @@ async def test_on_preempt_has_what_clean_up_has_left_of_the_grace(
     task = "steps: [{name: long, action: hold, params: {seconds: 60}}]\n"
     task += f"on_preempt: [{{name: put_away, action: {own}{params}}}]\n"
     async with open_lab(tmp_path, actions=ACTIONS, rules=rule(f"grace: {grace}s"), bad=task) as world:
-        run = await world.begin("bad")
+        run = await world.begin_run("bad")
         handler, took = await fired(world)
         assert grace * 0.7 <= took <= grace + LATE
         assert (outcome(world, handler), run.steps["put_away"].state) == (before, state)
@@ -229,7 +229,7 @@ async def test_last_part_of_the_grace_is_for_the_clean_up_of_the_steps_of_on_pre
     task = "steps: [{name: long, action: hold, params: {seconds: 60}}]\n"
     task += f"on_preempt: [{{name: put_away, action: cleans_up, params: {{tidy: {tmp_path / 'tidy'}}}}}]\n"
     async with open_lab(tmp_path, actions=ACTIONS, rules=rule("grace: 2s"), bad=task) as world:
-        run = await world.begin("bad")
+        run = await world.begin_run("bad")
         _, took = await fired(world)
         assert took == pytest.approx(1.5 + 0.3, abs=LATE)
         assert (tmp_path / "tidy").exists()
@@ -240,7 +240,7 @@ async def test_last_part_of_the_grace_is_for_the_clean_up_of_the_steps_of_on_pre
 async def test_on_preempt_gets_no_time_when_clean_up_has_used_all_of_it(tmp_path: Path) -> None:
     task = "steps: [{name: long, action: swallows_once}]\non_preempt: [{name: put_away, action: hold}]\n"
     async with open_lab(tmp_path, actions=ACTIONS, rules=rule("grace: 1s"), bad=task) as world:
-        run = await world.begin("bad")
+        run = await world.begin_run("bad")
         _, took = await fired(world)
         assert took == pytest.approx(1.0, abs=LATE)
         assert (run.state, run.steps["put_away"].state) == ("preempted", "failed")
@@ -255,7 +255,7 @@ async def test_on_preempt_of_a_step_that_was_let_end_has_a_second_grace(tmp_path
     task = "preempt: at_step_end\nsteps: [{name: long, action: hold, params: {seconds: 60}}]\n"
     task += "on_preempt: [{name: put_away, action: hold, params: {seconds: 600}}]\n"
     async with open_lab(tmp_path, actions=ACTIONS, rules=rule("grace: 1s"), bad=task) as world:
-        run = await world.begin("bad")
+        run = await world.begin_run("bad")
         _, took = await fired(world)
         assert 1.7 <= took <= 2 + LATE
         assert (run.state, run.steps["put_away"].state) == ("preempted", "timed_out")
@@ -268,7 +268,7 @@ async def test_handlers_of_a_victim_that_is_cancelled_have_their_own_time(tmp_pa
     task += "finally: [{name: tidy, action: hold, params: {seconds: 3}}]\n"
     rules = rule("grace: 1s, then: cancel")
     async with open_lab(tmp_path, actions=ACTIONS, rules=rules, bad=task) as world:
-        run = await world.begin("bad")
+        run = await world.begin_run("bad")
         _, took = await fired(world)
         assert took <= 1 + LATE
         await world.settle()
@@ -310,7 +310,7 @@ async def test_handler_takes_over_what_a_stuck_run_holds_and_gives_it_back_to_it
     bad = holding(tmp_path, lender)
     rules = rule("grace: 1s")
     async with open_lab(tmp_path, actions=ACTIONS, plan=SCREEN, rules=rules, bad=bad, next=NEEDS, **files) as world:
-        run = await world.begin("bad")
+        run = await world.begin_run("bad")
         handler, took = await fired(world)
         assert took <= 1 + LATE
         following = await world.start("next")
@@ -321,7 +321,7 @@ async def test_handler_takes_over_what_a_stuck_run_holds_and_gives_it_back_to_it
         await world.settle()
         assert (run.state, following.state, in_use(world)) == ("cancelled", "succeeded", 0)
         told = {"plan": "lab", "rule": "low_battery", "cid": handler.cid, "from": run.cid, "names": ["lab/screen"]}
-        assert world.events("interrupt.taken_over") == [told]
+        assert world.payloads("interrupt.taken_over") == [told]
 
 
 async def test_what_was_taken_over_stays_the_handlers_when_the_stuck_body_ends(tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ async def test_what_was_taken_over_stays_the_handlers_when_the_stuck_body_ends(t
     files = {"bad": holding(tmp_path, "task"), "save": save, "next": NEEDS}
     one = "grace: 1s, preempts: {tasks: [bad]}"
     async with open_lab(tmp_path, actions=ACTIONS, plan=SCREEN, rules=rule(one), **files) as world:
-        run = await world.begin("bad")
+        run = await world.begin_run("bad")
         handler, _ = await fired(world)
         following = await world.start("next")
         let_go(tmp_path)
@@ -353,7 +353,7 @@ async def test_handler_that_waits_takes_over_as_soon_as_a_run_is_given_up(
 ) -> None:
     bad = "cleanup_timeout: 8s\n" + holding(tmp_path, "task")
     async with open_lab(tmp_path, actions=ACTIONS, plan=SCREEN, rules=rule("grace: 1s"), bad=bad, **files) as world:
-        run = await world.begin("bad")
+        run = await world.begin_run("bad")
         await world.engine.cancel(run.cid)
         began = world.now
         await world.tell()
@@ -364,7 +364,7 @@ async def test_handler_that_waits_takes_over_as_soon_as_a_run_is_given_up(
         assert world.now - began == pytest.approx(8 + PULSE + 0.9, abs=LATE)
         let_go(tmp_path)
         await world.settle()
-        assert (in_use(world), len(world.events("interrupt.taken_over"))) == (0, 1)
+        assert (in_use(world), len(world.payloads("interrupt.taken_over"))) == (0, 1)
 
 
 async def test_handler_borrows_only_what_is_not_free(tmp_path: Path) -> None:
@@ -372,7 +372,7 @@ async def test_handler_borrows_only_what_is_not_free(tmp_path: Path) -> None:
     save = "resources: {screen: 2}\nsteps: {save: {action: hold}}\n"
     rules, plan = rule("grace: 1s"), "resources: {screen: 3}\n"
     async with open_lab(tmp_path, actions=ACTIONS, plan=plan, rules=rules, bad=bad, save=save) as world:
-        run = await world.begin("bad")
+        run = await world.begin_run("bad")
         await fired(world)
         claims = world.live(run).claims
         assert claims is not None
@@ -390,8 +390,8 @@ async def test_handler_waits_for_what_is_not_stuck(tmp_path: Path, count: int, w
     rules = rule("grace: 1s, preempts: {tasks: [bad]}")
     files = {"bad": bad, "other": other, "save": save}
     async with open_lab(tmp_path, actions=ACTIONS, plan="resources: {screen: 3}\n", rules=rules, **files) as world:
-        await world.begin("bad")
-        await world.begin("other", step="save")
+        await world.begin_run("bad")
+        await world.begin_run("other", step="save")
         _, took = await fired(world)
         assert (took > 10) == waits
         assert in_use(world) == 3
@@ -405,14 +405,14 @@ async def test_handler_does_not_take_what_a_stuck_run_holds_that_its_rule_does_n
     rules += '  low_battery: {triggers: [{event: battery.low}], task: save, preempts: {plans: ["x*"]}}\n'
     files = {"bad": holding(tmp_path, "task"), "save": NEEDS, "other": "steps: {save: {action: hold}}\n"}
     async with open_lab(tmp_path, actions=ACTIONS, plan=SCREEN, rules=rules, **files) as world:
-        run = await world.begin("bad")
+        run = await world.begin_run("bad")
         await world.tell("go.one")
         await world.until(world.runs("other")[0], state="succeeded")
         assert run.record.stuck
         await world.tell()
         await world.advance(5)
         handler = world.runs("save")[0]
-        assert (handler.state, world.events("interrupt.taken_over")) == ("queued", [])
+        assert (handler.state, world.payloads("interrupt.taken_over")) == ("queued", [])
         let_go(tmp_path)
         await world.settle()
         assert handler.state == "succeeded"
@@ -424,7 +424,7 @@ async def test_nobody_but_a_handler_takes_over_what_a_stuck_run_holds(tmp_path: 
     async with open_lab(
         tmp_path, actions=ACTIONS, plan=SCREEN, rules=one, next=NEEDS, step=STEP_NEEDS, **files
     ) as world:
-        await world.begin("bad")
+        await world.begin_run("bad")
         handler, _ = await fired(world)
         others = [await world.start("next"), await world.start("step")]
         await world.advance(5)
@@ -438,12 +438,12 @@ async def test_nobody_but_a_handler_takes_over_what_a_stuck_run_holds(tmp_path: 
 async def test_later_handler_takes_over_from_a_run_that_was_stuck_before(tmp_path: Path) -> None:
     files = {"bad": holding(tmp_path, "task"), "save": NEEDS}
     async with open_lab(tmp_path, actions=ACTIONS, plan=SCREEN, rules=rule("grace: 1s"), **files) as world:
-        await world.begin("bad")
+        await world.begin_run("bad")
         first, _ = await fired(world)
         await world.until(first, state="succeeded")
         second, took = await fired(world)
         assert took < LATE
-        assert [told["cid"] for told in world.events("interrupt.taken_over")] == [first.cid, second.cid]
+        assert [told["cid"] for told in world.payloads("interrupt.taken_over")] == [first.cid, second.cid]
         let_go(tmp_path)
         await world.settle()
         assert in_use(world) == 0
@@ -455,7 +455,7 @@ async def test_later_handler_takes_over_from_a_run_that_was_stuck_before(tmp_pat
 async def test_status_names_what_hangs_and_who_has_taken_what(tmp_path: Path) -> None:
     files = {"bad": holding(tmp_path, "task"), "save": NEEDS}
     async with open_lab(tmp_path, actions=ACTIONS, plan=SCREEN, rules=rule("grace: 1s"), **files) as world:
-        run = await world.begin("bad")
+        run = await world.begin_run("bad")
         handler, _ = await fired(world)
         stuck = world.engine.status()["stuck"]
         (shown,) = stuck["runs"]
@@ -482,7 +482,7 @@ async def test_stuck_run_is_cancelled_at_the_next_boot(tmp_path: Path) -> None:
         async with open_lab(
             tmp_path, actions=ACTIONS, rules=rule("grace: 1s"), bad=misbehaves("swallows", tmp_path)
         ) as world:
-            run = await world.begin("bad")
+            run = await world.begin_run("bad")
             handler, _ = await fired(world)
             left = crashed(world)
             async with open_lab(tmp_path, backend=left, write=False) as again:

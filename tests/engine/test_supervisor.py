@@ -412,6 +412,16 @@ async def file_triggers(live: Live) -> Callable[[], Awaitable[None]]:
     return check
 
 
+async def gate_of_tests(live: Live) -> Callable[[], Awaitable[None]]:
+    gate = live.server.engine.gate
+    before = gate._bell
+
+    async def check() -> None:  # it waits for something to try again
+        await until(lambda: gate._bell is not before)
+
+    return check
+
+
 ROWS = {
     "console": console,
     "disk space": disk_space,
@@ -428,6 +438,7 @@ ROWS = {
     "retention": retention,
     "scheduler": scheduler,
     "signals": signals,
+    "test gate": gate_of_tests,
     "warm processes": warm_processes,
 }
 #: Children of the server's tree that are no services: each ends the server, or is ended by it, and serves no purpose

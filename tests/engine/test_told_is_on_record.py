@@ -31,7 +31,7 @@ async def cancelled_by(kit: Opened, run: LiveRun, told: Told) -> None:
 async def test_cancel_of_a_queued_run_is_told_after_its_commit(tmp_path: Path) -> None:
     told: Told = []
     async with opened(tmp_path, task("t", step("a", works)), lanes={"main": 0}) as kit:
-        await cancelled_by(kit, await kit.begin("t"), told)
+        await cancelled_by(kit, await kit.begin_run("t"), told)
     assert told == [("cancelled", ("cancelled", "cancel"))]
 
 
@@ -48,7 +48,7 @@ async def test_cancel_between_dispatch_and_the_first_hop_is_told_after_its_commi
             await execute(run)
 
         kit.engine.dispatcher.execute = held
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await dispatched.wait()
         clients.start_soon(cancelled_by, kit, run, told)  # ends once the run is let go on
         await turns(50)
@@ -76,7 +76,7 @@ async def test_second_cancel_waits_for_the_row_of_the_first(tmp_path: Path) -> N
 
 async def test_cancel_of_many_takes_few_commits(tmp_path: Path) -> None:
     async with opened(tmp_path, task("t", step("a", forever)), lanes={"main": 50}) as kit:
-        runs = [await kit.begin("t") for _ in range(40)]
+        runs = [await kit.begin_run("t") for _ in range(40)]
         await until(lambda: all(run.live for run in runs))
         await quiet()
         before = kit.engine.runtime.store.commits
@@ -99,7 +99,7 @@ async def test_waiting_for_a_queued_run_ends_with_the_server(tmp_path: Path) -> 
     async with anyio.create_task_group() as clients:  # the one that waits: ends with the server
         async with opened(tmp_path, task("t", step("a", works))) as kit:
             await kit.engine.stop("cancel", 0.1)
-            clients.start_soon(wait, kit, (await kit.begin("t")).cid)
+            clients.start_soon(wait, kit, (await kit.begin_run("t")).cid)
             await quiet()
             assert got == []
         await until(lambda: got)
@@ -142,7 +142,7 @@ async def test_run_whose_changes_are_lost_lets_go_of_whoever_waits(
     monkeypatch.setattr(runtime, "change_run", lost_when_it_starts(runtime.change_run))  # type: ignore[attr-defined]
     # three faults: the start is lost, so the run is broken off, and its end is lost as well
     async with opened(tmp_path, task("t", step("a", works)), faults=3) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         with anyio.fail_after(10):
             await run.wait_end()
         assert not kit.engine.runtime.open
@@ -153,7 +153,7 @@ async def test_cancel_whose_end_is_lost_is_not_told_that_it_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(tmp_path, task("t", step("a", works)), lanes={"main": 0}, faults=1) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         monkeypatch.setattr(runtime, "change_run", lost_when_it_starts(runtime.change_run))  # type: ignore[attr-defined]
         with pytest.raises(RequestError, match="could not be stored"):
             await kit.engine.cancel(run.cid)

@@ -83,7 +83,7 @@ async def test_label_that_is_not_unicode_is_refused_and_blocks_no_stream(tmp_pat
     async with opened(tmp_path, NEXT) as kit:
         reader = kit.engine.journal.subscribe({"event"})
         with pytest.raises(RequestError):
-            await kit.begin("next", labels={"a": "\ud800"})
+            await kit.begin_run("next", labels={"a": "\ud800"})
         assert await next_run_works(kit)
         assert [entry.record()["name"] for entry in reader.take().entries][-1] == "run.succeeded"
         reader.close()

@@ -41,7 +41,7 @@ async def fails() -> None:
 
 async def waiting(kit: Opened, **keys: Any) -> LiveRun:
     """A run of the task ``t`` that waits, on record."""
-    run = await kit.begin("t", **keys)
+    run = await kit.begin_run("t", **keys)
     await until(lambda: run.state is RunState.WAITING)
     await quiet()
     return run
@@ -77,7 +77,7 @@ async def test_one_that_was_woken_goes_before_those_that_came_later(tmp_path: Pa
     tasks = task("t", step("a", naps), step("b", noting(log, "t"), ("a",))), task("u", step("u", noting(log, "u")))
     async with opened(tmp_path, *tasks, task("long", step("l", forever)), lanes={"main": 1}) as kit:
         run = await waiting(kit)
-        long, later = await kit.begin("long"), await kit.begin("u")
+        long, later = await kit.begin_run("long"), await kit.begin_run("u")
         await kit.advance(61)
         assert (run.state, run.waits, long.state) == ("waiting", True, "running")
         kit.stop(long, Stop.CANCEL)
@@ -91,7 +91,7 @@ async def test_run_with_something_that_runs_keeps_its_place(tmp_path: Path) -> N
         await anyio.sleep(1800)
 
     async with opened(tmp_path, task("t", step("a", naps), step("b", half_an_hour))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await kit.advance(30)
         assert (run.state, (await kit.steps(run))["a"].state) == ("running", "waiting")
         await kit.advance(31)
@@ -104,7 +104,7 @@ async def test_run_becomes_waiting_when_the_last_that_runs_has_ended(tmp_path: P
         await anyio.sleep(20)
 
     async with opened(tmp_path, task("t", step("a", naps), step("b", a_while))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await kit.advance(10)
         assert run.state == "running"
         await kit.advance(11)
@@ -118,7 +118,7 @@ async def test_resources_and_slots_are_kept(tmp_path: Path) -> None:
     made = task("t", step("a", naps), step("b", noting(log, "t"), ("a",)), resources={"screen": 1})
     async with opened(tmp_path, made, other, resources={"screen": Semaphore(1)}) as kit:
         await waiting(kit)
-        later = await kit.begin("u")
+        later = await kit.begin_run("u")
         await kit.advance(30)
         assert (later.state, log) == ("queued", [])
         await kit.ended(later)
@@ -322,7 +322,7 @@ async def test_pause_of_what_runs_beside_a_wait_leaves_the_wait(tmp_path: Path) 
         await anyio.sleep(3600 if len(began) == 1 else 0)
 
     async with opened(tmp_path, task("t", step("a", asks), step("b", first_for_long))) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await until(lambda: run.open_waits and "b" in run.live)
         await kit.engine.pause(run.cid)
         await until(lambda: run.state is RunState.PREEMPTED)
@@ -454,7 +454,7 @@ async def test_restarted_server_keeps_the_resources_of_what_waits(tmp_path: Path
         run = await waiting(kit)
         left = copy_of(backend)
     async with opened(tmp_path, made, other, backend=left, resources={"screen": Semaphore(1)}) as kit:
-        later = await kit.begin("u")
+        later = await kit.begin_run("u")
         await kit.advance(60)
         assert (later.state, log) == ("queued", [])
         await answer(kit, kit.engine.runtime.open[run.cid])

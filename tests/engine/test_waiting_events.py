@@ -36,7 +36,7 @@ def heard(name: str, pattern: str, *needs: str, when: str | None = None, **keys:
 
 
 async def waiting(kit: Opened) -> LiveRun:
-    run = await kit.begin("t")
+    run = await kit.begin_run("t")
     await until(lambda: run.state is RunState.WAITING)
     await quiet()
     return run
@@ -88,7 +88,7 @@ async def test_own_event_wakes(tmp_path: Path) -> None:
     made = heard("a", "run.succeeded", when="{{ event.task_name == 'u' }}")
     async with opened(tmp_path, task("t", made), task("u", step("u", noting([], "u")))) as kit:
         run = await waiting(kit)
-        other = await kit.begin("u")
+        other = await kit.begin_run("u")
         await kit.ended(other)
         assert (await kit.ended(run)).state == "succeeded"
         assert (await kit.steps(run))["a"].output["cid"] == other.cid
@@ -133,7 +133,7 @@ async def test_step_of_a_handler_that_starts_with_the_one_that_emits_misses_noth
     made = {"a": heard("a", "go"), "b": step("b", emits)}
     main = step("m", noting([], "m"))
     async with opened(tmp_path, task("t", main, finally_=[made[name] for name in order])) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         assert (await kit.ended(run)).cleanup_error is None
         assert (await kit.steps(run))["a"].state == "succeeded"
         assert kit.backend.execute("SELECT * FROM wait").fetchall() == []
@@ -143,7 +143,7 @@ async def test_event_in_any_turn_from_the_start_of_its_step_on_wakes(tmp_path: P
     """The one that comes before the start is on record is not for it; every later one is, wherever the step is."""
     for turn in range(40):
         async with opened(tmp_path, task("t", heard("a", "go"))) as kit:
-            run = await kit.begin("t")
+            run = await kit.begin_run("t")
             began = kit.backend.execute("SELECT state FROM step").fetchone() is not None
             for _ in range(turn):
                 await turns(1)

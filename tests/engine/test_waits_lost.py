@@ -211,14 +211,14 @@ async def test_step_that_waits_keeps_what_it_took(tmp_path: Path, crash: bool) -
         await waiting(kit)
         left = copy_of(backend)
         if not crash:
-            later = await kit.begin("u")
+            later = await kit.begin_run("u")
             await kit.advance(30)
             assert (later.state, log) == ("queued", [])
             await kit.ended(later)
             check_idle(kit)
             return
     async with opened(tmp_path, made, other, backend=left, resources={"screen": Semaphore(1)}) as kit:
-        later = await kit.begin("u")
+        later = await kit.begin_run("u")
         await kit.advance(30)
         assert (later.state, log) == ("queued", [])
         await kit.ended(later)
@@ -230,7 +230,7 @@ async def test_event_that_comes_before_its_wait_is_on_record_outlives_a_crash(tm
         backend = MemoryBackend()
         made = task("t", heard("a", "go"), step("x", asks), returns="{{ steps.a.output.payload }}")
         async with opened(tmp_path, made, backend=backend) as kit:
-            run = await kit.begin("t")
+            run = await kit.begin_run("t")
             await turns(turn)
             listening = bool(run.open_waits)
             await kit.engine.runtime.bus.emit("go", 7).ticket.wait()
@@ -246,7 +246,7 @@ async def test_event_that_comes_before_its_wait_is_on_record_outlives_a_crash(tm
 async def test_wait_is_on_record_though_the_event_with_which_it_was_written_was_lost(tmp_path: Path, turn: int) -> None:
     made = task("t", heard("a", "go"), step("x", asks), returns="{{ steps.a.output.payload }}")
     async with opened(tmp_path, made) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         await turns(turn)
         if not run.open_waits:
             return
@@ -356,7 +356,7 @@ async def test_event_that_is_on_its_way_is_waited_for_no_more_only_when_it_is_st
     waits = step("w", emits_and_waits)
     made = task("t", step("a", asks), finally_=[waits]) if handler else task("t", waits)
     async with opened(tmp_path, made, backend=backend) as kit:
-        run = await kit.begin("t")
+        run = await kit.begin_run("t")
         if handler:
             await until(lambda: "a" in run.open_waits)
             await kit.engine.answer(run.cid, "a", None, True, {}, "somebody")

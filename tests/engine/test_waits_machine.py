@@ -34,8 +34,9 @@ from tests.language.doing import Memory, Sqlite
 from aura.config import Settings, load_settings
 from aura.errors import RequestError
 from aura.store import StoreBackend
+from aura.testing.run import Run
 from aura.testing.virtual_time import VirtualLoop
-from aura.testing.world import Run, World, open_world
+from aura.testing.world import World, open_world
 
 EXAMPLES = os.environ.get("MACHINE_EXAMPLES")
 #: How many stories are told of each store.

@@ -87,6 +87,7 @@ class Status(msgspec.Struct):
     generation: str | None = "abc"
     task_count: int = 0
     errors: tuple[Problem, ...] = ()
+    testing: str | None = None
     uses: tuple[str, ...] = ()
 
 
@@ -432,6 +433,10 @@ class FakeEngine:
         return self.state
 
     async def reload(self) -> list[Status]:
+        return self.generations.statuses()
+
+    async def wait_tested(self, seconds: float) -> list[Status]:
+        self.calls.append(("wait_tested", seconds))
         return self.generations.statuses()
 
     def status(self) -> dict[str, Any]:

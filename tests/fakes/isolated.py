@@ -8,7 +8,8 @@ import anyio
 from tests.fakes.children import running_of, until_file
 
 from aura.lifecycle import Stop
-from aura.testing.world import Run, World, open_world
+from aura.testing.run import Run
+from aura.testing.world import World, open_world
 
 HEAD = """\
 import asyncio, os, signal, subprocess, sys, threading, time

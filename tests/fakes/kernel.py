@@ -98,7 +98,7 @@ def swallowing() -> tuple[Stubborn, Any]:
 
 async def begun(kit: Opened, steps: int = 1, task_name: str = "t") -> LiveRun:
     """A run of which that many attempts have begun and sit at an await."""
-    run = await kit.begin(task_name)
+    run = await kit.begin_run(task_name)
     await until(lambda: len(run.live) == steps and all(a.edge._task for a in run.live.values()))
     await quiet()
     return run

@@ -20,7 +20,8 @@ from aura.lifecycle import STEP_FINAL
 from aura.store import StoreBackend
 from aura.stores.memory import MemoryBackend
 from aura.stores.sqlite import SqliteBackend
-from aura.testing.world import Run, World, open_world
+from aura.testing.run import Run
+from aura.testing.world import World, open_world
 
 #: The longest that a case may take, in virtual seconds.
 LIMIT = 10 * 365 * 86400.0

@@ -253,7 +253,7 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         "a run takes all that it needs before it has a place",
         "engine/dispatcher.py",
-        "if self._claims.take_start(run, partial(self._turn_of, run)):",
+        "if self._has_code(run) and self._claims.take_start(run, partial(self._turn_of, run)):",
         "if self._claims.take_start(run, partial(self._turn_of, run)) or True:",
         "tests/engine/test_modes.py tests/engine/test_resources_of_runs.py",
     ),

@@ -112,21 +112,11 @@ def test_every_word_of_a_part_has_its_row_and_no_other_has(title: str, keys: Col
     assert sorted(re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)) == sorted(keys)
 
 
-@pytest.mark.parametrize(
-    ("where", "keys"),
-    [
-        pytest.param("plan", planfile.LATER, id="plan"),
-    ],
-)
-def test_every_key_that_comes_later_is_named(where: str, keys: Collection[str]) -> None:
-    (row,) = re.findall(rf"^\| {where} \| (.+) \|$", section("Not supported yet"), re.MULTILINE)
-    assert set(keys) <= set(re.findall(r"`(\w+)`", row))
-
-
 def test_every_key_has_an_example() -> None:
     examples = " ".join(text for _, text in BLOCKS)
     keys = {
         *planfile.KEYS,
+        *planfile.RELOAD_KEYS,
         *taskfile.KEYS,
         *inputspec.KEYS,
         *stepfile.KEYS,

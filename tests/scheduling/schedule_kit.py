@@ -79,7 +79,7 @@ class Lab(World):
 
     def dues(self, task: str = "work") -> list[str]:
         """The slots of all runs of a task, in the order of their acceptance, as RFC 3339 in UTC without the date."""
-        return [datetime.fromtimestamp(run.due, UTC).strftime("%H:%M:%S") for run in self.runs(task)]
+        return [datetime.fromtimestamp(run.record.due, UTC).strftime("%H:%M:%S") for run in self.runs(task)]
 
     def jump(self, seconds: float) -> None:
         """Set the wall clock."""
@@ -92,7 +92,7 @@ class Lab(World):
         write_plan(folder, self.plan_name, **files)
         await self.engine.reload()
 
-    def why(self, *reasons: str) -> list[Why]:
+    def unstarted(self, *reasons: str) -> list[Why]:
         """The lines of the ledger, in memory too, or those with these reasons, in their order."""
         stored = list_why(self.backend.execute, WhyFilter(), 1_000_000)
         lines = {line.id: line for line in (*stored, *self.server.engine.runtime.ledger.waiting())}
@@ -100,9 +100,9 @@ class Lab(World):
 
     def reasons(self) -> list[str]:
         """The reasons of the ledger's lines, in their order."""
-        return [line.reason for line in self.why()]
+        return [line.reason for line in self.unstarted()]
 
-    def events(self, name: str) -> Sequence[Any]:
+    def payloads(self, name: str) -> Sequence[Any]:
         """The payloads of all events of this name that are on record, in their order."""
         found = self.backend.execute("SELECT payload FROM event WHERE name=? ORDER BY id", (name,)).fetchall()
         return [payload and msgspec.json.decode(payload) for (payload,) in found]

@@ -37,8 +37,8 @@ async def test_jump_forwards_or_a_suspend_makes_misfires(
         world.jump(5 * 3600)
         await world.advance(minutes=31)
         assert world.dues() == dues
-        assert sum(line.count for line in world.why("misfire")) == missed
-        assert sum(one["count"] for one in world.events("schedule.missed")) == missed
+        assert sum(line.count for line in world.unstarted("misfire")) == missed
+        assert sum(one["count"] for one in world.payloads("schedule.missed")) == missed
 
 
 async def test_jump_is_seen_within_seconds(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ async def test_slot_on_time_takes_the_place_of_those_that_were_missed(tmp_path: 
         world.jump(4.5 * 3600)
         await world.advance(minutes=1)
         assert world.dues() == ["05:00:00"]
-        [line] = world.why("misfire")
+        [line] = world.unstarted("misfire")
         assert line.count == 4
 
 
@@ -63,7 +63,7 @@ async def test_several_triggers_collapse_to_one_start(tmp_path: Path) -> None:
         world.jump(3 * 3600 + 600)
         await world.advance(minutes=1)
         assert world.dues() == ["03:00:00"]  # of 00:45 01:00 01:30 02:00 02:15 and, of both, 03:00
-        assert sum(line.count for line in world.why("misfire")) == 5
+        assert sum(line.count for line in world.unstarted("misfire")) == 5
 
 
 async def test_clock_that_was_ahead_when_an_item_was_first_seen(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ async def test_fixed_time_runs_once_each_day(tmp_path: Path, begin: str, days: i
     items = schedule(nightly="inputs: {day: '{{ due | date }}'}, triggers: [{cron: '30 2 * * *'}]")
     async with open_lab(tmp_path, items=items, plan=BERLIN, clock=clock_at(begin)) as world:
         await world.advance(days=days)
-        assert [_utc(run.due) for run in world.runs()] == expected
+        assert [_utc(run.record.due) for run in world.runs()] == expected
 
 
 def _utc(due: float) -> str:
@@ -160,7 +160,7 @@ async def test_slots_below_a_second(tmp_path: Path) -> None:
     items = schedule(quick="mode: parallel, triggers: [{every: 250ms}]")
     async with open_lab(tmp_path, items=items, clock=clock_at("00:00")) as world:
         await world.advance(seconds=2.1)
-        assert [round(run.due - at("00:00"), 3) for run in world.runs()] == [n / 4 for n in range(1, 9)]
+        assert [round(run.record.due - at("00:00"), 3) for run in world.runs()] == [n / 4 for n in range(1, 9)]
 
 
 @pytest.mark.parametrize("begin", ["1970-01-01T00:00:10Z", "2038-01-19T03:14:00Z", "9999-12-29T23:59:00Z"])

@@ -49,7 +49,7 @@ async def test_last_event_starts_once_it_is_quiet(
         await world.advance(9.9)
         assert len(world.runs()) == len(payloads) - 1
         await world.advance(0.2)
-        assert (seen(world), [line.count for line in world.why("debounced")]) == (payloads, coalesced)
+        assert (seen(world), [line.count for line in world.unstarted("debounced")]) == (payloads, coalesced)
         assert rows(world) == []
         assert {(run.record.lane, run.record.cause["kind"]) for run in world.runs()} == {("event", "event")}
 
@@ -61,7 +61,7 @@ async def test_keys_are_quiet_by_themselves_and_when_is_asked_of_each_event(tmp_
             await world.advance(3)
         await world.advance(12)
         assert [(event["disk"], event["n"]) for event in seen(world)] == [("y", 2), ("x", 3)]
-        assert {line.reason: line.count for line in world.why()} == {"condition_false": 2, "debounced": 1}
+        assert {line.reason: line.count for line in world.unstarted()} == {"condition_false": 2, "debounced": 1}
 
 
 @pytest.mark.parametrize("way", ["stop", "crash"])
@@ -81,7 +81,7 @@ async def test_what_waits_outlives_a_restart(tmp_path: Path, way: str, clock: st
         await world.advance(max(0.0, left - 0.1))
         assert bool(world.runs()) is (left == 0.0)
         await world.advance(0.2)
-        assert (seen(world), [line.count for line in world.why("debounced")]) == ([2], [1])
+        assert (seen(world), [line.count for line in world.unstarted("debounced")]) == ([2], [1])
         left_over = crashed(world)
     async with open_lab(tmp_path, write=False, backend=left_over, clock=clock_at("00:10")) as world:
         await world.advance(minutes=1)
@@ -130,7 +130,7 @@ async def test_cooldown_counts_when_it_would_start(tmp_path: Path) -> None:
             await world.emit("a", n)
             await world.advance(11 if n < 2 else 30)
         assert seen(world) == [0, 2]
-        assert [(line.reason, line.count) for line in world.why()] == [("cooldown", 1)]
+        assert [(line.reason, line.count) for line in world.unstarted()] == [("cooldown", 1)]
 
 
 @pytest.mark.parametrize("bound", ["MAX_KEYS", "MAX_BYTES"])
@@ -185,7 +185,7 @@ async def test_event_that_comes_while_the_start_is_on_its_way_waits_by_itself(tm
         assert rows(world) == [1]
         left = crashed(world)
         await world.advance(12)
-        assert (seen(world), rows(world), world.why("debounced")) == ([1, 2], [], [])
+        assert (seen(world), rows(world), world.unstarted("debounced")) == ([1, 2], [], [])
     async with open_lab(tmp_path, write=False, backend=left, clock=clock_at("00:00:30")) as world:
         await world.settle()
         first, second = world.runs()

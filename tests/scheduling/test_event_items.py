@@ -64,7 +64,7 @@ async def test_which_event_starts_it(
         await world.advance(seconds=2)
         assert len(world.runs()) == started
         assert world.reasons() == (["condition_false"] if reasons is None else list(reasons))
-        assert sum(line.count for line in world.why()) == len(world.reasons())
+        assert sum(line.count for line in world.unstarted()) == len(world.reasons())
 
 
 async def test_star_never_means_events_of_auras_own(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ async def test_cooldown_counts_from_the_last_start(tmp_path: Path) -> None:
             await world.emit("a")
             await world.advance(seconds=4)
         assert len(world.runs()) == 2
-        assert [(line.reason, line.count) for line in world.why()] == [("cooldown", 2)]
+        assert [(line.reason, line.count) for line in world.unstarted()] == [("cooldown", 2)]
 
 
 async def test_item_that_is_off_hears_and_says_so(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ async def test_inputs_that_cannot_be_made_are_a_line_and_the_event_is_kept(tmp_p
     async with open_lab(tmp_path, items=items) as world:
         receipt = await world.engine.emit("a", {})
         await world.advance(seconds=2)
-        assert (receipt.started, world.reasons(), world.events("a")) == ([], ["bad_inputs"], [{}])
+        assert (receipt.started, world.reasons(), world.payloads("a")) == ([], ["bad_inputs"], [{}])
 
 
 # -- what stays
@@ -141,7 +141,7 @@ async def test_start_that_cannot_be_stored_leaves_the_event_and_no_trace(tmp_pat
         world.backend.execute("DROP TRIGGER no")
         assert len((await world.engine.emit("a", 2)).started) == 1
         await world.settle()
-        assert (world.events("a"), len(world.runs())) == ([1, 2], 1)
+        assert (world.payloads("a"), len(world.runs())) == ([1, 2], 1)
 
 
 async def test_reload_changes_what_is_heard_and_nothing_is_heard_twice(tmp_path: Path) -> None:
@@ -193,12 +193,12 @@ async def test_circle_is_cut_and_named_once(
         await world.emit(first)
         await world.advance(minutes=5)
         assert {name: len(world.runs(name)) for name in runs} == runs
-        [told] = world.events(LOOP_DETECTED)
+        [told] = world.payloads(LOOP_DETECTED)
         [named] = world.engine.status()["events"]["suspended"]
         name = "two" if more else "one"  # of two, it is the depth that is too much for the other one
         assert told["subscriber"] == named["subscriber"] == f"item lab/{name}"
         assert world.item(name).suspended == told["reason"]
-        [line] = world.why("loop_detected")
+        [line] = world.unstarted("loop_detected")
         assert (line.item, line.count) == (name, 1)
 
 
@@ -230,7 +230,7 @@ async def test_circle_of_a_rule_and_an_item_is_cut(tmp_path: Path) -> None:
         await world.settle()
         # the rule never fires by what its own firing has brought about
         assert {name: len(world.runs(name)) for name in EMITS} == {"says_a": 1, "says_b": 2}
-        assert [told["subscriber"] for told in world.events(LOOP_DETECTED)] == ["rule lab/react"]
+        assert [told["subscriber"] for told in world.payloads(LOOP_DETECTED)] == ["rule lab/react"]
 
 
 async def test_chain_of_too_many_items_is_cut_at_its_depth(tmp_path: Path) -> None:
@@ -257,6 +257,6 @@ async def test_storm_fills_the_lane_and_no_more(tmp_path: Path) -> None:
         tickets = [world.engine.runtime.bus.emit("a", n).ticket for n in range(500)]
         await tickets[-1].wait()
         await world.advance(seconds=2)
-        [full], [off] = world.why("queue_full"), world.why("condition_false")
+        [full], [off] = world.unstarted("queue_full"), world.unstarted("condition_false")
         assert (len(world.runs()), full.count, off.count) == (50, 450, 500)
-        assert len(world.events("a")) == 500
+        assert len(world.payloads("a")) == 500

@@ -29,7 +29,7 @@ async def test_each_window_without_one_starts_it_once(tmp_path: Path) -> None:
         assert run.result["event"]["name"] == "schedule.absent"
         told = {"plan": "lab", "item": "alarm", "expect": "backup.done", "within_s": 36000.0, "last_seen": None}
         assert run.result["event"]["payload"] == told
-        assert world.events("schedule.absent") == [told] * 3
+        assert world.payloads("schedule.absent") == [told] * 3
         assert (run.record.lane, run.record.cause["item"]) == ("event", "alarm")
 
 
@@ -41,7 +41,7 @@ async def test_event_begins_a_new_window_and_is_told_of(tmp_path: Path) -> None:
         await world.emit("backup.begun")
         await world.advance(hours=11)
         assert absent(world) == [31]
-        assert world.events("schedule.absent")[0]["last_seen"].startswith("2026-01-01T21:00")
+        assert world.payloads("schedule.absent")[0]["last_seen"].startswith("2026-01-01T21:00")
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ async def test_windows_outlive_a_crash(tmp_path: Path, seen: bool, clock: str, l
         assert len(world.runs()) == 1
         await world.advance(hours=9.7)
         assert len(world.runs()) == 1
-        assert (world.events("schedule.absent")[0]["last_seen"] is not None) is seen
+        assert (world.payloads("schedule.absent")[0]["last_seen"] is not None) is seen
 
 
 async def test_wall_clock_that_is_set_changes_nothing(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ async def test_item_that_is_off_says_so_for_each_window(tmp_path: Path) -> None:
     items = schedule(alarm="enabled: false, triggers: [{expect: backup.done, within: 10h}]")
     async with open_lab(tmp_path, items=items) as world:
         await world.advance(hours=21)
-        assert (world.runs(), world.events("schedule.absent")) == ([], [])
+        assert (world.runs(), world.payloads("schedule.absent")) == ([], [])
         assert world.reasons() == ["disabled", "disabled"]
 
 
@@ -171,7 +171,7 @@ async def test_start_that_cannot_be_stored_is_tried_again(tmp_path: Path) -> Non
         await world.advance(hours=9.99)
         world.backend.execute("CREATE TRIGGER no BEFORE INSERT ON run BEGIN SELECT RAISE(ABORT, 'no'); END")
         await world.advance(minutes=2)
-        assert (world.runs(), world.events("schedule.absent")) == ([], [])
+        assert (world.runs(), world.payloads("schedule.absent")) == ([], [])
         world.backend.execute("DROP TRIGGER no")
         await world.advance(hours=9.9)
         assert len(absent(world)) == 1
@@ -213,7 +213,7 @@ async def test_event_that_could_not_be_stored_did_not_come(tmp_path: Path) -> No
         world.backend.execute("DROP TRIGGER no")
         await world.advance(hours=5.1)
         assert absent(world) == [10]
-        assert world.events("schedule.absent")[0]["last_seen"] is None
+        assert world.payloads("schedule.absent")[0]["last_seen"] is None
 
 
 async def test_absence_starts_others_that_listen_to_it(tmp_path: Path) -> None:
@@ -240,9 +240,9 @@ async def both(ctx: Context) -> None:
         for _ in range(5):
             await world.emit("x.pong")
             await world.advance(minutes=6)
-        assert world.events("schedule.absent") == []
+        assert world.payloads("schedule.absent") == []
         await world.engine.reload()
         await world.advance(minutes=3)
-        assert world.events("schedule.absent") == []
+        assert world.payloads("schedule.absent") == []
         await world.advance(minutes=2)
-        assert len(world.events("schedule.absent")) == 1
+        assert len(world.payloads("schedule.absent")) == 1

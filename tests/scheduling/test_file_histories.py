@@ -52,7 +52,7 @@ class Writer:
 
 
 def told(world: Lab, folder: Path) -> Counter[tuple[str, str]]:
-    files = [one for payload in world.events("file.changed") for one in payload["files"]]
+    files = [one for payload in world.payloads("file.changed") for one in payload["files"]]
     return Counter((one["change"], str(Path(one["path"]).relative_to(folder))) for one in files)
 
 
@@ -90,5 +90,5 @@ async def test_each_state_in_which_a_file_settles_is_told_once(tmp_path: Path, s
         async with open_lab(tmp_path, write=False, backend=left) as world:
             await world.advance(60)
             assert told(world, folder) == writer.done
-            assert len(world.runs()) == len(world.events("file.changed"))
+            assert len(world.runs()) == len(world.payloads("file.changed"))
             left = FaultyBackend(crashed(world).connection)

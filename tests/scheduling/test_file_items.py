@@ -159,7 +159,7 @@ async def test_what_starts_nothing_is_a_line_and_is_not_told_again(
         before = len(world.runs())
         inbox(tmp_path, "a", "b")
         await looked(world)
-        [line] = world.why()
+        [line] = world.unstarted()
         assert (line.reason, len(world.runs())) == (reason, before)
         assert detail in line.detail
         await world.rewrite(tmp_path, items=watching(ALL))

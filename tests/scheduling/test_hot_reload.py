@@ -89,7 +89,7 @@ async def test_change_is_served_once_it_has_settled(tmp_path: Path) -> None:
         await lab.world.advance(0.1)
         assert lab.serves()
         assert lab.said() == ["plan lab was loaded again, version"]
-        assert len(lab.world.events("plan.reloaded")) == 1
+        assert len(lab.world.payloads("plan.reloaded")) == 1
 
 
 async def test_plan_that_is_still_being_written_waits(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ async def test_what_cannot_be_served_is_said_once_and_only_when_it_has_settled(t
         write_plan(tmp_path)
         await lab.look(0.3)
         assert lab.said() == ["plan lab is in order again, version"]
-        assert len(lab.world.events("plan.broken")) == 1
+        assert len(lab.world.payloads("plan.broken")) == 1
 
 
 async def test_new_plan_that_cannot_be_served_yet_is_not_shown(tmp_path: Path) -> None:
@@ -246,10 +246,10 @@ async def test_items_of_plans_that_did_not_change_keep_their_timers(tmp_path: Pa
         for number in range(40):
             write_plan(tmp_path, "other", more=f"title: v{number}{WORK}")
             await lab.look(0.25)
-        dues = [run.due for run in lab.world.runs()]
+        dues = [run.record.due for run in lab.world.runs()]
         assert len(dues) == pytest.approx(lab.world.now - started, abs=1)
         assert {round(after - before, 6) for before, after in itertools.pairwise(dues)} == {1.0}
-        assert len(lab.world.events("plan.reloaded")) >= 30
+        assert len(lab.world.payloads("plan.reloaded")) >= 30
 
 
 #: An action that writes its own plan anew and has it loaded.
@@ -279,7 +279,8 @@ async def test_run_that_loads_its_own_plan_leaves_all_other_timers_as_they_were(
         assert (run.state, run.result) == ("succeeded", {"by": "by the version that it began with"}), run.explain()
         await world.advance(minutes=8.5)
         dues = {
-            plan: [run.due for run in world.runs("work") if run.record.cause["plan_name"] == plan] for plan in PLANS
+            plan: [run.record.due for run in world.runs("work") if run.record.cause["plan_name"] == plan]
+            for plan in PLANS
         }
         minutes = {plan: [round((due - BEGINNING) / 60) for due in found] for plan, found in dues.items()}
         assert minutes == {"other": [5, 10, 15], "lab": [5, 10, 13, 15]}
@@ -351,7 +352,7 @@ async def renew() -> int:
         assert lab.said() == ["plan lab was loaded again, version"]
         await lab.world.until(run, state="succeeded")
         assert run.result == 1
-        dues = [run.due for run in lab.world.runs("work")]
+        dues = [run.record.due for run in lab.world.runs("work")]
         assert {round(after - before, 6) for before, after in itertools.pairwise(dues)} == {1.0}
 
 
@@ -364,7 +365,7 @@ async def test_reloads_that_are_asked_for_and_those_of_the_watcher_do_not_race(t
                 group.start_soon(lab.engine.reload)
             await lab.world.advance(0.1)
         assert lab.said() == ["plan lab was loaded again, version"]
-        assert len(lab.world.events("plan.reloaded")) == 1
+        assert len(lab.world.payloads("plan.reloaded")) == 1
 
 
 async def test_plan_that_was_broken_by_another_is_served_when_that_is_in_order(tmp_path: Path) -> None:

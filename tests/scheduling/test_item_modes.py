@@ -21,7 +21,7 @@ def every(mode: str = "", period: str = "1m", task: str = "long") -> str:
 
 def standing(world: Lab, task: str = "long") -> list[str]:
     """The minute of each run's slot, with its state."""
-    return [f"{round((run.due - at('00:00')) / 60)} {run.state}" for run in world.runs(task)]
+    return [f"{round((run.record.due - at('00:00')) / 60)} {run.state}" for run in world.runs(task)]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ async def test_mode_counts_the_items_own_runs(
         by_client = await world.start("work")
         await world.advance(minutes=4, seconds=2)
         assert standing(world) == after_four_minutes
-        assert sum(line.count for line in world.why("mode")) == refused
+        assert sum(line.count for line in world.unstarted("mode")) == refused
         assert by_client.state == "succeeded"
 
 
@@ -58,7 +58,7 @@ async def test_mode_of_the_task_counts_as_well(tmp_path: Path) -> None:
     async with open_lab(tmp_path, items=every("parallel"), long=f"mode: single\n{LONG}") as world:
         await world.advance(minutes=2, seconds=2)
         assert standing(world) == ["1 running"]
-        [line] = world.why("mode")
+        [line] = world.unstarted("mode")
         assert "lab/long runs already" in line.detail
 
 

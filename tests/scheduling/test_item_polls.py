@@ -39,7 +39,7 @@ async def test_turn_starts_a_run_with_the_answer(tmp_path: Path, answers: list[A
     async with open_lab(tmp_path, **FILES) as world:
         await asked(world, len(answers) + 1)  # type: ignore[arg-type]  # another kind of lab
         await world.settle()
-        assert [run.result["event"]["payload"] for run in world.runs()] == started == world.events("poll.fired")
+        assert [run.result["event"]["payload"] for run in world.runs()] == started == world.payloads("poll.fired")
         assert {(run.record.cause["kind"], run.record.lane) for run in world.runs()} <= {("poll", "main")}
 
 
@@ -88,10 +88,10 @@ async def test_turn_that_could_not_be_stored_comes_again(tmp_path: Path) -> None
     async with open_lab(tmp_path, **FILES) as world:
         world.backend.execute("CREATE TRIGGER no BEFORE INSERT ON run BEGIN SELECT RAISE(ABORT, 'no'); END")
         await asked(world, 2)  # type: ignore[arg-type]  # another kind of lab
-        assert (world.runs(), world.events("poll.fired")) == ([], [])
+        assert (world.runs(), world.payloads("poll.fired")) == ([], [])
         world.backend.execute("DROP TRIGGER no")
         await world.advance(3)
-        assert len(world.runs()) == len(world.events("poll.fired")) == 1
+        assert len(world.runs()) == len(world.payloads("poll.fired")) == 1
 
 
 async def test_turn_while_nothing_can_be_stored_comes_again(tmp_path: Path) -> None:

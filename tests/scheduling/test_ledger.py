@@ -259,7 +259,7 @@ async def test_atomic_batch_that_is_refused_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(RequestError):
             await world.engine.submit_batch([good, Request("lab", "slow")], Cause("api"), atomic=True)
         await world.engine.submit_batch([good, bad], Cause("api"), atomic=False)
-        lines = [(line.reason, line.plan_name, line.task_name, line.count) for line in world.why()]
+        lines = [(line.reason, line.plan_name, line.task_name, line.count) for line in world.unstarted()]
         assert lines == [("bad_inputs", "lab", "work", 1), ("paused", "lab", None, 1), ("paused", "lab", "work", 2)]
 
 
@@ -267,7 +267,7 @@ async def test_request_that_could_not_be_stored_is_a_line(tmp_path: Path) -> Non
     async with open_lab(tmp_path) as world:
         world.backend.execute("CREATE TEMP TRIGGER no BEFORE INSERT ON run BEGIN SELECT RAISE(ABORT, 'no'); END")
         await asked(world)
-        assert [(line.reason, line.task_name) for line in world.why()] == [("storage_full", "work")]
+        assert [(line.reason, line.task_name) for line in world.unstarted()] == [("storage_full", "work")]
 
 
 async def test_end_of_the_server_writes_what_is_open_and_the_next_goes_on_behind_it(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ async def test_end_of_the_server_writes_what_is_open_and_the_next_goes_on_behind
         left = crashed(world)
     async with open_lab(tmp_path, write=False, backend=left, clock=clock_at("01:00")) as world:
         await asked(world, inputs={"day": 5})
-        assert [line.id for line in world.why()] == [1, 2]
+        assert [line.id for line in world.unstarted()] == [1, 2]
 
 
 async def test_detail_has_no_secret_of_the_plan(tmp_path: Path) -> None:
@@ -287,8 +287,8 @@ async def test_detail_has_no_secret_of_the_plan(tmp_path: Path) -> None:
         world.secrets(pin="hunter-two-two")
         await world.emit("disk.full", {"pin": "hunter-two-two"})
         await asked(world, "hunter-two-two")
-        assert len(world.why()) == 2
-        assert "hunter" not in "".join(line.detail for line in world.why())
+        assert len(world.unstarted()) == 2
+        assert "hunter" not in "".join(line.detail for line in world.unstarted())
 
 
 def test_old_lines_go_by_age_and_by_number() -> None:
@@ -309,10 +309,10 @@ async def test_retention_takes_what_is_too_old(tmp_path: Path) -> None:
     async with open_lab(tmp_path) as world:
         await asked(world, inputs={"day": 5})
         await world.advance(days=1)
-        assert len(world.why()) == 1
+        assert len(world.unstarted()) == 1
         await world.advance(days=30)
         await world.server.engine.retention.look()
-        assert world.why() == []
+        assert world.unstarted() == []
 
 
 def test_every_reason_has_a_scenario() -> None:
@@ -340,7 +340,7 @@ async def test_storm_of_refusals_is_a_word_in_the_log_a_minute(
         for _ in range(50):
             await world.emit(event, {"n": 5})
         await world.advance(seconds=2)
-        assert (logged(world), sum(line.count for line in world.why(reason)) >= 48) == (1, True)
+        assert (logged(world), sum(line.count for line in world.unstarted(reason)) >= 48) == (1, True)
         await world.advance(seconds=70)
         for _ in range(3):
             await world.emit(event, {"n": 5})
@@ -353,4 +353,4 @@ async def test_endless_detail_is_kept_short_everywhere(tmp_path: Path) -> None:
         with suppress(RequestError):
             world.engine.items.run(world.item("x"), {"y" * 900_000: 7}, "api")
         shown = world.engine.schedules.shown("lab", "x")
-        assert max(len(shown["reason"]), len(shown["last_missed"]["detail"]), len(world.why()[0].detail)) < 600
+        assert max(len(shown["reason"]), len(shown["last_missed"]["detail"]), len(world.unstarted()[0].detail)) < 600

@@ -27,8 +27,8 @@ async def test_line_of_what_run_all_does_not_start(tmp_path: Path, trigger: str,
         left = crashed(world)
     async with open_lab(tmp_path, write=False, backend=left, clock=clock_at("2026-01-05T10:30:00Z")) as world:
         await world.advance(seconds=1)
-        assert (len(world.runs()), world.runs()[0].due) == (100, at("2026-01-01T07:00:00Z"))
-        [line] = world.why()
+        assert (len(world.runs()), world.runs()[0].record.due) == (100, at("2026-01-01T07:00:00Z"))
+        [line] = world.unstarted()
         assert (line.count, line.detail) == (count, detail)
 
 

@@ -35,7 +35,7 @@ async def test_missed_slots_are_one_run_and_one_line(tmp_path: Path) -> None:
     async with open_lab(tmp_path, write=False, backend=left, clock=clock_at("05:30")) as world:
         await world.advance(seconds=1)
         assert world.dues() == ["05:00:00"]
-        [line] = world.why()
+        [line] = world.unstarted()
         assert (line.reason, line.item, line.count) == ("misfire", "hourly", 4)
         assert line.detail.startswith("4 slots were missed, from 2026-01-01T01:00")
 
@@ -102,7 +102,7 @@ async def test_inputs_are_made_at_the_slots_time(tmp_path: Path) -> None:
     async with open_lab(tmp_path, items=items, plan="timezone: Europe/Berlin") as world:
         await world.advance(days=1, hours=2)
         assert [run.result["day"] for run in world.runs()] == ["2025-12-31", "2026-01-01"]
-        assert [run.due for run in world.runs()] == [at("01:30"), at("2026-01-02T01:30:00Z")]
+        assert [run.record.due for run in world.runs()] == [at("01:30"), at("2026-01-02T01:30:00Z")]
 
 
 async def test_item_that_comes_back_is_the_same(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ async def test_call_starts_its_item_with_the_body_as_data(tmp_path: Path) -> Non
         assert (seen["id"], seen["name"], seen["payload"]) == (receipt.event_id, "webhook.received", BODY)
         assert (seen["root"], seen["depth"], seen["plan_name"]) == (receipt.event_id, 0, "lab")
         assert seen["headers"] == {"x-aura-id": "d1", "x-aura-timestamp": str(int(world.now))}
-        assert world.events("webhook.received") == [BODY]
+        assert world.payloads("webhook.received") == [BODY]
 
 
 async def test_secret_in_a_payload_is_shown_nowhere(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ async def test_secret_in_a_payload_is_shown_nowhere(tmp_path: Path) -> None:
         await called(world, {"key": SECRET, "text": f"so {SECRET}"}, id=SECRET)
         await called(world, {"key": SECRET}, id=SECRET)
         await world.settle()
-        assert world.why("duplicate")
+        assert world.unstarted("duplicate")
         kept = [row for table in ("run", "event", "step", "why", "webhook_delivery", "log")
                 for row in world.backend.execute(f"SELECT * FROM {table}").fetchall()]  # fmt: skip
         assert SECRET not in repr(kept)
@@ -85,7 +85,7 @@ async def test_body_is_any_json(tmp_path: Path, payload: Any) -> None:
         world.secrets(hook=SECRET)
         assert await called(world, payload)
         await world.settle()
-        assert world.events("webhook.received") == [payload]
+        assert world.payloads("webhook.received") == [payload]
         assert [run.state for run in world.runs()] == ["succeeded"]
 
 
@@ -105,8 +105,8 @@ async def test_same_delivery_starts_one_run_however_many_come_at_once(tmp_path: 
         new = HookReceipt(run.record.cause["event_id"], run.cid)
         old = new._replace(is_new=False)
         assert Counter(found) == {new: 1, old: 199}
-        assert len(world.events("webhook.received")) == 1
-        assert sum(line.count for line in world.why("duplicate")) == 199
+        assert len(world.payloads("webhook.received")) == 1
+        assert sum(line.count for line in world.unstarted("duplicate")) == 199
         assert not world.engine.webhooks._flights
 
 
@@ -123,7 +123,7 @@ async def test_index_has_the_last_word(tmp_path: Path, monkeypatch: pytest.Monke
         assert list(answers) == []
         await world.settle()
         assert [run.cid for run in world.runs()] == [first.started]
-        assert len(world.events("webhook.received")) == 1
+        assert len(world.payloads("webhook.received")) == 1
         assert world.engine.runtime.bus.room.taken == 0
 
 
@@ -159,7 +159,7 @@ async def test_call_without_a_proof_leaves_nothing(tmp_path: Path, how: Any) -> 
         world.secrets(hook=SECRET)
         assert await called(world, **how) is None
         await world.advance()
-        assert (world.runs(), world.why(), world.events("webhook.received")) == ([], [], [])
+        assert (world.runs(), world.unstarted(), world.payloads("webhook.received")) == ([], [], [])
 
 
 async def test_operator_is_told_seldom_why_calls_prove_nothing(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ async def test_hook_without_its_secret_says_so_on_its_item_and_to_nobody_else(tm
         world.secrets(hook=None)
         assert [await called(world) for _ in range(5)] == [None] * 5
         await world.advance()
-        (line,) = world.why()
+        (line,) = world.unstarted()
         assert (line.reason, line.item) == ("bad_inputs", "deploy")
         assert line.detail.startswith("its webhook cannot be called: the secret hook of plan lab is nowhere")
         world.secrets(hook=SECRET)
@@ -208,7 +208,7 @@ async def test_item_that_does_not_want_it_is_not_started(tmp_path: Path, items: 
         assert receipt.started is None
         await world.advance()
         assert (world.runs(), world.reasons()) == ([], [reason])
-        assert world.events("webhook.received") == [BODY]
+        assert world.payloads("webhook.received") == [BODY]
         await world.rewrite(tmp_path, items=HOOK)  # the same delivery may come again: it has started nothing
         again = await called(world)
         assert again
@@ -237,7 +237,7 @@ async def test_refused_run_stores_nothing_and_the_delivery_may_come_again(tmp_pa
         with pytest.raises(RequestError) as refused:
             await called(world, id="b")
         assert (refused.value.code, refused.value.status) == ("refused_by_mode", 409)
-        assert (world.reasons(), len(world.events("webhook.received"))) == (["mode"], 1)
+        assert (world.reasons(), len(world.payloads("webhook.received"))) == (["mode"], 1)
         await world.settle()
         second = await called(world, id="b")
         assert second
@@ -261,7 +261,7 @@ async def test_body_that_does_not_fit_is_refused(tmp_path: Path, items: str, say
         assert refused.value.code == "inputs_invalid"
         assert says in refused.value.detail
         await world.advance()
-        assert (world.runs(), world.reasons(), world.events("webhook.received")) == ([], ["bad_inputs"], [])
+        assert (world.runs(), world.reasons(), world.payloads("webhook.received")) == ([], ["bad_inputs"], [])
 
 
 async def test_stopped_engine_receives_and_starts_later(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ async def test_server_that_is_going_receives_nothing(tmp_path: Path) -> None:
             await called(world)
         assert refused.value.code == "shutting_down"
         await world.advance()
-        assert world.events("webhook.received") == []
+        assert world.payloads("webhook.received") == []
 
 
 async def test_item_that_goes_while_its_body_is_read_is_not_started(tmp_path: Path) -> None:

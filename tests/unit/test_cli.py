@@ -88,6 +88,7 @@ PLAN = {
     "generation": "g",
     "task_count": 2,
     "errors": [],
+    "testing": None,
     "uses": [],
     "preempts_others": False,
 }
@@ -641,6 +642,21 @@ def test_plans_show_what_is_wrong_on_stderr(run: Aura, fake: FakeServer) -> None
     outcome = run("plans")
     assert outcome.out.splitlines()[1].split() == ["lab", "stale", "2", "g", "Lab"]
     assert outcome.err == "lab/plan.yaml:3:1: unknown key\n"
+
+
+def test_plans_say_whose_tests_are_running(run: Aura, fake: FakeServer) -> None:
+    fake.answers["GET /api/plans"] = page(PLAN | {"testing": "3f2a91c04b7d55"})
+    said = "lab: the tests of version 3f2a91c04b7d are running; it is served once they pass\n"
+    assert run("plans").err == said
+
+
+def test_reload_waits_for_tests_that_are_running(run: Aura, fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aura.cli.system.LOOK_EVERY", 0.0)
+    plan = {"name": "lab", "status": "ready", "generation": "g", "errors": [], "testing": "h"}
+    fake.answers["POST /api/system/reload"] = {"plans": [plan]}
+    fake.answers["GET /api/plans"] = [page(PLAN | {"testing": "h"}), page(PLAN | {"status": "stale"})]
+    assert run("reload").code == 1
+    assert [asked.path.partition("?")[0] for asked in fake.asked] == ["/api/system/reload", *["/api/plans"] * 2]
 
 
 def test_tasks_of_all_plans_are_listed_with_their_inputs(run: Aura, fake: FakeServer) -> None:

@@ -189,7 +189,7 @@ ASKING: dict[str, list[str]] = {
     "open": [],
 }
 #: Those that ask none, or have a word of their own for it.
-NOT_ASKING = {"serve", "init", "check", "token", "doctor", "backup", "schema", "completion", "version"}
+NOT_ASKING = {"serve", "init", "check", "test", "token", "doctor", "backup", "schema", "completion", "version"}
 SITUATIONS = {
     "no token": (problem(401, "unauthorized", "say a token"), 77, "aura: say a token"),
     "not allowed": (problem(403, "forbidden", "the token may not"), 77, "aura: the token may not"),

@@ -148,7 +148,8 @@ def test_task_that_is_wrong_fits_neither_schema_nor_reader(tmp_path: Path, text:
 
 
 WRONG_PLANS = [
-    *("titel: x", "vars: [1]", "vars: {A: 1}", "timezone: 1", "reload: {gate: tests}"),
+    *("titel: x", "vars: [1]", "vars: {A: 1}", "timezone: 1"),
+    *("reload: tests", "reload: {gate: test}", "reload: {gate: tests, gate_timeout: 5}", "reload: {gate_timeout: 5m}"),
     *("secrets: a", "secrets: [A]", "secrets: [a, a]", "secrets: [1]"),
     *("uses: notify", "uses: [1]", "uses: [No]", "uses: [a, a]", "resources: [a]", "resources: {A: 1}"),
     *("resources: {a: 0}", "resources: {a: {rate: 1}}", "resources: {a: {per: 1m}}"),
@@ -179,6 +180,7 @@ def test_duration_that_is_right_fits(text: str) -> None:
         pytest.param(fileschema._STEP, stepfile.KEYS, id="step"),
         pytest.param(fileschema._INPUT, inputspec.KEYS, id="input"),
         pytest.param(plan_schema()["properties"], planfile.KEYS, id="plan"),
+        pytest.param(fileschema._reload()["properties"], planfile.RELOAD_KEYS, id="reload"),
         pytest.param(fileschema._retry()["properties"], retryfile.KEYS, id="retry"),
         pytest.param(fileschema._loop()["properties"], loopfile.KEYS, id="loop"),
         pytest.param(schemaparts.mode()["anyOf"][1]["properties"], modefile.KEYS, id="mode"),

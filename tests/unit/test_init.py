@@ -28,6 +28,7 @@ def test_plan_is_written_and_checks_at_once(run: Command, tmp_path: Path) -> Non
     assert made.out.splitlines() == [f"plans/hello/{name}" for name in files()]
     assert tree(tmp_path) == {f"plans/hello/{name}": text for name, text in files().items()}
     assert run("check").err == "1 plan, no problems\n"
+    assert "now: aura test --plans plans\n" in made.err
 
 
 def test_plan_is_added_to_plans_that_are_there(run: Command, tmp_path: Path) -> None:

@@ -46,7 +46,12 @@ def test_all_problems_are_found_at_once(tmp_path: Path) -> None:
         pytest.param("vars: {A: 1}", "1:8: 'A' cannot name a variable", id="vars-name"),
         pytest.param("vars: {a: '{{ x }}'}", "1:11: a: a variable is plain data", id="vars-expression"),
         pytest.param("secrets: a", "1:10: secrets: a list of names of secrets is needed, not text", id="secrets"),
-        pytest.param("reload: {gate: tests}", "1:1: `reload` is not supported yet", id="reload"),
+        pytest.param("reload: tests", "1:9: reload must be a mapping, not text", id="reload"),
+        pytest.param("reload: {gates: tests, gate: tests}", "1:10: reload has no key 'gates'; did", id="reload-key"),
+        pytest.param("reload: {gate: test}", "1:16: gate: tests is needed, not 'test'; did you mean", id="gate"),
+        pytest.param("reload: {gate_timeout: 1m}", "1:9: reload: say what a new version has to pass", id="no-gate"),
+        pytest.param("reload: {gate: tests, gate_timeout: 5}", "1:37: gate_timeout: ", id="gate-timeout"),
+        pytest.param("reload: {gate: tests, gate_timeout: 2h}", "1:37: gate_timeout: an hour is", id="gate-too-long"),
     ],
 )
 def test_problem_of_plan_yaml(tmp_path: Path, text: str, problem: str) -> None:

@@ -159,6 +159,16 @@ def test_cron_backwards_is_cron_forwards(fields: str, name: str, start: int) -> 
     assert before is None or next(times.instants(zone, before + 1, 1)) == forwards[0]
 
 
+@pytest.mark.parametrize("fields", ["*/20 * * * *", "30 2 * * *"], ids=["real", "fixed"])
+@given(starts=st.lists(st.integers(1, 2_000), min_size=2, max_size=20))
+@settings(max_examples=30, deadline=None)
+def test_first_slot_is_the_same_whatever_was_asked_before(fields: str, starts: list[int]) -> None:
+    times, zone = cron_times(fields), ZoneInfo("Europe/Berlin")
+    for minutes in starts:
+        start = int(unix("2026-10-24T12:00:00Z")) + minutes * 61
+        assert times.first_from(zone, start) == next(times.instants(zone, start, 1))
+
+
 def test_zone_that_is_gone_is_an_error() -> None:
     with pytest.raises(ZoneInfoNotFoundError):
         next_slot(cron("* * * * *", "Gone/Away"), 0.0, "UTC", 0.0)

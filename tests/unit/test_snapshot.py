@@ -8,7 +8,7 @@ import pytest
 from tests.fakes.plans import LOG, write_files
 
 from aura.errors import ConfigError, ExitCode
-from aura.loading.snapshot import Snapshot, check_folder_safe, read_folder
+from aura.loading.snapshot import Snapshot, check_folder_safe, look_at_plan, read_folder, read_plan
 
 
 def read_one(root: Path) -> Snapshot:
@@ -185,3 +185,38 @@ def test_folder_that_is_not_there_is_no_question_of_safety(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="is not there") as caught:
         check_folder_safe(tmp_path / "nope")
     assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_tests_are_read_where_plan_yaml_may_ask_for_them_and_are_not_hashed(tmp_path: Path) -> None:
+    files = {
+        "lab/tests/test_a.py": "a",
+        "lab/tests/data/t.csv": "b",
+        "lab/tests/.hidden": "c",
+        "lab/tests/__pycache__/x": "",
+    }
+    write_files(tmp_path, {"lab/plan.yaml": "title: x\n", **files})
+    assert read_plan(tmp_path, "lab").tests == {}
+    write_files(tmp_path, {"lab/plan.yaml": "reload: {gate: tests}\n"})
+    gated = read_plan(tmp_path, "lab")
+    assert dict(gated.tests) == {"tests/data/t.csv": b"b", "tests/test_a.py": b"a"}
+    write_files(tmp_path, {"lab/tests/test_a.py": "other"})
+    other = read_plan(tmp_path, "lab")
+    assert other.hash == gated.hash
+    assert other.tests_hash != gated.tests_hash
+
+
+def test_test_that_leads_out_of_the_plans_folder_is_a_problem_of_a_plan_with_a_gate(tmp_path: Path) -> None:
+    write_files(
+        tmp_path, {"plans/lab/plan.yaml": "reload: {gate: tests}\n", "plans/lab/tests/test_a.py": "", "out": ""}
+    )
+    (tmp_path / "plans/lab/tests/data").symlink_to(tmp_path / "out")
+    [problem] = read_plan(tmp_path / "plans", "lab").problems
+    assert str(problem) == "lab/tests/data:1:1: this link leads out of the plans folder and is not followed"
+
+
+def test_look_sees_a_change_of_a_test(tmp_path: Path) -> None:
+    write_files(tmp_path, {"lab/plan.yaml": "title: x\n", "lab/tests/test_a.py": "a"})
+    before = look_at_plan(tmp_path, "lab")
+    write_files(tmp_path, {"lab/tests/test_a.py": "longer"})
+    assert look_at_plan(tmp_path, "lab").stamps.keys() == before.stamps.keys()
+    assert look_at_plan(tmp_path, "lab").stamps != before.stamps

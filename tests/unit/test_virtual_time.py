@@ -1,11 +1,13 @@
 """Virtual time: jumps, what holds the clock, quiet moments, conditions, deadlocks."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anyio
@@ -15,7 +17,9 @@ from anyio import from_thread, to_thread
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aura.eventloop import StayingLoop, is_alone
 from aura.testing import virtual_time
+from aura.testing.lives import Life
 from aura.testing.virtual_time import START, Deadlock, NotReached, ThreadGate, VirtualClock, VirtualLoop
 
 
@@ -41,6 +45,21 @@ def run(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         return virtual.run_until_complete(main())
     finally:
         virtual.close()
+
+
+async def test_loop_is_alone_while_nobody_but_who_asks_would_come_up() -> None:
+    assert is_alone(loop())
+    loop().call_later(1.0, bool)
+    assert is_alone(loop())  # that comes up when time passes
+    loop().call_soon(bool)
+    assert not is_alone(loop())
+    await asyncio.sleep(0)
+    assert is_alone(loop())
+
+
+def test_loop_in_real_time_never_says_that_it_is_alone() -> None:
+    with asyncio.Runner(loop_factory=StayingLoop) as runner:
+        assert not is_alone(runner.get_loop())
 
 
 # -- jumping
@@ -78,6 +97,37 @@ def test_timers_fire_in_their_order_at_their_time(milliseconds: list[int]) -> No
     run(main)
     assert [delay for delay, _ in fired] == sorted(delays)
     assert all(at == pytest.approx(delay, abs=1e-5) for delay, at in fired)
+
+
+async def test_timer_that_is_due_comes_beside_what_goes_on() -> None:
+    came = asyncio.Event()
+    asyncio.get_running_loop().call_later(0, came.set)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert came.is_set()
+
+
+async def test_input_is_taken_beside_what_goes_on() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        read = asyncio.ensure_future(loop().sock_recv(ours, 1))
+        await asyncio.sleep(0)  # it listens
+        theirs.send(b"x")
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert read.done()
+
+
+async def test_connections_may_be_opened_beside_processes() -> None:
+    await (await asyncio.create_subprocess_exec("true")).wait()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        reader, writer = await asyncio.open_connection(sock=ours)
+        theirs.send(b"x")
+        assert await reader.read(1) == b"x"
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_timeouts_of_anyio_and_asyncio_are_exact() -> None:
@@ -126,6 +176,14 @@ async def test_work_in_flight_is_overtaken_by_no_timer(work: Callable[[], Corout
     with anyio.fail_after(0.001):
         assert await work() == "answer"
     assert since_start() == 0
+
+
+async def test_executor_that_is_shut_down_holds_nothing() -> None:
+    executor = ThreadPoolExecutor(1)
+    executor.shutdown()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        loop().run_in_executor(executor, int)
+    assert not loop().in_flight()
 
 
 async def test_thread_that_waits_for_the_loop_holds_nothing() -> None:
@@ -242,6 +300,15 @@ async def test_deadlock_is_raised_where_a_condition_is_waited_for_and_names_the_
         group.cancel_scope.cancel()
 
 
+async def test_sleep_for_ever_is_no_timer_and_keeps_no_deadlock_from_being_seen() -> None:
+    async with anyio.create_task_group() as group:  # the one who sleeps, until the scope is cancelled
+        group.start_soon(asyncio.sleep, float("inf"))
+        with pytest.raises(Deadlock):
+            await loop().wait_until(lambda: False, 1e6)
+        group.cancel_scope.cancel()
+    assert since_start() == 0
+
+
 async def test_deadlock_is_told_to_whoever_registered_last() -> None:
     told: list[str] = []
     freed = anyio.Event()
@@ -264,3 +331,26 @@ def test_deadlock_that_nobody_registered_for_leaves_the_loop() -> None:
     with pytest.raises(asyncio.CancelledError):
         virtual.run_until_complete(waiting)
     virtual.close()
+
+
+async def test_life_may_freeze_whoever_is_to_be_called_in_the_same_turn() -> None:
+    life = Life(1)
+    freezing = loop().create_task(_freeze(life))  # made first, so that it has its turn before the others
+    others = [loop().create_task(_spin(), context=life.context.copy()) for _ in range(5)]
+    await freezing
+    assert since_start() == 60
+    loop().thaw(life)
+    for other in others:
+        other.cancel()
+    await asyncio.wait(others)
+
+
+async def _freeze(life: Life) -> None:
+    await asyncio.sleep(0)
+    loop().freeze(life)
+    await asyncio.sleep(60)
+
+
+async def _spin() -> None:
+    while True:  # noqa: ASYNC110 - it waits for nothing, and always has something to do
+        await asyncio.sleep(0)

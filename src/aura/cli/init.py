@@ -1,4 +1,4 @@
-"""``aura init``: a plans folder with a small plan that works, to be changed into one's own."""
+"""``aura init``: a plans folder with a small plan that works, and its tests, to be changed into one's own."""
 
 import json
 import os
@@ -68,6 +68,50 @@ async def greeting(ctx: Context, who: str, times: int = 1) -> str:
         ctx.progress(number + 1, times)
     return ", ".join(["Hello"] * times) + f" {who}!"
 ''',
+    "tests/test_hello.py": '''\
+"""The plan's tests. `aura test hello` runs them, and so does `pytest`.
+
+A test that asks for `world` has a server of its own, in memory and in virtual time: an hour passes at once. Nothing in
+it touches the machine unless the test allows that.
+"""
+
+
+async def test_greeting_is_the_result(world):
+    run = await world.run("greet", inputs={"who": "Ann", "times": 2})
+    assert run.state == "succeeded", run.explain()  # explain() is the run as a tree, with what failed where
+    assert run.result == {"greeting": "Hello, Hello Ann!"}
+
+
+async def test_greeting_is_said(world):
+    # A fake stands in for an action. It is held to what the real one could take and give.
+    greeting = world.fake("greeting", returns="Good morning!")
+    run = await world.run("greet")
+    run.assert_succeeded()
+    assert greeting.calls == [{"who": "world", "times": 1}]
+    assert [line["message"] for line in run.logs("info")] == ["Good morning!"]
+
+
+async def test_nothing_is_said_when_the_greeting_fails(world):
+    world.fake("greeting", raises=ConnectionError("nobody is there"))
+    run = await world.run("greet")
+    run.assert_state("failed")
+    run.assert_steps(make="failed", say="skipped")
+
+
+async def test_greeting_may_take_an_hour(world):
+    world.fake("greeting", returns="At last!", takes="1h")
+    run = await world.start("greet")  # returns as soon as it is accepted; run() waits for its end
+    await world.until(run, step="make", state="running")
+    await world.advance(minutes=59)
+    run.assert_state("running")
+    await world.settle()  # until everything has ended
+    assert run.result == {"greeting": "At last!"}
+
+
+def test_greet_may_be_stopped_anywhere(sweep):
+    # One run for each place at which it can be stopped, cancelled there, and a look at what is left of it.
+    sweep("greet").assert_clean()
+''',
 }
 
 
@@ -81,7 +125,7 @@ def files() -> dict[str, str]:
 @click.argument("folder", metavar="[DIR]", default="plans", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 def init(folder: Path, as_json: bool) -> None:
-    """Write a plans folder with a small working plan in it.
+    """Write a plans folder with a small working plan and its tests in it.
 
     It is `plans` unless DIR names another. A folder that is there already gets the plan added; nothing is overwritten.
     """
@@ -93,7 +137,8 @@ def init(folder: Path, as_json: bool) -> None:
         return
     for name in files():
         click.echo(one_line(str(plan / name)))
-    say(one_line(f"now: aura serve --plans {folder}; then, in a second terminal: aura run {NAME}/greet"))
+    say(one_line(f"now: aura test --plans {folder}"))
+    say(one_line(f"and: aura serve --plans {folder}; then, in a second terminal: aura run {NAME}/greet"))
 
 
 def _make_folder(folder: Path) -> None:

@@ -53,9 +53,9 @@ def open_local(plans: Path | None, detach: bool = False) -> Iterator["Client"]:
 
 
 def _private(settings: Settings) -> Settings:
-    """The same settings, but for the door: nobody else is to find it."""
+    """The same settings, but for the door, which nobody else is to find, and gates: one has come to try things."""
     door = msgspec.structs.replace(settings.server, host="127.0.0.1", port=0, uds=None, tls_cert=None, tls_key=None)
-    return msgspec.structs.replace(settings, server=door, no_auth=False)
+    return msgspec.structs.replace(settings, server=door, no_auth=False, gated=False)
 
 
 def _be_a_server(settings: Settings) -> None:

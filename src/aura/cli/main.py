@@ -19,6 +19,7 @@ COMMANDS = {
     "serve": "serve",
     "init": "init",
     "check": "check",
+    "test": "test",
     "run": "run",
     "ps": "runs",
     "runs": "runs",

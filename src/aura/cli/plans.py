@@ -8,7 +8,7 @@ import msgspec
 
 from aura import api
 from aura.cli.options import json_option, open_client, server_options
-from aura.cli.output import print_json, print_table, short_hash
+from aura.cli.output import one_line, print_json, print_table, say, short_hash
 from aura.cli.system import say_problems
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ def plans(as_json: bool) -> None:
         print_table(("PLAN", "STATUS", "TASKS", "GENERATION", "STOPS", "USES", "TITLE"), rows)
         for plan in found:
             say_problems(plan.errors)
+            if plan.testing and plan.status != "broken":  # of a broken one its problem says so
+                version = short_hash(plan.testing)
+                say(one_line(f"{plan.name}: the tests of version {version} are running; it is served once they pass"))
 
 
 def _stops(plan: api.Plan) -> str:

@@ -1,5 +1,6 @@
 """``aura status start stop reload``: a running server and the engine in it."""
 
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
@@ -20,6 +21,9 @@ from aura.cli.output import (
     soon,
 )
 from aura.errors import ExitCode, Problem
+
+#: Seconds between two looks whether tests still run.
+LOOK_EVERY = 0.5
 
 
 @click.command
@@ -101,9 +105,12 @@ def stop(mode: Literal["drain", "cancel"], grace: str | None, as_json: bool) -> 
 @server_options
 @json_option
 def reload(as_json: bool) -> int:
-    """Load the plans again; exit 1 if one of them is broken or stale."""
+    """Load the plans again, and wait until tests have run that are a gate; exit 1 if a plan is broken or stale."""
     with open_client() as client:
         plans = client.reload()
+        while any(plan.testing for plan in plans):
+            time.sleep(LOOK_EVERY)
+            plans = [_reloaded(plan) for plan in client.plans()]
     if as_json:
         print_json({"plans": plans})
     else:
@@ -112,6 +119,13 @@ def reload(as_json: bool) -> int:
         for plan in plans:
             say_problems(plan.errors)
     return ExitCode.OK if all(plan.status == "ready" for plan in plans) else ExitCode.FAILED
+
+
+def _reloaded(plan: api.Plan) -> api.ReloadedPlan:
+    """A plan in the list, as the answer to a reload has it."""
+    return api.ReloadedPlan(
+        name=plan.name, status=plan.status, generation=plan.generation, errors=plan.errors, testing=plan.testing
+    )
 
 
 def say_problems(problems: Iterable[Problem]) -> None:

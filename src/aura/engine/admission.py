@@ -246,6 +246,10 @@ class Admission:
     def enter(self, run: LiveRun, task: Task | None = None) -> None:
         """Put a run into its lane, with the timer of its task's ``queue_timeout``."""
         self._dispatcher.enter(run)
+        self.begin_queue_timeout(run, task)
+
+    def begin_queue_timeout(self, run: LiveRun, task: Task | None) -> None:
+        """Start the timer of a task's ``queue_timeout`` for a run that has just come into its lane."""
         if task is not None and task.queue_timeout is not None and not run.begun:
             self._stops.start_queue_timeout(run, task.queue_timeout)
 

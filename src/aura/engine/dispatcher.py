@@ -64,7 +64,7 @@ class Dispatcher:
         self._send, self._receive = anyio.create_memory_object_stream[LiveRun](float("inf"))
         #: Rung with each run and each kick. ``serve`` waits for it with nothing in hand: a run that is handed to one
         #: who waits in ``receive`` is lost with it if an error comes up there.
-        self._bell = anyio.Event()
+        self._bell = asyncio.Event()
         self._stopping = True
         #: By time. As in a lane's heap, an entry counts while its run points to it: one that was paused and resumed
         #: may have two.
@@ -124,8 +124,7 @@ class Dispatcher:
             return
 
     def _place_in_heap(self, run: LiveRun) -> None:
-        now = self._runtime.clock.wall()
-        if run.not_before is not None and run.not_before > now:
+        if run.not_before is not None and run.not_before > self._runtime.clock.wall():
             run.entry = (run.not_before, run.seq, run)
             heapq.heappush(self._delayed, run.entry)
             self._forget_cancelled()
@@ -148,6 +147,8 @@ class Dispatcher:
         self._timer = asyncio.get_running_loop().call_later(wait, self.kick)
 
     def _take_due(self) -> None:
+        if not self._delayed:
+            return
         now = self._runtime.clock.wall()
         while self._delayed and ((first := self._delayed[0])[0] <= now or first[2].entry is not first):
             heapq.heappop(self._delayed)
@@ -162,8 +163,11 @@ class Dispatcher:
         """Start runs as places come free, until ``request_stop``; return at once if that came first."""
         self.kick()
         while True:
-            await self._bell.wait()
-            self._bell = anyio.Event()
+            if self._bell.is_set():
+                await asyncio.sleep(0)  # the others have their turn first
+            else:
+                await self._bell.wait()
+            self._bell.clear()
             self.take_in()
             if self._stopping:
                 return
@@ -186,8 +190,8 @@ class Dispatcher:
     def _fill(self) -> None:
         looked_at = 0
         for lane in self._in_urgency:
-            while lane.has_place and (run := self._next(lane)) is not None:
-                if self._claims.take_start(run, partial(self._turn_of, run)):
+            while not lane.is_empty and lane.has_place and (run := self._next(lane)) is not None:
+                if self._has_code(run) and self._claims.take_start(run, partial(self._turn_of, run)):
                     self._start(lane, run)
                 else:
                     lane.set_aside(run)
@@ -241,6 +245,10 @@ class Dispatcher:
             if self.holds.closes(lane.name):
                 for run in filter(self.holds.admits, lane.in_order()):
                     lane.exempt(run)
+        self.start_barred()
+
+    def start_barred(self) -> None:
+        """Let the sub-tasks begin that were kept from it, unless they still are."""
         barred, self._barred = self._barred, {}
         for run in barred:
             self.start_in_place(run)
@@ -256,12 +264,21 @@ class Dispatcher:
         for run in self._claims.holders_before(self.holds.open[0].handler):
             if run.waits and run.entry is not None:
                 self._start_beyond(run)
-            for child in [child for child in active_below(run) if child in self._barred]:
+            for child in [child for child in active_below(run) if child in self._barred and self._has_code(child)]:
                 del self._barred[child]
                 child.stopped_by = None  # it has come back
                 self._ask_in_place(child)
 
+    def _has_code(self, run: LiveRun) -> bool:
+        """Whether a run that is to start need not wait for the first version of its plan, whose tests have not passed.
+
+        It waits aside until then: the next load that changes this has all looked at again (``ask_again``).
+        """
+        return run.generation is not None or not self._runtime.generations.is_awaited(run.plan_name)
+
     def _start_beyond(self, run: LiveRun) -> None:
+        if not self._has_code(run):
+            return
         lane, has_all = self.lanes[run.lane], self._claims.take_start(run, partial(self._turn_of, run))
         if has_all:
             run.stopped_by = None  # it has come back, if a firing had stopped it
@@ -316,7 +333,7 @@ class Dispatcher:
     def start_in_place(self, run: LiveRun) -> None:
         """Start a sub-task in the place of its parent, as soon as it has what it needs beside what that one holds."""
         self._mark_begun(run)
-        if self.holds.admits(run):
+        if self.holds.admits(run) and self._has_code(run):
             self._ask_in_place(run)
         else:
             self._barred[run] = None
@@ -396,7 +413,8 @@ class Dispatcher:
         self._freed()
 
     def _freed(self) -> None:
-        self.kick()
+        if self.holds.open or self._returning or not all(lane.is_empty for lane in self._in_urgency):
+            self.kick()  # else nobody is there who could start, or for whom anything is kept
         if not self._idle.is_set() and not self._busy():
             self._idle.set()
 

@@ -5,7 +5,7 @@ inside a running server any number of times; accepting goes on while it is stopp
 waited for. Doors call nothing of the work layer but this.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -70,6 +70,7 @@ from aura.scheduling.starts import Starts
 from aura.scheduling.webhooks import Webhooks
 from aura.store import Ticket
 from aura.watching.folders import Folders
+from aura.watching.gate import Gate
 from aura.watching.reloader import Reloader
 from aura.why import Place
 
@@ -128,6 +129,8 @@ class Engine:
         #: Set by the server: plans are loaded when their files change.
         self.watches_plans = False
         self.reloader = Reloader(runtime, self.folders, self.reload)
+        #: Keeps versions of plans back until they are tried; served by the server, in a world by nobody.
+        self.gate = runtime.generations.gate = Gate(runtime, self.reload, self.reloader.changing)
         self.webhooks = Webhooks(runtime, self.starts, self.admission)
         self.file_triggers = FileTriggers(runtime, self.starts, self.folders)
         self.debounces = Debounces(runtime, self.starts)
@@ -389,6 +392,7 @@ class Engine:
 
     async def _reload(self, read: Reading | None) -> list[PlanStatus]:
         before = self.generations.statuses()
+        awaited = {plan.name for plan in before if self.generations.is_awaited(plan.name)}
         statuses = await self.generations.reload(read)
         # from here on nothing is awaited: everybody is told of what is served now
         say_load(self.runtime.log, before, statuses, asked=read is None, first=not self.ready)
@@ -397,8 +401,26 @@ class Engine:
         self.triggers.reload()
         self.items.reload()
         self.claims.reload()
+        self._resume_awaited({name for name in awaited if not self.generations.is_awaited(name)})
         self.dispatcher.ask_again()
         return statuses
+
+    def _resume_awaited(self, plan_names: Collection[str]) -> None:
+        """Let the queued runs of plans go on for which an older boot, or this one, found no version to be served."""
+        runs = [run for run in self.runtime.open.values() if run.plan_name in plan_names and not run.sealed]
+        if runs:
+            self.modes.resume(runs)
+            self.item_modes.resume(runs)
+            for run in runs:
+                if run.waits and run.timer is None:
+                    self.admission.begin_queue_timeout(run, self._task_of(run))
+            self.dispatcher.start_barred()
+
+    async def wait_tested(self, seconds: float) -> list[PlanStatus]:
+        """Give how each plan stands once the tests of new versions have ended, ``seconds`` from now at the latest."""
+        with anyio.move_on_after(seconds):  # its only child: this wait
+            await self.gate.wait_settled()
+        return self.generations.statuses()
 
     # -- requests
 

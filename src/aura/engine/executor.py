@@ -322,7 +322,8 @@ class Executor:
         """Run one attempt to its end and put what came of it into the graph. Never raises: it may be a child."""
         try:
             if attempt.cause is None:  # else it was stopped before its child began
-                await attempt.edge.attend(perform(self._runtime, self._waits, run, attempt))
+                work = perform(self._runtime, self._waits, run, attempt)
+                await attempt.edge.attend(self._runtime.body_of(attempt, work))
             if attempt.step.key in run.children:
                 await self._children.end_unawaited(run, attempt)
             attempt.finish()

@@ -44,7 +44,14 @@ class Lane:
 
     @property
     def has_place(self) -> bool:
-        return len(self.placed) < self.limit - max(0, len(self.stuck) - self.max_stuck)
+        if self.stuck:
+            return len(self.placed) < self.limit - max(0, len(self.stuck) - self.max_stuck)
+        return len(self.placed) < self.limit
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits here or is on its way, and no stale entry is left either."""
+        return not (self.waiting or self._heap or self._exempt)
 
     def full(self, runs: int, size: int) -> str | None:
         """Say why so many more runs, whose inputs come to ``size`` bytes, may not wait; None if they may.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aura.bus import Bus
+from aura.engine.planlines import is_news
 from aura.loading.generations import PlanStatus
 
 
@@ -27,7 +28,7 @@ class OwnEvents:
         known = {plan.name: plan for plan in before}
         for plan in now:
             former = known.get(plan.name)
-            if plan.status != "ready" and (former is None or former.errors != plan.errors):
+            if plan.status != "ready" and is_news(former, plan):
                 self._tell_plan("plan.broken", plan)
             elif not first and plan.generation is not None and (former is None or former.generation != plan.generation):
                 self._tell_plan("plan.reloaded", plan)

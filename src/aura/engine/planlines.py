@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from aura.loading.gating import SHOWN_HASH
 from aura.loading.generations import PlanStatus
-
-#: How many characters of a version's hash a line has.
-SHOWN_HASH = 12
 
 
 def say_load(log: Any, before: Sequence[PlanStatus], now: Sequence[PlanStatus], *, asked: bool, first: bool) -> None:
@@ -20,10 +18,22 @@ def say_load(log: Any, before: Sequence[PlanStatus], now: Sequence[PlanStatus], 
         former = known.get(plan.name)
         if not first:
             _say_version(log, former, plan)
-        if asked or former is None or (former.errors, former.warnings) != (plan.errors, plan.warnings):
+        if plan.testing and (former is None or former.testing != plan.testing):
+            what = f"the tests of plan {plan.name}, version {plan.testing[:SHOWN_HASH]}"
+            log.info(f"{what}, are running; it is served once they pass", plan=plan.name)
+        if asked or is_news(former, plan) or (former is not None and former.warnings != plan.warnings):
             _say_wrong(log, plan)
     for name in known.keys() - {plan.name for plan in now}:
         log.info(f"plan {name} is gone: its folder is", plan=name)
+
+
+def is_news(former: PlanStatus | None, plan: PlanStatus) -> bool:
+    """Whether what is wrong with a plan was not said before; that its tests run is not wrong, only that they failed."""
+    if plan.testing is not None:
+        return False
+    if former is None:
+        return True
+    return former.errors != plan.errors or (former.testing is not None and bool(plan.errors))
 
 
 def _say_version(log: Any, former: PlanStatus | None, plan: PlanStatus) -> None:
@@ -38,7 +48,7 @@ def _say_version(log: Any, former: PlanStatus | None, plan: PlanStatus) -> None:
 
 def _say_wrong(log: Any, plan: PlanStatus) -> None:
     said = "is broken" if plan.status == "broken" else "keeps its last good version"
-    for problem in plan.errors:
+    for problem in () if plan.testing else plan.errors:
         log.error(f"plan {plan.name} {said}: {problem}", plan=plan.name)
     for warning in plan.warnings:
         log.warning(f"plan {plan.name}: {warning}", plan=plan.name)

@@ -71,6 +71,10 @@ class Pool:
             used = found.resource.count - int(found.free(self._now()))
             yield name, found.resource, used, found.waiting
 
+    def held(self) -> Iterator[tuple[str, Mapping[Name, int]]]:
+        """What is held, with the label of the run that it is held for."""
+        return ((holder.root.label, holder.held) for holder in self._holders if holder.held)
+
     def lacks(self, claim: Claim) -> dict[Name, list[str]]:
         """What a claim that waits waits for: each resource with the labels of the runs that hold it."""
         lacking = [n for n in claim.needs if not self._there(claim, n)] or list(claim.needs)

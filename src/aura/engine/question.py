@@ -99,7 +99,7 @@ class Question:
         """Ask, clean up, and give the answer. Never raises what the action raises."""
         self._attempt.time_out_after(max(LONGEST, self._poll.period))
         if self._attempt.cause is None:  # else it was stopped before its child began
-            await self._attempt.edge.attend(self.call())
+            await self._attempt.edge.attend(self._runtime.body_of(self._attempt, self.call()))
         self._attempt.finish()
         answer = self._answer()
         await self._clean_up()

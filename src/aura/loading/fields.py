@@ -90,19 +90,15 @@ def is_identifier(name: str) -> bool:
 class Fields:
     """One mapping of a document, with the keys that it may have."""
 
-    def __init__(
-        self, reader: Reader, path: Path, value: Any, what: str, known: Collection[str], later: Collection[str] = ()
-    ) -> None:
-        """Take the mapping at ``path``; ``later`` are keys that are part of the language but not supported yet."""
+    def __init__(self, reader: Reader, path: Path, value: Any, what: str, known: Collection[str]) -> None:
+        """Take the mapping at ``path``."""
         self.reader = reader
         self.path = path
         self.is_mapping = isinstance(value, dict)  # if not, that is reported, and no field is there
         self.value = reader.mapping(path, value, what)
         for key in self.value:
-            if key in later:
-                reader.key_problem((*path, key), f"`{key}` is not supported yet")
-            elif key not in known:
-                reader.key_problem((*path, key), f"{what} has no key {key!r}{near(key, (*known, *later))}")
+            if key not in known:
+                reader.key_problem((*path, key), f"{what} has no key {key!r}{near(key, known)}")
 
     def __contains__(self, key: str) -> bool:
         return key in self.value

@@ -68,6 +68,7 @@ def plan_schema() -> Schema:
         ),
         "resources": described(_resources(), "How much there is of what its runs share: a number, or a rate"),
         "defaults": described(_defaults(), "What its tasks and steps have where they do not say it themselves"),
+        "reload": described(_reload(), "What a new version has to pass before it is served"),
     }
     made = mapping(planfile.KEYS, shapes)
     return {"$schema": DIALECT, "title": "A plan of Aura", **made, "$defs": {"duration": DURATION}}
@@ -81,6 +82,14 @@ def _resources() -> Schema:
     }
     rate = mapping(planfile.RATE_KEYS, shapes, planfile.RATE_KEYS)
     return {"type": "object", "propertyNames": NAMES, "additionalProperties": {"anyOf": [count, rate]}}
+
+
+def _reload() -> Schema:
+    shapes = {
+        "gate": described({"enum": list(planfile.GATES)}, "tests: the plan's own, in its folder tests"),
+        "gate_timeout": described(ref("duration"), "How long that may take, an hour at most; 5 minutes by default"),
+    }
+    return mapping(planfile.RELOAD_KEYS, shapes, ["gate"])
 
 
 def _defaults() -> Schema:

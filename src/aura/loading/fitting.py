@@ -14,13 +14,15 @@ import msgspec
 from aura.errors import Problem
 from aura.loading.crosscheck import Offer, Using, check_using
 from aura.loading.generation import Generation
+from aura.loading.loader import CheckedPlan
 
 
 class Loaded(msgspec.Struct, eq=False):
     """What a load has made of one plan: the generation to be served, None if there is none, and what is wrong.
 
     ``former`` is what was served before; a new generation that does not fit what others serve goes back to it.
-    ``unfit``: what is wrong is that it does not fit the others.
+    ``unfit``: what is wrong is that it does not fit the others. ``kept_back``: a newer version, which has not
+    passed its gate.
     """
 
     generation: Generation | None
@@ -30,6 +32,7 @@ class Loaded(msgspec.Struct, eq=False):
     errors: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
     unfit: bool = False
+    kept_back: CheckedPlan | None = None
 
     def offer(self) -> Offer:
         """What others may use of it."""

@@ -9,13 +9,17 @@ Whoever knows better than to read everything (``watching``) gives ``reload`` a *
 out of it that nothing has happened to, and says of which ones the last word may not be written yet: such a plan that
 cannot be served is put off, and stands as it did.
 
+A version of a plan with a gate (``gating``) is imported only once it may pass. Until then it is *kept back*: the plan
+stands as it did, and the gate has its tests run and asks for this load again when they have ended. That load is given
+the very snapshot that was tested.
+
 A run that has started holds its generation itself. Here only the newest is held, so an old one goes, with its modules,
 when the last run on it has ended. One that a run began with before a restart is loaded again for it (``load_kept``). A
 crash in the middle of a reload loses nothing: the folder is the truth.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +32,7 @@ from aura.actions import Action
 from aura.errors import ConfigError, PlanError, Problem, RequestError
 from aura.loading.crosscheck import Using
 from aura.loading.fitting import Loaded, fit_together
+from aura.loading.gating import Gatekeeper, OpenGate, Used, remark, trial_of
 from aura.loading.generation import Generation, Load
 from aura.loading.importing import ImportTimeout, call_abandonable
 from aura.loading.loader import NO_RESOURCES, CheckedPlan, check_plan
@@ -43,7 +48,10 @@ Status = Literal["ready", "stale", "broken"]
 
 
 class PlanStatus(msgspec.Struct, frozen=True):
-    """How a plan stands after a load. ``generation`` is the one that is served; ``warnings`` do not keep it back."""
+    """How a plan stands after a load. ``generation`` is the one that is served; ``warnings`` do not keep it back.
+
+    ``testing`` is the newer version whose tests are running: it is served once they pass.
+    """
 
     name: str
     title: str
@@ -54,6 +62,7 @@ class PlanStatus(msgspec.Struct, frozen=True):
     errors: tuple[Problem, ...] = ()
     warnings: tuple[Problem, ...] = ()
     uses: tuple[str, ...] = ()
+    testing: str | None = None
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -123,6 +132,10 @@ class Generations:
         self._using: dict[str, Using] = {}
         #: The plans that the last load could not serve, and of which a later one is to say so.
         self.put_off: frozenset[str] = frozenset()
+        #: Says which new versions of plans that have a gate may be served.
+        self.gate: Gatekeeper = OpenGate()
+        #: The versions that have not passed it, each the newest of its plan.
+        self._kept_back: dict[str, CheckedPlan] = {}
         #: The plans that are not in order because they do not fit others: a change of those may heal them.
         self.unfit: frozenset[str] = frozenset()
         # one load at a time: two would race for which content is the newer
@@ -176,7 +189,10 @@ class Generations:
             found = await self._check(read or self._read_all)
             loaded = {name: await self._load(name, one) for name, one in found.items()}
             fit_together(loaded)
-            self.put_off = frozenset(name for name, one in loaded.items() if found[name].tentative and one.errors)
+            self.put_off = frozenset(
+                name for name, one in loaded.items() if found[name].tentative and (one.errors or one.kept_back)
+            )
+            self._ask_gate(found, loaded, again=read is None)
             for name in self.put_off - self._statuses.keys():
                 del loaded[name]
             kept = {name for name in self.unfit if name in found and found[name].stays}
@@ -190,13 +206,34 @@ class Generations:
     def _status(self, name: str, one: Loaded) -> PlanStatus:
         if name in self.put_off:
             return self._statuses[name]
+        testing = self.gate.testing(name)
         lacking = () if one.generation is None else self._look(one.generation.plan)
         warnings = [Problem(f"{name}/plan.yaml", 1, 1, message) for message in lacking]
-        return _status(name, one, (*one.warnings, *warnings))
+        return _status(name, one, (*one.warnings, *warnings), testing)
+
+    def _ask_gate(self, found: Mapping[str, _Checked], loaded: Mapping[str, Loaded], *, again: bool) -> None:
+        """Have the tests run of what is kept back, and say what is wrong with what has failed."""
+        kept = {name: self._kept_back[name] for name, one in found.items() if one.stays and name in self._kept_back}
+        self._kept_back = kept | {name: one.kept_back for name, one in loaded.items() if one.kept_back}
+        versions = dict(_versions(loaded, self._kept_back))
+        for name, one in loaded.items():
+            if name in self.put_off or found[name].stays:
+                continue
+            if one.kept_back is None:
+                self.gate.forget(name)
+            elif problems := self.gate.ask(trial_of(one.kept_back, versions), again=again):
+                one.errors = problems
+                one.unfit = bool(one.kept_back.plan and one.kept_back.plan.uses)  # it may have been one of those
+        for name in [name for name in self.gate.asked() if name not in found]:
+            self.gate.forget(name)
+
+    def is_awaited(self, plan_name: str) -> bool:
+        """Whether a plan that is not served has a version in its folder that has not passed its gate."""
+        return plan_name in self._kept_back and plan_name not in self._current
 
     def close(self) -> None:
         """Serve nothing more, and take the plans' modules out of ``sys.modules`` now: no run is left."""
-        current, self._current, self._statuses, self._using = self._current, {}, {}, {}
+        current, self._current, self._statuses, self._using, self._kept_back = self._current, {}, {}, {}, {}
         for generation in current.values():
             generation.close()
 
@@ -263,6 +300,12 @@ class Generations:
             kept.errors = self._statuses[name].errors if found.stays else ()
         elif checked.plan is None:
             kept.errors = checked.problems
+        elif checked.plan.gate and not self.gate.lets(name, checked.snapshot.hash):
+            kept.kept_back = checked
+            status = self._statuses.get(name)
+            kept.errors = (remark(name, checked.snapshot.hash),)
+            if former is not None and status is not None:
+                kept.errors, kept.warnings = status.errors, self._warnings[name]
         else:
             load = Load(checked, self._shipped, self.current, self._vars.get(name, {}))
             generation = await load.run(self._import_timeout)
@@ -272,7 +315,18 @@ class Generations:
         return kept
 
 
-def _status(name: str, one: Loaded, warnings: tuple[Problem, ...]) -> PlanStatus:
+def _versions(
+    loaded: Mapping[str, Loaded], kept_back: Mapping[str, CheckedPlan]
+) -> Iterator[tuple[str, tuple[Used, tuple[str, ...]]]]:
+    """The plans that one under trial meets: as they are served, or, of one that never was, what is kept back of it."""
+    for name, one in loaded.items():
+        if one.generation is not None:
+            yield name, (Used(one.generation.hash, one.generation.files), one.generation.plan.uses)
+        elif name in kept_back and (plan := kept_back[name].plan) is not None:
+            yield name, (Used(kept_back[name].snapshot.hash, kept_back[name].snapshot.files), plan.uses)
+
+
+def _status(name: str, one: Loaded, warnings: tuple[Problem, ...], testing: str | None) -> PlanStatus:
     served = one.generation
     plan = served.plan if served else Plan(name, "", {})
     return PlanStatus(
@@ -285,4 +339,5 @@ def _status(name: str, one: Loaded, warnings: tuple[Problem, ...]) -> PlanStatus
         errors=one.errors,
         warnings=warnings,
         uses=plan.uses,
+        testing=testing,
     )

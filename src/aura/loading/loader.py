@@ -222,4 +222,6 @@ class _PlanCheck:
             resources=head.resources,
             rules=rules,
             items=items,
+            gate=head.gate,
+            gate_timeout=head.gate_timeout,
         )

@@ -4,18 +4,22 @@ import re
 import zoneinfo
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from aura.loading.defaults import STEP_KEYS, TASK_KEYS, StepDefaults, TaskDefaults, read_for_step, read_for_task
 from aura.loading.fields import IDENTIFIER_RULE, Fields, Path, Reader, is_identifier, kind_of
-from aura.plan import Rate, Resource, Semaphore
+from aura.plan import GATE_TIMEOUT, Rate, Resource, Semaphore
 from aura.task import NAME_PATTERN
 
-#: The keys of plan.yaml, and those that are part of the language but come later.
-KEYS = ("title", "description", "timezone", "uses", "vars", "secrets", "resources", "defaults")
-LATER = ("reload",)
+#: The keys of plan.yaml.
+KEYS = ("title", "description", "timezone", "uses", "vars", "secrets", "resources", "defaults", "reload")
+RELOAD_KEYS = ("gate", "gate_timeout")
+#: What a new version may have to pass before it is served.
+GATES = ("tests",)
+#: The longest that it may take, in seconds: meanwhile the versions of other such plans wait.
+MAX_GATE_TIMEOUT = 3600.0
 RATE_KEYS = ("rate", "per")
 #: The most of one resource that there can be, and the most that a rate can give in its time.
 MAX_RESOURCE = 1_000_000
@@ -38,11 +42,14 @@ class PlanHead(msgspec.Struct, frozen=True):
     resources: Mapping[str, Resource] = {}
     task_defaults: TaskDefaults = TaskDefaults()
     step_defaults: StepDefaults = StepDefaults()
+    gate: Literal["tests"] | None = None
+    gate_timeout: float = GATE_TIMEOUT
 
 
 def read_plan_head(reader: Reader, plan_name: str) -> PlanHead:
     """Read ``plan.yaml`` of a plan; problems go to the reader."""
-    fields = Fields(reader, (), reader.document.value, "plan.yaml", KEYS, LATER)
+    fields = Fields(reader, (), reader.document.value, "plan.yaml", KEYS)
+    gate, gate_timeout = _read_reload(fields)
     return PlanHead(
         title=fields.text("title"),
         description=fields.text("description"),
@@ -53,6 +60,8 @@ def read_plan_head(reader: Reader, plan_name: str) -> PlanHead:
         resources=_read_resources(fields),
         task_defaults=read_for_task(_defaults_of(fields, "task", TASK_KEYS), TaskDefaults()),
         step_defaults=read_for_step(_defaults_of(fields, "step", STEP_KEYS), StepDefaults()),
+        gate=gate,
+        gate_timeout=gate_timeout,
     )
 
 
@@ -144,6 +153,20 @@ def _defaults_of(fields: Fields, kind: str, known: Sequence[str]) -> Fields:
         fields.reader.problems += defaults.reader.problems
     given = defaults.value.get(kind, {})
     return Fields(fields.reader, defaults.at(kind), given, f"defaults.{kind}", known)
+
+
+def _read_reload(fields: Fields) -> tuple[Literal["tests"] | None, float]:
+    """Read what a new version has to pass before it is served, and how many seconds that may take."""
+    if "reload" not in fields:
+        return None, GATE_TIMEOUT
+    given = Fields(fields.reader, fields.at("reload"), fields.get("reload"), "reload", RELOAD_KEYS)
+    if given.is_mapping and "gate" not in given:
+        fields.wrong("reload", "say what a new version has to pass: {gate: tests}")
+    timeout = given.duration("gate_timeout", GATE_TIMEOUT)
+    if timeout > MAX_GATE_TIMEOUT:
+        given.wrong("gate_timeout", "an hour is the most: meanwhile the new versions of other such plans wait")
+    given.choice("gate", "tests", GATES)
+    return "tests", timeout
 
 
 def _read_resources(fields: Fields) -> dict[str, Resource]:

@@ -4,8 +4,11 @@ What is checked, hashed and imported is this snapshot, so that all three see the
 folder meanwhile. Only regular files are read, at most 1 MiB each and 2,000 in a plan; a link that leads out of the
 plans folder is not followed; what cannot be read is a problem of its plan and of nobody else.
 
-A *look* is the same without reading: a stamp of every file that a reading would read, and which folders they lie in.
-Two looks that are equal saw the same content.
+The plan's own tests are no part of what is served, and not of its hash. They are read too where plan.yaml may ask for
+them (``reload.gate``), so that what is tested is the same snapshot.
+
+A *look* is the same without reading: a stamp of every file that a reading would read, tests included, and which folders
+they lie in. Two looks that are equal saw the same content.
 """
 
 import grp
@@ -14,7 +17,7 @@ import itertools
 import os
 import pwd
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +30,8 @@ MAX_FILES = 2000
 MAX_LEVELS = 16
 #: YAML files at the top of a plan; everything else in YAML is a task.
 TOP_FILES = ("plan.yaml", "schedule.yaml", "interrupts.yaml")
+#: The folder of a plan's own tests; every file in it may be needed by one.
+TESTS = "tests"
 _YAML = (".yaml", ".yml")
 
 
@@ -34,6 +39,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     """The files of one plan by their path below its folder, and what could not be read.
 
     ``hash`` is the SHA-256 of names and contents, in hex. ``directory`` is the absolute path of the plan's folder.
+    ``tests`` are the files of its tests, with a hash of their own; there are none if plan.yaml does not ask for them.
     """
 
     name: str
@@ -41,6 +47,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     files: Mapping[str, bytes]
     hash: str
     problems: tuple[Problem, ...] = ()
+    tests: Mapping[str, bytes] = {}
+    tests_hash: str = ""
 
 
 #: Device, inode, size, and the times of the last change of content and of anything, in nanoseconds.
@@ -116,25 +124,33 @@ class _PlanReader:
         self._name = name
         self._guarded = guarded
         self._folders: dict[tuple[int, int], str] = {}
-        self._files: dict[str, bytes] = {}
         self._problems: list[Problem] = []
 
     def read(self) -> Snapshot:
+        files = self._read_files(self._paths)
+        tests = self._read_files(self._test_paths) if _may_ask_for_tests(files) else {}
+        problems = tuple(self._problems)
+        hash, tests_hash = content_hash(files), content_hash(tests)
+        return Snapshot(self._name, str(self._folder), files, hash, problems, tests, tests_hash)
+
+    def _read_files(self, paths: Callable[[], Iterator[str]]) -> dict[str, bytes]:
+        files: dict[str, bytes] = {}
         try:
-            for path in self._paths():
-                if len(self._files) >= MAX_FILES:
+            for path in paths():
+                if len(files) >= MAX_FILES:
                     self._problem(path, f"the plan has more than {MAX_FILES} files")
                     break
-                self._read_file(path)
+                content = self._read_file(path)
+                if content is not None:
+                    files[path] = content
         except OSError as error:
             self._problem("", f"the folder cannot be read: {error.strerror}")
-        files = dict(sorted(self._files.items()))
-        return Snapshot(self._name, str(self._folder), files, content_hash(files), tuple(self._problems))
+        return dict(sorted(files.items()))
 
     def look(self) -> Look:
         stamps: dict[str, Stamp | None] = {}
         with suppress(OSError):  # it is gone, or is no folder: there is nothing to be seen in it
-            for path in itertools.islice(self._paths(), MAX_FILES + 1):
+            for path in itertools.islice(itertools.chain(self._paths(), self._test_paths()), 2 * MAX_FILES + 1):
                 stamps[path] = _stamp(str(self._folder / path))
         return Look(stamps, self._folders)
 
@@ -150,8 +166,13 @@ class _PlanReader:
                 yield name
             elif name == "tasks":
                 yield from self._walk(name, _YAML, 1)
-            elif name == "actions" or (name != "tests" and _is_package(entry)):
+            elif name == "actions" or (name != TESTS and _is_package(entry)):
                 yield from self._walk(name, (".py",), 1)
+
+    def _test_paths(self) -> Iterator[str]:
+        """The files of the plan's own tests, whatever they are."""
+        if os.path.isdir(self._folder / TESTS):
+            yield from self._walk(TESTS, "", 1)
 
     def _entries(self, path: str) -> list[os.DirEntry[str]]:
         folder = self._folder / path
@@ -165,7 +186,7 @@ class _PlanReader:
         self._guard(path, status)
         return sorted(visible, key=lambda entry: entry.name)
 
-    def _walk(self, path: str, suffixes: tuple[str, ...], level: int) -> Iterator[str]:
+    def _walk(self, path: str, suffixes: str | tuple[str, ...], level: int) -> Iterator[str]:
         if level > MAX_LEVELS:
             self._problem(path, f"folders nest deeper than {MAX_LEVELS} levels here; is this a loop of links?")
             return
@@ -185,22 +206,29 @@ class _PlanReader:
         real = os.path.realpath(path)
         return real == self._root or real.startswith(self._root + os.sep)
 
-    def _read_file(self, path: str) -> None:
+    def _read_file(self, path: str) -> bytes | None:
         full = str(self._folder / path)
         if not self._inside(full):
             self._problem(path, "this link leads out of the plans folder and is not followed")
-            return
+            return None
         try:
-            self._files[path], status = _read_regular(os.path.realpath(full, strict=True))
+            content, status = _read_regular(os.path.realpath(full, strict=True))
             self._guard(path, status)
+            return content
         except OSError as error:
             self._problem(path, f"the file cannot be read: {error.strerror}")
         except _NotRegular as error:
             self._problem(path, str(error))
+        return None
 
     def _guard(self, path: str, status: os.stat_result) -> None:
         if self._guarded and (why := _unsafe(str(self._folder / path).rstrip("/"), status)):
             self._problem(path, why)
+
+
+def _may_ask_for_tests(files: Mapping[str, bytes]) -> bool:
+    """Whether plan.yaml may say ``gate``; it is not parsed for this, and most plans' tests are never read."""
+    return b"gate" in files.get("plan.yaml", b"")
 
 
 def _stamp(path: str) -> Stamp | None:

@@ -44,13 +44,13 @@ def put_item(row: ItemRow, now: float) -> Unit:
     return unit
 
 
-def put_slot(row: ItemRow, due: float, cid: str) -> Unit:
-    """The unit that notes that a slot of an item has started a run.
+def put_slot(row: ItemRow, due: float, cid: str, spans: Sequence[tuple[float, float]] = ()) -> Unit:
+    """The unit that notes that a slot of an item has started a run, and forgets those that lie in ``spans``.
 
     Raises (when it runs):
         sqlite3.IntegrityError: it has started one before; nothing of the unit is kept.
     """
-    settled = [(row.plan_name, row.name, *span) for span in row.settled]
+    settled = [(row.plan_name, row.name, *span) for span in spans]
 
     def unit(execute: Execute) -> None:
         execute("INSERT INTO slot VALUES (?,?,?,?)", (row.plan_name, row.name, due, cid))

@@ -41,6 +41,10 @@ from anyio._backends._asyncio import _task_states
 
 from aura.run import leaves_of
 
+#: What the cancellation says that a coroutine gets. It does not have anyio's words: behind the shield a task group of
+#: the action's own, of which a child has a group as well, would take it for its own cancellation, and swallow it.
+STOPPED = "the attempt is being stopped"
+
 
 class Edge:
     """Awaits a coroutine and delivers at most one cancellation to it, and one more by ``pulse``.
@@ -156,6 +160,8 @@ class Edge:
         assert self._coroutine is not None
         if isinstance(error, CancelledError) and self._outer.cancel_called:
             self._note(error)
+            if self._is_ours(error):
+                error = CancelledError(STOPPED)
         try:
             if self._pending:
                 return self._step(self._coroutine.throw, error)

@@ -234,7 +234,7 @@ class LiveRun(msgspec.Struct, eq=False):
     inherited_loops: Mapping[str, LoopRows] = {}
     columns_changed: bool = False
     _has_changed: bool = False
-    _change: anyio.Event | None = None
+    _change: asyncio.Event | None = None
     _ended: bool = False
     _done: anyio.Event | None = None
     _released: anyio.Event | None = None
@@ -589,7 +589,7 @@ class LiveRun(msgspec.Struct, eq=False):
     async def wait_change(self) -> None:
         """Return once ``changed`` has been called since the last return. Only its executor waits here."""
         if not self._has_changed:
-            self._change = anyio.Event()
+            self._change = asyncio.Event()
             await self._change.wait()
             self._change = None
         self._has_changed = False

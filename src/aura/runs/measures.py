@@ -49,6 +49,8 @@ Place = tuple[str, str]
 End = tuple[str, str, str]
 #: (monotonic time, seconds, plan)
 Wait = tuple[float, float, str]
+#: (place, how many started there, and ended, by state): of one cell, at one time
+_Kept = tuple[Place, int, dict[str, int]]
 
 
 class Counts(NamedTuple):
@@ -151,8 +153,9 @@ class Measures:
         self._recent = {lane: _Ring() for lane in lanes}
         self._plans: set[str] = set()
         self._cells: dict[Place, _Cell] = {}
-        #: (slot, the counts as it began); no slot between two that are here had anything to count before it ended.
-        self._slots: deque[tuple[int, Counts]] = deque(maxlen=SLOTS)
+        #: (slot, what was counted as it began, cell by cell: to make ``Counts`` of it each time would cost more than to
+        #: count); no slot between two that are here had anything to count before it ended.
+        self._slots: deque[tuple[int, list[_Kept]]] = deque(maxlen=SLOTS)
         self._next_slot = -math.inf
         self._turn(self.began)
 
@@ -219,12 +222,10 @@ class Measures:
     @property
     def counts(self) -> Counts:
         """What was counted, as it is now."""
-        started = Counter({place: cell.started for place, cell in self._cells.items() if cell.started})
-        ended: Counter[End] = Counter()
-        for (lane, plan), cell in self._cells.items():
-            for state, count in cell.ended.items():
-                ended[lane, plan, state] = count
-        return Counts(started, ended)
+        return _counts_of(self._kept())
+
+    def _kept(self) -> list[_Kept]:
+        return [(place, cell.started, dict(cell.ended)) for place, cell in self._cells.items()]
 
     # -- the window
 
@@ -235,7 +236,7 @@ class Measures:
             self._turn(now)
         first = _slot(now) - SLOTS + 1
         begin = max(self.began, first * SLOT)
-        former = next(counts for slot, counts in self._slots if slot >= first)
+        former = _counts_of(next(kept for slot, kept in self._slots if slot >= first))
         ended: Counter[Place] = Counter()
         counts = self.counts
         for (lane, plan, _), count in (counts.ended - former.ended).items():
@@ -246,8 +247,14 @@ class Measures:
     def _turn(self, now: float) -> None:
         """Remember the counts as they are at the beginning of a slot."""
         slot = _slot(now)
-        self._slots.append((slot, self.counts))
+        self._slots.append((slot, self._kept()))
         self._next_slot = (slot + 1) * SLOT
+
+
+def _counts_of(kept: Sequence[_Kept]) -> Counts:
+    started = Counter({place: count for place, count, _ in kept if count})
+    ended: Counter[End] = Counter({(*place, state): n for place, _, states in kept for state, n in states.items()})
+    return Counts(started, ended)
 
 
 def _slot(now: float) -> int:

@@ -44,7 +44,7 @@ async def perform(runtime: Runtime, waits: Waits, run: LiveRun, attempt: Attempt
     assert run.generation is not None
     step = attempt.step.step
     home = run.generation.home_of(step.action)  # held here, with its modules, as long as its code runs
-    action = home.action(step.action)
+    action = runtime.action(home, step.action)
     call = _prepare(runtime, home, attempt, action, _parameters(runtime, run, attempt))
     try:
         if not action.services:
@@ -66,7 +66,7 @@ async def ask(runtime: Runtime, home: Generation, attempt: Attempt, scope: Mappi
     ``home`` is the action's; ``scope`` has the names that its parameters may use. Raises whatever goes wrong, and
     ``NoRun`` where it needs a run.
     """
-    action = home.action(attempt.step.step.action)
+    action = runtime.action(home, attempt.step.step.action)
     params = {name: value.render(scope) for name, value in attempt.step.step.params.items()}
     _check_secrets(runtime, action.name, params)
     call = _prepare(runtime, home, attempt, action, params)

@@ -278,8 +278,7 @@ class PlanState:
         Raises:
             StateInvalid: it cannot be one.
         """
-        if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY or not key.isprintable():
-            raise StateInvalid(f"{key!r:.60} is no key: it is text of 1 to {MAX_KEY} characters that can be printed")
+        check_key(key)
         if self._ground.redactor.text(key) != key:
             raise StateInvalid("a key with a secret in it is not kept: keys are shown")
         return key
@@ -287,6 +286,12 @@ class PlanState:
     def _kept(self, value: Any, ttl: float | str | None) -> Kept:
         data = kept_json(value, self._ground.redactor, StateInvalid)
         return data, None if ttl is None else self._now + _seconds(ttl)
+
+
+def check_key(key: Any) -> None:
+    """Raise ``StateInvalid`` for what no key can be, whoever asks."""
+    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY or not key.isprintable():
+        raise StateInvalid(f"{key!r:.60} is no key: it is text of 1 to {MAX_KEY} characters that can be printed")
 
 
 def _has_expired(kept: Kept, now: float) -> bool:

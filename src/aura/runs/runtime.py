@@ -6,7 +6,7 @@ that tell of it, in one unit. Readers see the events when the unit is committed,
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from anyio import CapacityLimiter
 from anyio.abc import TaskGroup
 
+from aura.actions import Action
 from aura.bus import Bus, Offered, joined
 from aura.clock import Clock
 from aura.config import Settings
@@ -23,6 +24,7 @@ from aura.graph import StepProgress
 from aura.journal import Journal
 from aura.ledger import Ledger
 from aura.lifecycle import FINAL, RunState, check_move
+from aura.loading.generation import Generation
 from aura.loading.generations import Generations
 from aura.logs import Logs
 from aura.progress import ProgressBell
@@ -33,8 +35,9 @@ from aura.records.runs import Accepted, HistoryRow, change_run, together
 from aura.records.waits import WaitUnit
 from aura.redaction import Redactor
 from aura.run import CidSource
-from aura.runs.attempt import Calls, Emits
+from aura.runs.attempt import Attempt, Calls, Emits
 from aura.runs.checkpoints import Checkpoints
+from aura.runs.interceptor import Interceptor
 from aura.runs.liverun import LiveRun
 from aura.runs.measures import Measures
 from aura.runs.planstate import Ground
@@ -75,6 +78,7 @@ class Runtime:
         boot: int,
         store_id: str,
         space: Space | None = None,
+        interceptor: Interceptor | None = None,
         last_seq: int = 0,
         last_cid: str | None = None,
     ) -> None:
@@ -111,12 +115,22 @@ class Runtime:
         self.emits: Emits
         self.plan_states = PlanStates(Ground(store, self.bus, clock, redactor, self.fault))
         self.checkpoints = Checkpoints(store, redactor)
-        self.services = Services(logs, generations, secrets, self.open, self.boot_tag)
+        self._interceptor = interceptor
+        self.services = Services(logs, generations, secrets, self.open, self.boot_tag, interceptor)
         self.progress_bell = ProgressBell(journal)
         self.threads = CapacityLimiter(ACTION_THREADS)
         self.faults: deque[str] = deque(maxlen=FAULTS_SHOWN)
         loop = asyncio.get_running_loop()  # whose time the clock gives as well
         self.measures = Measures(loop.time, list(settings.lanes), store)
+
+    def action(self, home: Generation, name: str) -> Action:
+        """The action that is called for a step; in a test, maybe one that stands for it. Raises as ``home.action``."""
+        found = home.action(name)
+        return found if self._interceptor is None else self._interceptor.action(found)
+
+    def body_of(self, attempt: Attempt, coroutine: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
+        """What an attempt awaits to have its coroutine done; in a test, somebody may listen."""
+        return coroutine if self._interceptor is None else self._interceptor.attempt(attempt, coroutine)
 
     def fault(self, what: str, error: BaseException) -> None:
         """Record a broken rule or a lost write of Aura's own; it shows as ``degraded`` until the next start."""

@@ -64,7 +64,7 @@ def _run(run: LiveRun) -> dict[str, Any]:
         "plan_name": run.plan_name,
         "task_name": run.task_name,
         "attempt": run.attempt,
-        "workdir": str(run.workdir_path),
+        "workdir": f"{run.workdirs}/{run.cid}",
         "due": rfc3339(run.accepted.due),
         "labels": dict(run.accepted.labels),
         "state": (run.ending or run.state).value,

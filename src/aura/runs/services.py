@@ -33,7 +33,7 @@ started with ``ctx.process_environment`` are found and ended by that start.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -46,6 +46,7 @@ from aura.loading.generation import Generation
 from aura.loading.generations import Generations
 from aura.logs import Logs
 from aura.run import leaves_of
+from aura.runs.interceptor import Interceptor
 from aura.runs.liverun import LiveRun
 from aura.runs.openservice import OpenService, Stage
 from aura.secrets import Secrets
@@ -69,7 +70,13 @@ class Services:
     """The open services of all plans. ``group`` is set by whoever opens it (``server``)."""
 
     def __init__(
-        self, logs: Logs, generations: Generations, secrets: Secrets, runs: Mapping[str, LiveRun], boot_tag: str
+        self,
+        logs: Logs,
+        generations: Generations,
+        secrets: Secrets,
+        runs: Mapping[str, LiveRun],
+        boot_tag: str,
+        interceptor: Interceptor | None = None,
     ) -> None:
         """``runs`` are all runs in memory."""
         #: Where services live, each in a child; and the children that wait until an old generation is done with.
@@ -81,6 +88,7 @@ class Services:
         self._secrets = secrets
         self._runs = runs
         self._boot_tag = boot_tag
+        self._interceptor = interceptor
         self._shared: dict[Generation, _Shared] = {}
         self._closed = False
 
@@ -112,6 +120,13 @@ class Services:
             if not shared.users and shared.unused is not None:
                 shared.unused.set()
 
+    def opened(self) -> Iterator[tuple[str, Any]]:
+        """What is open, by its full name."""
+        for shared in self._shared.values():
+            for one in shared.open.values():
+                if one.stage is Stage.OPEN:
+                    yield one.service.full_name, one.value
+
     def _shared_of(self, generation: Generation) -> _Shared:
         shared = self._shared.get(generation)
         if shared is None:
@@ -133,6 +148,8 @@ class Services:
 
     def _make(self, shared: _Shared, name: str) -> OpenService:
         generation, service = shared.generation, shared.generation.services[name]
+        if self._interceptor is not None:
+            service = self._interceptor.service(service)
         host = ServiceHost(service.plan_name, self._log_of(service), {"AURA_BOOT": self._boot_tag})
         context = ServiceContext(host, generation.plan.vars, self._secrets.of(generation.plan))
         take, on_end = partial(self._take, shared), partial(self._note_end, shared)

@@ -46,6 +46,18 @@ class CronTimes:
         self._units = tuple(tuple(sorted(values)) for values in (self._sim.hours, self._sim.minutes, self._sim.seconds))
         minute, hour = self._sim.parts[1:3]
         self.is_fixed = not (minute.startswith("*") or hour.startswith("*"))
+        #: By zone the last answer of ``first_from``: it holds for each start between the two.
+        self._known: dict[ZoneInfo, tuple[int, int]] = {}
+
+    def first_from(self, zone: ZoneInfo, start: int) -> int | None:
+        """The first instant from ``start`` on, that included; None if there is none any more."""
+        asked, known = self._known.get(zone, (0, -1))
+        if asked <= start <= known:
+            return known
+        found = next(self.instants(zone, start, 1), None)
+        if found is not None:
+            self._known[zone] = start, found
+        return found
 
     def instants(self, zone: ZoneInfo, start: int, step: Step) -> Iterator[int]:
         """All instants from ``start`` on, that included, in Unix seconds: later ones (1), or earlier ones (-1)."""

@@ -110,6 +110,11 @@ class Debounces:
         self._groups: dict[tuple[str, str, str], Group] = {}
         self._closed = False
 
+    @property
+    def holds_any(self) -> bool:
+        """Whether an event waits that will start its item."""
+        return any(group.waiting for group in self._groups.values())
+
     # -- which items there are
 
     def take_over(self, rows: Sequence[DebouncedRow]) -> None:

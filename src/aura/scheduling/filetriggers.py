@@ -5,7 +5,8 @@ while the engine runs; what changes while it is stopped, or while there is no se
 The path of a folder is made when its plan is loaded. What knows a folder again over reloads and restarts is its item,
 its path and its pattern; what else its trigger says counts from the next look on.
 
-In a world nothing rings but ``look``, and files settle in virtual time.
+In a world nothing rings but ``look``, and ``look_where_changed``, which that of a plan's test calls whenever somebody
+may have changed a file (``testing.doors``); and files settle in virtual time.
 """
 
 import os
@@ -136,6 +137,22 @@ class FileTriggers:
         for watches in self._watches.values():
             for watch in watches.values():
                 watch.ring()
+
+    def look_where_changed(self) -> None:
+        """Have those looked at soon in which something has changed, in a world."""
+        for watches in self._watches.values():
+            for watch in watches.values():
+                watch.ring_if_changed()
+
+    @property
+    def has_folders(self) -> bool:
+        """Whether any folder is looked at."""
+        return bool(self._watches)
+
+    @property
+    def are_settled(self) -> bool:
+        """Whether each folder was looked at since that was asked for, and what has changed is told."""
+        return not self._on or all(one.is_settled for some in self._watches.values() for one in some.values())
 
     def of(self, live: LiveItem) -> list[Watch]:
         """The folders of an item."""

@@ -39,8 +39,10 @@ class ItemModes:
 
     # -- deciding
 
-    def key(self, live: LiveItem, scope: Mapping[str, Any], inputs: Mapping[str, Any]) -> str | None:
+    def key(self, live: LiveItem, scope: Callable[[], Mapping[str, Any]], inputs: Mapping[str, Any]) -> str | None:
         """The key by which the runs of an item count for each other; None if its mode has none.
+
+        ``scope`` gives what it may name beside the inputs, if it is asked.
 
         Raises:
             RequestError: ``inputs_invalid``: it cannot be rendered.
@@ -49,7 +51,7 @@ class ItemModes:
         if mode is None or mode.key is None or not is_bounded(mode):
             return None
         try:
-            return key_text(mode.key.render({**scope, "inputs": inputs}), self._runtime.redactor.text)
+            return key_text(mode.key.render({**scope(), "inputs": inputs}), self._runtime.redactor.text)
         except Exception as error:
             message = f"the key of its mode cannot be rendered: {error}"
             raise RequestError("inputs_invalid", message, errors=[FieldError("/inputs", message)]) from error

@@ -6,6 +6,7 @@ It is the same object in all versions of its plan, so that nothing of it begins 
 from collections import Counter
 from collections.abc import Sequence
 from hashlib import sha256
+from itertools import pairwise
 
 import msgspec
 
@@ -31,6 +32,8 @@ class LiveItem:
         self.row = row
         #: The slots not in ``row.settled`` that have started a run, or are being stored with one, as they were taken.
         self.started = started
+        #: The spans of ``row.settled`` in which no slot is on record, or will be when the starts so far are stored.
+        self._cleared = frozenset[tuple[float, float]]()
         self.switch: Switch | None = None
         #: By reason: how often it did not start. And the last time: the reason, the detail, when.
         self.missed: Counter[str] = Counter()
@@ -81,11 +84,18 @@ class LiveItem:
         settled = self.row.settled
         while len(self.started) > KEPT_SLOTS:
             settled = with_slot(settled, self.started.pop(0))
-        self.row = msgspec.structs.replace(self.row, settled=settled, last_due=due)
-        self.note_start(cid, now, mono)
+        self.row = msgspec.structs.replace(self.row, settled=settled, last_due=due, last_cid=cid, last_at=now)
+        self.last_mono = mono
+
+    def take_uncleared(self) -> list[tuple[float, float]]:
+        """The settled spans that a start is to clear of slots on record: those that have changed since the last one."""
+        spans = [span for span in self.row.settled if span not in self._cleared]
+        self._cleared = frozenset(self.row.settled)
+        return spans
 
     def give_back(self, due: float) -> None:
-        """The start of a slot was not stored: it has started nothing."""
+        """The start of a slot was not stored: it has started nothing, and has cleared nothing."""
+        self._cleared = frozenset()
         if due in self.started:
             self.started.remove(due)
 
@@ -115,7 +125,8 @@ def with_slot(spans: Sequence[tuple[float, float]], due: float) -> Sequence[tupl
         return spans
     found = sorted([*spans, (due, due)])
     while len(found) > MAX_SPANS:
-        first = min(range(len(found) - 1), key=lambda number: found[number + 1][0] - found[number][1])
+        gaps = [after[0] - before[1] for before, after in pairwise(found)]
+        first = gaps.index(min(gaps))
         found[first : first + 2] = [(found[first][0], found[first + 1][1])]
     return tuple(found)
 

@@ -31,7 +31,6 @@ from collections.abc import Callable
 from contextvars import copy_context
 from random import Random
 
-import anyio
 import msgspec
 from anyio.lowlevel import checkpoint
 
@@ -75,7 +74,7 @@ class Scheduler:
         self._items: dict[Key, Watched] = {}
         #: (when, key): looked at then, if that is still the item's ``next_due``, or when it is to be looked at again.
         self._heap: list[tuple[float, Key]] = []
-        self._changed = anyio.Event()
+        self._changed = asyncio.Event()
         #: The latest that the wall clock has shown since it was last set back.
         self._last_wall = -math.inf
         #: Monotonic time of the last look.
@@ -158,7 +157,7 @@ class Scheduler:
 
     async def _wait(self) -> None:
         """Wait for a change, at most until something is due or the clock is to be looked at."""
-        self._changed = anyio.Event()
+        self._changed = asyncio.Event()
         loop = asyncio.get_running_loop()
         if not self._heap:
             await self._changed.wait()
@@ -221,7 +220,8 @@ class Scheduler:
         try:
             found = watched.found(now)
             starting, missed = chosen(found.slots, self._began)
-            live.row = msgspec.structs.replace(live.row, looked_to=_until(starting, now))
+            if missed or found.more or not starting:  # else its start says so
+                live.row = msgspec.structs.replace(live.row, looked_to=_until(starting, now))
             if missed or found.more:
                 self._miss(live, missed, found)
             for number, slot in enumerate(starting, 1):
@@ -253,7 +253,7 @@ class Scheduler:
             slot.trigger,
             due=slot.due,
             delay=self._delay(live, slot, now),
-            also=lambda reserved: put_slot(live.row, slot.due, reserved.run.cid),
+            also=lambda reserved: put_slot(live.row, slot.due, reserved.run.cid, live.take_uncleared()),
         )
         refusal = self._starts.refusal(wish)
         if refusal is None:

@@ -34,6 +34,11 @@ class Settling:
             return {}
         return settled
 
+    @property
+    def is_changing(self) -> bool:
+        """Whether there is any that has not settled, or was not found as it is known since."""
+        return bool(self._since)
+
     def pause(self, known: Mapping[str, Sign], now: float) -> float | None:
         """Seconds until the next of them has settled, if it stays as it is; None if nothing is changing."""
         ends = [self._settles_at(path, known) - now for path in self._since]

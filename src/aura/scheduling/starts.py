@@ -158,6 +158,8 @@ class Starts:
         Raises:
             RequestError: ``inputs_invalid``: one of them has no value.
         """
+        if not wish.live.item.inputs:
+            return dict(wish.inputs)
         scope = self.scope_of(wish)
         try:
             made = {key: one.render(scope) for key, one in wish.live.item.inputs.items() if key not in wish.inputs}
@@ -242,7 +244,7 @@ class Starts:
     def _asked(self, wish: Wish, event: EventEntry | None) -> tuple[Request, Cause, Origin]:
         item = wish.live.item
         inputs = self.inputs_of(wish)
-        key = self._modes.key(wish.live, self.scope_of(wish), inputs)
+        key = self._modes.key(wish.live, partial(self.scope_of, wish), inputs)
         self._modes.check(wish.live, key)
         request = Request(item.plan_name, item.task_name, inputs, delay_s=wish.delay)
         event_id = str(event.id) if event else None

@@ -17,7 +17,7 @@ What a crash does: the caller does not know whether it was received, calls again
 """
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from aura.events import EventEntry, size_of
 from aura.records.deliveries import DeliveryRow, delivery_key, find_delivery, insert_delivery
 from aura.records.runs import together
 from aura.runs.runtime import Runtime
+from aura.sandbox import near
 from aura.schedule import OnWebhook, Scheme, Trigger
 from aura.scheduling.liveitem import Key, LiveItem
 from aura.scheduling.signatures import HookCall, verdict
@@ -138,6 +139,22 @@ class Webhooks:
             self._tell(live, missing, said.why or "")
             return None
         return Proven(live, trigger, said.delivery, self._shown(call))
+
+    def as_proven(
+        self, plan_name: str, item_name: str, headers: Sequence[tuple[bytes, bytes]], delivery: str | None
+    ) -> Proven:
+        """A call by somebody whom nobody doubts, for tests. Names of headers are in lower case.
+
+        Raises:
+            RequestError: there is no such webhook.
+        """
+        live = self._hooks.get((plan_name, item_name))
+        trigger = hook_of(live) if live else None
+        if live is None or trigger is None:
+            known = sorted(item for plan, item in self._hooks if plan == plan_name)
+            hint = f"{near(item_name, known)}; there are: {', '.join(known) or 'none'}"
+            raise RequestError("unknown_item", f"plan {plan_name} has no webhook {item_name!r}{hint}")
+        return Proven(live, trigger, delivery, self._shown(HookCall(headers, b"")))
 
     def _secret(self, live: LiveItem | None, trigger: Trigger | None) -> tuple[bytes | None, str | None]:
         """The secret of a hook; else, if there is such a hook, why there is none."""

@@ -13,13 +13,15 @@ The ties.
 - *Quiet* is the moment in which no turn of the loop has anything to do and nothing is in flight: ``wait_quiet``
   returns there, before any time passes. ``wait_until`` looks at its condition after every turn, and misses nothing
   that is so between two turns.
-- *A deadlock* is a quiet moment without a timer and without anybody outside who could bring one about. It is raised
-  at once, with what everyone waits for: in ``wait_until``, or told to whoever registered (``on_deadlock``), or out of
-  the loop. A child that only sleeps again and again keeps a deadlock from being seen: ``wait_until`` has a limit, in
-  virtual time.
+- *A deadlock* is a quiet moment without a timer and without anybody outside who could bring one about; a timer that
+  is never due is none. It is raised at once, with what everyone waits for: in ``wait_until``, or told to whoever
+  registered (``on_deadlock``), or out of the loop. A child that only sleeps again and again keeps a deadlock from being
+  seen: ``wait_until`` has a limit, in virtual time.
 - *A lull* is time in which all timers are in the background (``eventloop.IN_BACKGROUND``), such as those of polls,
   which go on for ever. They may bring something about: so it is a deadlock only after ``LULL`` seconds and
-  ``LULL_JUMPS`` jumps of time in which they have not.
+  ``LULL_JUMPS`` jumps of time in which they have not, and not before what is known to come (``outlook``) has come.
+- *A spin* is a moment that does not end since anyio cancels again in every turn what takes no notice: an asyncio group
+  that waits for its children within one of anyio's. After ``SPIN`` turns time goes on as if nothing was ready.
 
 Limits. Sockets and pipes to other processes hold nothing: a process of somebody else's answers in real time, and
 virtual time does not wait for it. What asks the machine for the time itself (``time.time()``) gets the real one.
@@ -30,8 +32,11 @@ import re
 import selectors
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
+from contextvars import Context, copy_context
+from functools import cached_property
+from math import inf
 from typing import Any
 
 from anyio._backends import _asyncio as _anyio
@@ -40,6 +45,7 @@ from aura.clock import SystemClock
 from aura.eventloop import IN_BACKGROUND, StayingLoop
 from aura.processes import leftovers
 from aura.runs.edge import suspended_in
+from aura.testing.lives import LIFE, Life
 from aura.watching import folders
 
 #: The loop's time at its start, in seconds; any number that is not 0, so that a forgotten offset shows.
@@ -50,6 +56,10 @@ BEGINNING = 1767225600.0
 PATIENCE = 1.0
 #: Real seconds between two looks at work in flight; an answer wakes the loop at once.
 LOOK_EVERY = 0.01
+#: Turns of the loop at one moment, while anyio cancels again and again, after which time goes on.
+SPIN = 1024
+#: Turns of the loop after which it looks for a signal or a thread's call at the latest.
+INPUT_EVERY = 64
 #: Real seconds for which input from outside is waited for when nothing else is left.
 OUTSIDE = 2.0
 #: Virtual seconds for which ``wait_until`` waits by default.
@@ -60,7 +70,9 @@ LULL, LULL_JUMPS = 3600.0, 100
 #: What the names of threads begin with that read plans, import their code or look at files.
 _LOADING = ("aura check", "aura import", "aura files")
 #: Files in which a wait is nobody's own.
-_LIBRARIES = re.compile("/asyncio/|/anyio/|/contextlib.py")
+_LIBRARIES = re.compile("/asyncio/|/anyio/|/contextlib.py|/aura/testing/")
+#: Who waits for the test itself, and is not worth a line.
+_RUNNERS = ("TestRunner._call_in_runner_task",)
 
 
 class Deadlock(Exception):
@@ -77,19 +89,33 @@ class VirtualLoop(StayingLoop):
     def __init__(self) -> None:
         self._now = START
         self._silent_since: float | None = None
-        #: When a lull began, and how often time has jumped in it.
+        #: How many turns it has gone.
+        self.turns = 0
+        #: Until when a lull may last without being a deadlock, and how often time has jumped in it.
         self._lull: tuple[float, int] | None = None
+        #: The moment at which anyio cancels again and again, and the turn since which it does.
+        self._spin = (0.0, 0)
         self._quiet: list[asyncio.Future[None]] = []
         self._watches: list[_Watch] = []
         self._told_of_deadlocks: list[Callable[[Deadlock], object]] = []
         self._gates: list[ThreadGate] = []
         self._executing = 0
-        self._transports: list[asyncio.SubprocessTransport] = []
+        #: Of the processes that run; asyncio has a ``_transports`` of its own.
+        self._processes: list[asyncio.SubprocessTransport] = []
+        #: Gives what runs in place of a child's coroutine; asked in the context and under the frames of who makes it.
+        self.around_child: Callable[[Any], Any] | None = None
+        #: Told of each child in the context and under the frames of who makes it.
+        self.on_child: Callable[[asyncio.Task[Any]], object] | None = None
+        #: The lives that are frozen: nothing is called for them.
+        self.frozen: list[Life] = []
+        #: The last time at which something is sure to happen by a timer in the background, such as a slot.
+        self.outlook: Callable[[], float] = lambda: self._now
         self._input = _Selector(self)
         super().__init__(self._input)
         # ``time() + resolution`` decides what is due; it must be more than the rounding of a large time
         self._clock_resolution = 1e-6
-        self._own_files = len(self._input.get_map())
+        self._files = self._input._fd_to_key  # type: ignore[attr-defined]  # what its map shows
+        self._own_files = len(self._files)
 
     def time(self) -> float:
         """Virtual seconds since some moment before the start."""
@@ -128,10 +154,41 @@ class VirtualLoop(StayingLoop):
             if tell in self._told_of_deadlocks:
                 self._told_of_deadlocks.remove(tell)
 
+    # -- turns
+
+    def _run_once(self) -> None:
+        """Go one turn. Where something is to be done, and no timer is due, there is nothing to ask the system for."""
+        ready = self._ready  # type: ignore[attr-defined]  # asyncio's own, here and below
+        timers = self._scheduled  # type: ignore[attr-defined]
+        self.turns += 1
+        due = bool(timers) and timers[0].when() <= self._now + self._clock_resolution
+        listens = len(self._files) > self._own_files  # as ``_listens`` says, which is asked less often
+        if due or not ready or listens or self.turns % INPUT_EVERY == 0 or self._debug:  # type: ignore[attr-defined]
+            super()._run_once()  # type: ignore[misc]
+            return
+        if self._watches:
+            self.look()
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:  # as asyncio's own turn asks
+                handle._run()
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether, after whoever asks, nobody comes up before time passes or there is input: see ``eventloop``."""
+        return not self._ready  # type: ignore[attr-defined]
+
+    @property
+    def _listens(self) -> bool:
+        """Whether there are other files than the loop's own: what comes there is taken in its turn."""
+        return len(self._files) > self._own_files
+
     # -- what the selector asks
 
     def look(self) -> bool:
         """Wake every ``wait_until`` whose condition holds now; say whether there was one."""
+        if not self._watches:
+            return False
         woken = [watch for watch in self._watches if watch.look()]  # all are asked: it may not be so in the next turn
         return bool(woken)
 
@@ -146,9 +203,9 @@ class VirtualLoop(StayingLoop):
             return []
         if self._quiet:
             self._tell_quiet()
-        elif timeout is not None and self._may_come(timeout):
+        elif timeout is not None and self.timer_handles[0].when() < inf and self._may_come(timeout):
             self._jump(timeout)
-        elif len(self._input.get_map()) > self._own_files:
+        elif self._listens:
             return self._wait_outside()
         else:
             self._tell_deadlock()
@@ -159,12 +216,22 @@ class VirtualLoop(StayingLoop):
         if any(not _in_background(timer) for timer in self._scheduled):  # type: ignore[attr-defined]  # asyncio's own
             self._lull = None
             return True
-        began, jumps = self._lull or (self._now, 0)
-        self._lull = began, jumps + 1
-        if self._now + seconds - began <= LULL or jumps < LULL_JUMPS:
+        until, jumps = self._lull or (max(self._now + LULL, self.outlook()), 0)
+        self._lull = until, jumps + 1
+        if self._now + seconds <= until or jumps < LULL_JUMPS:
             return True
         self._lull = None  # it is told once; whoever is told may bring something about
         return False
+
+    def until_next(self) -> float | None:
+        """If it spins: the seconds until the next timer. To be asked when there is no input."""
+        if not any(map(_cancels_again, self.ready_handles)):
+            self._spin = (0.0, 0)
+        elif self._spin[0] != self._now:
+            self._spin = (self._now, self.turns)
+        elif self.turns - self._spin[1] >= SPIN and self.timer_handles:
+            return max(0.0, float(self.timer_handles[0].when()) - self._now)
+        return None
 
     def _jump(self, seconds: float) -> None:
         self._now += seconds
@@ -176,20 +243,36 @@ class VirtualLoop(StayingLoop):
         return bool(
             self._executing
             or leftovers.awaited
-            or any(transport.get_returncode() is None for transport in self._transports)
-            or self._threads_in_flight() > 0
-            or any(thread.name.startswith(_LOADING) for thread in threading.enumerate())
+            or any(transport.get_returncode() is None for transport in self._processes)
+            or (threading.active_count() > 1 and (self._loads() or self._threads_in_flight() > 0))
         )
+
+    def _loads(self) -> bool:
+        """Whether a thread reads plans, imports their code or looks at files; most often only anyio's are there."""
+        if threading.active_count() == 1 + len(self._workers[0]):
+            return False
+        return any(thread.name.startswith(_LOADING) for thread in threading.enumerate())
+
+    @cached_property
+    def _kept_workers(self) -> tuple[Sized, Sized]:
+        """Anyio's worker threads for this loop, and those of them that are idle: the same two from the first one on."""
+        return _anyio._threadpool_workers.get(), _anyio._threadpool_idle_workers.get()
+
+    @property
+    def _workers(self) -> tuple[Sized, Sized]:
+        try:
+            return self._kept_workers
+        except LookupError:  # there was none yet
+            return (), ()
 
     def _threads_in_flight(self) -> int:
         """Anyio's busy worker threads, less those that wait for this loop."""
-        try:
-            busy = len(_anyio._threadpool_workers.get()) - len(_anyio._threadpool_idle_workers.get())
-        except LookupError:
-            return 0
+        workers, idle = self._workers
+        busy = len(workers) - len(idle)
         if not busy:
             return 0
         waiting = sum(_calls_from_a_thread(task) for task in asyncio.all_tasks(self))
+        waiting += sum(life.calls_waiting for life in self.frozen)
         return busy - waiting - folders.hearing() - sum(gate.waiting for gate in self._gates)
 
     def _hold(self, timeout: float | None) -> list[Any]:
@@ -223,13 +306,84 @@ class VirtualLoop(StayingLoop):
         else:
             raise deadlock
 
+    # -- lives
+
+    def freeze(self, life: Life) -> None:
+        """Let nothing of a life go on, as if its process had been killed."""
+        self.frozen.append(life)
+        life.freeze(self)
+
+    def thaw(self, life: Life) -> None:
+        """Let a frozen life go on from where it was."""
+        self.frozen.remove(life)
+        life.thaw(self)
+
+    @property
+    def ready_handles(self) -> Any:
+        """What is called in the next turn, in its order."""
+        return self._ready  # type: ignore[attr-defined]  # asyncio's own
+
+    @property
+    def timer_handles(self) -> Any:
+        """The heap of timers."""
+        return self._scheduled  # type: ignore[attr-defined]  # asyncio's own
+
+    def take_files(self, mine: Callable[[asyncio.Handle], bool]) -> list[tuple[Any, int, Any]]:
+        """Stop listening to the files for whose readers or writers ``mine`` says so; give them for ``give_files``."""
+        files = list(self._input.get_map().values())
+        taken = [key for key in files if any(handle is not None and mine(handle) for handle in key.data)]
+        for key in taken:
+            self._input.unregister(key.fileobj)
+        return [(key.fileobj, key.events, key.data) for key in taken]
+
+    def give_files(self, files: list[tuple[Any, int, Any]]) -> None:
+        """Listen to files again."""
+        for file in files:
+            self._input.register(*file)
+
+    def call_soon(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.Handle:
+        """Call in the next turn as ever; of a life that is frozen, when that goes on."""
+        if self.frozen or self._debug or self._closed:  # type: ignore[attr-defined]  # asyncio's own
+            return super().call_soon(callback, *args, context=context)
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)  # type: ignore[attr-defined]
+        return handle
+
+    def _call_soon(self, callback: Any, args: Any, context: Any) -> asyncio.Handle:
+        if self.frozen and (life := _life_in(context)) is not None and life.frozen:
+            handle = asyncio.Handle(callback, args, self, context)
+            life.park(handle)
+            return handle
+        return super()._call_soon(callback, args, context)  # type: ignore[misc,no-any-return]  # asyncio's own
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        """Call at a time as ever; for a life that is frozen, when that goes on."""
+        if self.frozen and (life := _life_in(context)) is not None and life.frozen:
+            timer = asyncio.TimerHandle(when, callback, args, self, context)
+            life.park(timer)
+            return timer
+        return super().call_at(when, callback, *args, context=context)
+
+    def create_task(self, coro: Any, **keys: Any) -> "asyncio.Task[Any]":
+        """Make a child as ever; it is known as one of its life."""
+        task = super().create_task(coro if self.around_child is None else self.around_child(coro), **keys)
+        if (life := _life_in(keys.get("context"))) is not None:
+            life.children.add(task)
+        if self.on_child is not None:
+            self.on_child(task)
+        return task
+
     # -- counting what is in flight
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
         """Run in a thread as ever; it holds the clock."""
-        self._executing += 1
-        future = super().run_in_executor(executor, func, *args)
-        future.add_done_callback(self._executed)
+        future = super().run_in_executor(executor, copy_context().run, func, *args)
+        self._executing += 1  # not before: an executor that is shut down raises
+        future.add_done_callback(self._executed, context=Context())  # also of a life that is frozen by then
         return future
 
     def _executed(self, _: object) -> None:
@@ -256,7 +410,7 @@ class VirtualLoop(StayingLoop):
         return made
 
     def _watch_process(self, transport: asyncio.SubprocessTransport) -> None:
-        self._transports = [t for t in self._transports if t.get_returncode() is None] + [transport]
+        self._processes = [t for t in self._processes if t.get_returncode() is None] + [transport]
 
 
 class _Selector(selectors.DefaultSelector):
@@ -269,7 +423,9 @@ class _Selector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> list[Any]:
         """Give the input that is there; if there is none, and nothing else to do, let time pass."""
         events = self.look(0)
-        if self._loop.look() or events or (timeout is not None and timeout <= 0):
+        if self._loop.look() or events:
+            return events
+        if timeout is not None and timeout <= 0 and (timeout := self._loop.until_next()) is None:
             return events
         return self._loop.pass_time(timeout)
 
@@ -336,19 +492,33 @@ class VirtualClock(SystemClock):
         """``recheck`` is a clock's: one that never jumps need not be looked at every few seconds of a month."""
         self.recheck = recheck
         self._offset = beginning - START
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: VirtualLoop | None = None
 
     def wall(self) -> float:
-        self._loop = self._loop or asyncio.get_running_loop()
-        return self._offset + self._loop.time()
+        if self._loop is None:
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, VirtualLoop)
+            self._loop = loop
+        return self._offset + self._loop._now
 
     def jump(self, seconds: float) -> None:
         """Set the clock, as somebody does who corrects it; who waits for a time sees it within ``recheck`` seconds."""
         self._offset += seconds
 
 
+def _cancels_again(handle: asyncio.Handle) -> bool:
+    """Whether it is anyio that tries again to cancel what it has cancelled before."""
+    callback = handle._callback  # type: ignore[attr-defined]  # asyncio's own
+    return getattr(callback, "__name__", "") == "_deliver_cancellation"
+
+
 def _in_background(timer: asyncio.TimerHandle) -> bool:
     return timer.cancelled() or timer._context.get(IN_BACKGROUND, False)  # type: ignore[attr-defined]  # asyncio's own
+
+
+def _life_in(context: Context | None) -> Life | None:
+    """The life that a context is of, the present one if it is None."""
+    return LIFE.get() if context is None else context.get(LIFE)
 
 
 # -- saying what everyone waits for
@@ -356,9 +526,15 @@ def _in_background(timer: asyncio.TimerHandle) -> bool:
 
 def describe_waits(loop: asyncio.AbstractEventLoop) -> str:
     """Name every child of a loop and the line of ours, or of a plan's, at which it waits."""
-    lines = sorted(f"  {task.get_name()}: {_where(task)}" for task in asyncio.all_tasks(loop))
+    frozen = {child for life in getattr(loop, "frozen", ()) for child in life.children}
+    waiting = [task for task in asyncio.all_tasks(loop) - frozen if not _is_runner(task)]
+    lines = sorted(f"  {task.get_name()}: {_where(task)}" for task in waiting)
     head = f"nothing is scheduled and nothing is in flight at {loop.time() - START:g} s; what everyone waits for:"
     return "\n".join([head, *lines])
+
+
+def _is_runner(task: "asyncio.Task[Any]") -> bool:
+    return getattr(task.get_coro(), "__qualname__", "").startswith(_RUNNERS)
 
 
 def _where(task: "asyncio.Task[Any]") -> str:

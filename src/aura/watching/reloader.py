@@ -87,6 +87,10 @@ class Reloader:
             for name in list(self._watches):
                 self._watches.pop(name).close()
 
+    def changing(self) -> frozenset[str]:
+        """The plans that are not as they were loaded: they may still be being written."""
+        return self._settling.changing()
+
     def _ring(self, name: str) -> None:
         self._rung_for.add(name)
         self._rung.set()

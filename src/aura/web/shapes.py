@@ -305,6 +305,7 @@ def plan(status: PlanStatus, preempts_others: bool) -> api.Plan:
         generation=status.generation,
         task_count=status.task_count,
         errors=list(status.errors),
+        testing=status.testing,
         uses=list(status.uses),
         preempts_others=preempts_others,
     )
@@ -313,7 +314,11 @@ def plan(status: PlanStatus, preempts_others: bool) -> api.Plan:
 def reloaded(status: PlanStatus) -> api.ReloadedPlan:
     """A plan in the answer to a reload."""
     return api.ReloadedPlan(
-        name=status.name, status=status.status, generation=status.generation, errors=list(status.errors)
+        name=status.name,
+        status=status.status,
+        generation=status.generation,
+        errors=list(status.errors),
+        testing=status.testing,
     )
 
 

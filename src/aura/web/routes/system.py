@@ -72,10 +72,14 @@ async def stop(call: Call) -> Response:
 
 
 async def reload(call: Call) -> Response:
-    """Load the plans folder again."""
-    statuses = await call.engine.reload()
+    """Load the plans folder again, and wait a while for the tests of what has a gate."""
+    await call.engine.reload()
+    statuses = await call.engine.wait_tested(TESTED_WITHIN)
     return json_response(api.Reloaded(plans=[shapes.reloaded(status) for status in statuses]))
 
+
+#: How long a reload waits for tests, in seconds: well below what clients wait for an answer.
+TESTED_WITHIN = 20.0
 
 ROUTES = [
     ApiRoute("GET", "/livez", livez, Access.OPEN, answers={200: TEXT}),

@@ -1,0 +1,1 @@
+"""What keeps the code of plans in its process during a test. Read ``guard`` first."""
