@@ -20,6 +20,8 @@ waits. Without that it would hang.
   everything of Aura's is virtual.
 - Threads and child processes that an action waits for hold the clock until they answer. One that is silent for a second
   lets time go on beside it, at the pace of real time, so that a grace can end.
+- No thread can be ended from outside: a test in which a ``def`` action never returns never ends either. After ten
+  seconds the terminal is told at which line it stands. An action that may hang says ``isolation="process"``.
 - What talks to a process of somebody else's over a socket is answered in real time; virtual time does not wait for it.
 - A fixture of a wider scope that is async cannot be used beside a world, which has a loop of its own for each test:
   pytest says so (``ScopeMismatch``).
@@ -64,6 +66,20 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "plan(path, *others): the plan that the test's world or sweep serves, by its folder"
     )
+    _import_aura_as_it_is(config)
+
+
+def _import_aura_as_it_is(config: pytest.Config) -> None:
+    """Take Aura out of what pytest rewrites: that is for the assertions of plugins, which would take seconds here.
+
+    pytest has no public word for it; where it is another one, the import is slow and nothing else.
+    """
+    hook = getattr(config.pluginmanager, "rewrite_hook", None)
+    marked, asked = getattr(hook, "_must_rewrite", None), getattr(hook, "_marked_for_rewrite_cache", None)
+    if isinstance(marked, set) and isinstance(asked, dict):
+        marked.discard("aura")
+        marked -= {name for name in marked if name.startswith("aura.")}
+        asked.clear()
 
 
 # -- in virtual time

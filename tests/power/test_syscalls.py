@@ -53,7 +53,7 @@ def test_accepted_run_is_on_the_disk_before_the_first_byte_of_the_answer(traced:
     served, trace = traced
     assert served.aura("run", "lab/note", "--detach").code == 0
     deadline = time.monotonic() + 10
-    while not any("202" in line for line in calls(trace)):
+    while not any("HTTP/1.1 202" in line for line in calls(trace)):
         assert time.monotonic() < deadline
     lines = calls(trace)
     asked = first(lines, r'(recvfrom|read)\(.*"POST /api/tasks/run')

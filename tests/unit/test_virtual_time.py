@@ -223,6 +223,26 @@ async def test_work_that_says_nothing_lets_time_go_on_with_real_time(monkeypatch
         hanging.set()
 
 
+async def test_terminal_is_told_who_holds_the_time(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(virtual_time, "PATIENCE", 0.02)
+    monkeypatch.setattr(virtual_time, "TOLD_AFTER", 0.05)
+    hanging = threading.Event()
+
+    def computes() -> None:
+        hanging.wait(20)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(to_thread.run_sync, computes)
+        await anyio.sleep(0.3)
+        hanging.set()
+    said = capfd.readouterr().err
+    assert "time has stood still for 0.05 s" in said
+    assert said.count("test_virtual_time.py:") == 1
+    assert "computes" in said
+
+
 # -- quiet moments and conditions
 
 

@@ -28,8 +28,8 @@ virtual time does not wait for it. What asks the machine for the time itself (``
 """
 
 import asyncio
-import re
 import selectors
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sized
@@ -44,8 +44,8 @@ from anyio._backends import _asyncio as _anyio
 from aura.clock import SystemClock
 from aura.eventloop import IN_BACKGROUND, StayingLoop
 from aura.processes import leftovers
-from aura.runs.edge import suspended_in
 from aura.testing.lives import LIFE, Life
+from aura.testing.whereabouts import describe_children, describe_threads
 from aura.watching import folders
 
 #: The loop's time at its start, in seconds; any number that is not 0, so that a forgotten offset shows.
@@ -54,6 +54,8 @@ START = 1000.0
 BEGINNING = 1767225600.0
 #: Real seconds for which work in flight may be silent before time goes on beside it.
 PATIENCE = 1.0
+#: Real seconds of such a silence after which the terminal is told who it is.
+TOLD_AFTER = 10.0
 #: Real seconds between two looks at work in flight; an answer wakes the loop at once.
 LOOK_EVERY = 0.01
 #: Turns of the loop at one moment, while anyio cancels again and again, after which time goes on.
@@ -69,10 +71,6 @@ LULL, LULL_JUMPS = 3600.0, 100
 
 #: What the names of threads begin with that read plans, import their code or look at files.
 _LOADING = ("aura check", "aura import", "aura files")
-#: Files in which a wait is nobody's own.
-_LIBRARIES = re.compile("/asyncio/|/anyio/|/contextlib.py|/aura/testing/")
-#: Who waits for the test itself, and is not worth a line.
-_RUNNERS = ("TestRunner._call_in_runner_task",)
 
 
 class Deadlock(Exception):
@@ -89,6 +87,7 @@ class VirtualLoop(StayingLoop):
     def __init__(self) -> None:
         self._now = START
         self._silent_since: float | None = None
+        self._told_of_silence = False
         #: How many turns it has gone.
         self.turns = 0
         #: Until when a lull may last without being a deadlock, and how often time has jumped in it.
@@ -279,10 +278,19 @@ class VirtualLoop(StayingLoop):
         now = time.monotonic()
         events = self._input.look(LOOK_EVERY)
         if events or self._silent_since is None:
-            self._silent_since = now
+            self._silent_since, self._told_of_silence = now, False
+        elif not self._told_of_silence and now - self._silent_since > TOLD_AFTER:
+            self._told_of_silence = True
+            self._tell_of_silence()
         elif now - self._silent_since > PATIENCE and timeout is not None:
             self._jump(min(timeout, time.monotonic() - now))
         return events
+
+    def _tell_of_silence(self) -> None:
+        """Say what holds the clock: a thread cannot be ended, so a test whose thread never returns ends never."""
+        lines = describe_threads() or ["a child process, or a thread of a library"]
+        head = f"aura: time has stood still for {TOLD_AFTER:g} s, since something works and gives no answer:"
+        print("\n  ".join(["", head, *lines]), file=sys.__stderr__, flush=True)
 
     def _tell_quiet(self) -> None:
         quiet, self._quiet = self._quiet, []
@@ -297,7 +305,8 @@ class VirtualLoop(StayingLoop):
         return events
 
     def _tell_deadlock(self) -> None:
-        deadlock = Deadlock(describe_waits(self))
+        head = f"nothing is scheduled and nothing is in flight at {self._now - START:g} s; what everyone waits for:"
+        deadlock = Deadlock("\n  ".join([head, *describe_children(self)]))
         if waiting := [watch for watch in self._watches if not watch.future.done()]:
             for watch in waiting:
                 watch.future.set_exception(deadlock)
@@ -519,31 +528,6 @@ def _in_background(timer: asyncio.TimerHandle) -> bool:
 def _life_in(context: Context | None) -> Life | None:
     """The life that a context is of, the present one if it is None."""
     return LIFE.get() if context is None else context.get(LIFE)
-
-
-# -- saying what everyone waits for
-
-
-def describe_waits(loop: asyncio.AbstractEventLoop) -> str:
-    """Name every child of a loop and the line of ours, or of a plan's, at which it waits."""
-    frozen = {child for life in getattr(loop, "frozen", ()) for child in life.children}
-    waiting = [task for task in asyncio.all_tasks(loop) - frozen if not _is_runner(task)]
-    lines = sorted(f"  {task.get_name()}: {_where(task)}" for task in waiting)
-    head = f"nothing is scheduled and nothing is in flight at {loop.time() - START:g} s; what everyone waits for:"
-    return "\n".join([head, *lines])
-
-
-def _is_runner(task: "asyncio.Task[Any]") -> bool:
-    return getattr(task.get_coro(), "__qualname__", "").startswith(_RUNNERS)
-
-
-def _where(task: "asyncio.Task[Any]") -> str:
-    frames = suspended_in(task.get_coro())
-    if not frames:
-        return "has not begun"
-    own = [frame for frame in frames if not _LIBRARIES.search(frame.f_code.co_filename)]
-    frame = (own or frames)[-1]
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_qualname}"
 
 
 def _calls_from_a_thread(task: "asyncio.Task[Any]") -> bool:
