@@ -56,7 +56,7 @@ def test_accepted_run_is_on_the_disk_before_the_first_byte_of_the_answer(traced:
     while not any("HTTP/1.1 202" in line for line in calls(trace)):
         assert time.monotonic() < deadline
     lines = calls(trace)
-    asked = first(lines, r'(recvfrom|read)\(.*"POST /api/tasks/run')
+    asked = first(lines, r'(recvfrom|read)(\(| resumed>).*"POST /api/tasks/run')  # another thread may come between
     written = first(lines, r"(fdatasync|fsync)\([0-9]+<[^>]*aura\.db-wal>", asked)
     answered = first(lines, r'(sendto|sendmsg|write)\(.*"HTTP/1\.1 202', asked)
     assert asked < written < answered

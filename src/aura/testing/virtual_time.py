@@ -32,7 +32,7 @@ import selectors
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Collection, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from functools import cached_property
@@ -253,12 +253,12 @@ class VirtualLoop(StayingLoop):
         return any(thread.name.startswith(_LOADING) for thread in threading.enumerate())
 
     @cached_property
-    def _kept_workers(self) -> tuple[Sized, Sized]:
+    def _kept_workers(self) -> tuple[Collection[Any], Sized]:
         """Anyio's worker threads for this loop, and those of them that are idle: the same two from the first one on."""
         return _anyio._threadpool_workers.get(), _anyio._threadpool_idle_workers.get()
 
     @property
-    def _workers(self) -> tuple[Sized, Sized]:
+    def _workers(self) -> tuple[Collection[Any], Sized]:
         try:
             return self._kept_workers
         except LookupError:  # there was none yet
@@ -267,12 +267,22 @@ class VirtualLoop(StayingLoop):
     def _threads_in_flight(self) -> int:
         """Anyio's busy worker threads, less those that wait for this loop."""
         workers, idle = self._workers
-        busy = len(workers) - len(idle)
+        busy = len(workers) - len(idle) + self._told_to_end(workers)
         if not busy:
             return 0
         waiting = sum(_calls_from_a_thread(task) for task in asyncio.all_tasks(self))
         waiting += sum(life.calls_waiting for life in self.frozen)
         return busy - waiting - folders.hearing() - sum(gate.waiting for gate in self._gates)
+
+    def _told_to_end(self, workers: Collection[Any]) -> int:
+        """Worker threads that anyio does not count any more, since the child that it had them from has ended.
+
+        In a test runner that may be one life's server, while the thread works for another's.
+        """
+        if threading.active_count() == 1 + len(workers):
+            return 0
+        others = (thread for thread in threading.enumerate() if isinstance(thread, _anyio.WorkerThread))
+        return sum(thread.loop is self and thread not in workers for thread in others)
 
     def _hold(self, timeout: float | None) -> list[Any]:
         now = time.monotonic()

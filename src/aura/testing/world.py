@@ -57,6 +57,7 @@ from aura.testing.servers import Servers
 from aura.testing.state import WorldState
 from aura.testing.virtual_time import START, VirtualClock, VirtualLoop
 from aura.testing.waits import ENDED_WITHIN, Waits, seconds_of
+from aura.testing.whereabouts import describe_children, describe_threads
 
 T = TypeVar("T")
 
@@ -472,4 +473,5 @@ async def plan_world(
 
 
 def _refuse_to_leave(code: int) -> None:
-    raise AssertionError(f"the server wanted to leave with exit code {code}: work of it hangs")
+    lines = [*describe_threads(), *describe_children(asyncio.get_running_loop())]
+    raise AssertionError("\n  ".join([f"the server wanted to leave with exit code {code}: work of it hangs", *lines]))

@@ -13,6 +13,8 @@ from aura.testing.sweeping.points import Point, Points
 
 #: How many points of one run are noted at most.
 MOST_POINTS = 100_000
+#: What an attempt awaits while it changes what its plan remembers.
+_CHANGES = {"State.set", "State.delete", "State.compare_and_set"}
 
 
 class Course:
@@ -32,6 +34,8 @@ class Course:
         self.aftermath = Aftermath(finishes)
         self.come_to: list[Point] = []
         self.reached = False
+        #: The lines at which the run has changed what the plan remembers, each once, in their order.
+        self.changed_state: dict[str, None] = {}
         #: What ``setup`` waits for while the run is held and stopped; None while it may go on.
         self.gate: asyncio.Future[None] | None = None
         self._target = target
@@ -75,6 +79,9 @@ class Course:
 
     def suspended(self, one: Followed) -> bool:
         self.aftermath.suspended(one)
+        stand = one.stand()
+        if not _CHANGES.isdisjoint(stand.below):
+            self.changed_state.setdefault(stand.line or str(one.attempt.step.step.source))
         return not self.reached and self.points.suspended(one)
 
     def thrown(self, one: Followed, error: BaseException) -> None:

@@ -118,6 +118,10 @@ def _topic_of(leak: Leak) -> str:
     return f"{leak.kind} {leak.where or leak.what}"
 
 
+#: What a message calls that.
+_STATE = "the plan's state"
+
+
 def _of_result(way: Way, point: Point, undisturbed: Undisturbed, seen: Seen) -> Iterable[Finding]:
     if not way.brings_back(undisturbed.task.recovery, undisturbed.then):
         return
@@ -125,12 +129,14 @@ def _of_result(way: Way, point: Point, undisturbed: Undisturbed, seen: Seen) -> 
     said = [f"{what} {_difference(former[what], now[what])}" for what in former if former[what] != now[what]]
     if said:
         message = f"it is not as when nobody stops it: {'; '.join(said)}"
+        if former[_STATE] != now[_STATE] and seen.changed_state:
+            message += f" (changed at {', '.join(seen.changed_state)})"
         yield Finding(point, RESULT, message, "; ".join(said), seen.tree)
 
 
 def _comparable(seen: Seen) -> dict[str, Any]:
     """What the run came to, without what is another in each world: its id and its folder."""
-    came_to = {"state": seen.record.state, "result": seen.record.result, "the plan's state": dict(seen.kept)}
+    came_to = {"state": seen.record.state, "result": seen.record.result, _STATE: dict(seen.kept)}
     text = json.dumps(came_to, sort_keys=True, default=repr)
     made: dict[str, Any] = json.loads(text.replace(seen.record.cid, "<cid>").replace(seen.data, "<data>"))
     return made

@@ -72,6 +72,7 @@ class Seen(msgspec.Struct, frozen=True):
 
     ``kept`` is what the plan remembers, ``steps`` the states of the run's steps; ``begun``: whether anything of one has
     run, since without that there is nothing to clean up. ``refused``: why it was not stopped.
+    ``changed_state``: the lines at which it has changed what the plan remembers.
     ``unfinished``: why it has not ended, in words. ``cid`` and ``data`` may show in what it gave.
     """
 
@@ -81,6 +82,7 @@ class Seen(msgspec.Struct, frozen=True):
     begun: bool
     kept: Mapping[str, Any]
     tree: str
+    changed_state: Sequence[str] = ()
     leaks: Sequence[Leak] = ()
     troubles: Sequence[Trouble] = ()
     refused: str | None = None
@@ -322,6 +324,7 @@ async def _look(
         begun=any(step.attempt or step.items for step in run.steps.values()),
         kept=dict(world.state),
         tree=run.explain(),
+        changed_state=list(course.changed_state),
         leaks=leaks,
         troubles=list(course.aftermath.found),
         refused=refused,

@@ -126,8 +126,8 @@ async def swallowed_good() -> str:
 
 @action
 async def twice_bad(ctx: Context) -> None:
-    await ctx.state.set("parts", await ctx.state.get("parts", 0) + 1)
-    await anyio.sleep(1)  # BUG twice
+    await ctx.state.set("parts", await ctx.state.get("parts", 0) + 1)  # BUG twice
+    await anyio.sleep(1)
 
 
 @action
