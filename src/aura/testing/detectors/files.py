@@ -78,7 +78,7 @@ class OpenFiles:
     def __init__(self, makings: Makings, data: Path, has_services: Callable[[], bool]) -> None:
         self._makings = makings
         self._has_services = has_services
-        self._data, self._work = f"{data}/", f"{data}/work/"
+        self._data, self._work = (os.path.join(folder, "") for folder in (data, data / "work"))
         self._known: dict[int, str] = {}
 
     def begin(self) -> None:
