@@ -105,6 +105,8 @@ class VirtualLoop(StayingLoop):
         self.around_child: Callable[[Any], Any] | None = None
         #: Told of each child in the context and under the frames of who makes it.
         self.on_child: Callable[[asyncio.Task[Any]], object] | None = None
+        #: The processes that an earlier loop has left: nobody here waits for their end.
+        self._others = frozenset(leftovers.awaited)
         #: The lives that are frozen: nothing is called for them.
         self.frozen: list[Life] = []
         #: The last time at which something is sure to happen by a timer in the background, such as a slot.
@@ -241,7 +243,7 @@ class VirtualLoop(StayingLoop):
         """Whether a thread or a child process works on something whose answer comes before any timer."""
         return bool(
             self._executing
-            or leftovers.awaited
+            or (leftovers.awaited and leftovers.awaited - self._others)
             or any(transport.get_returncode() is None for transport in self._processes)
             or (threading.active_count() > 1 and (self._loads() or self._threads_in_flight() > 0))
         )
