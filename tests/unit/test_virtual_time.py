@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aura.eventloop import StayingLoop, is_alone
+from aura.processes import leftovers
 from aura.testing import virtual_time
 from aura.testing.lives import Life
 from aura.testing.virtual_time import START, Deadlock, NotReached, ThreadGate, VirtualClock, VirtualLoop
@@ -374,3 +375,11 @@ async def _freeze(life: Life) -> None:
 async def _spin() -> None:
     while True:  # noqa: ASYNC110 - it waits for nothing, and always has something to do
         await asyncio.sleep(0)
+
+
+def test_process_that_an_earlier_loop_has_left_holds_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leftovers, "awaited", {2**22 + 1})
+    began = time.monotonic()
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(anyio.sleep(20))
+    assert time.monotonic() - began < 10
