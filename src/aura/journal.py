@@ -98,34 +98,40 @@ class _Ring:
         self.nudges = 0
 
     def append(self, entry: Entry) -> None:
-        if self.next - self.first == self._size:
+        position = self.next
+        if position - self.first == self._size:
             self._evict()
-        self._slots[self.next % self._size] = entry
-        self.next += 1
+        self._slots[position % self._size] = entry
+        self.next = position + 1
         self._bytes += entry.size
         while self._bytes > self._max_bytes and self.next - self.first > 1:
             self._evict()
-        if self.visible == self.next - 1 and entry.state != STAGED:
+        if self.visible == position and entry.state != STAGED:
             self.visible = self.next
             if self._waiting:
                 self.wake()
 
     def advance(self) -> None:
         """Show what is no longer held back by a staged entry."""
-        before = self.visible
-        while self.visible < self.next and self.at(self.visible).state != STAGED:
-            self.visible += 1
-        if self.visible > before and self._waiting:
-            self.wake()
+        slots, size = self._slots, self._size  # for each event, so it has to be quick
+        position, end = self.visible, self.next
+        while position < end and (entry := slots[position % size]) is not None and entry.state != STAGED:
+            position += 1
+        if position > self.visible:
+            self.visible = position
+            if self._waiting:
+                self.wake()
 
     def _evict(self) -> None:
-        slot = self.first % self._size
-        oldest = self.at(self.first)
-        self._slots[slot] = None
+        position, slots = self.first, self._slots
+        slot = position % self._size
+        oldest = slots[slot]
+        assert oldest is not None
+        slots[slot] = None
         self._bytes -= oldest.size
         self.evicted = oldest.id
-        self.first += 1
-        if self.visible < self.first:
+        self.first = position + 1
+        if self.visible <= position:
             self.visible = self.first
             self.advance()
 
@@ -302,8 +308,8 @@ class Journal:
         ``payload`` is plain JSON data that nobody changes any more.
         """
         entry = EventEntry(
-            self.head, self._clock.wall(), cid, plan_name, task_name, step, name, payload, cause, root, depth, chain,
-            state=STAGED,
+            self._base + self._ring.next, self._clock.wall(), cid, plan_name, task_name, step, name, payload, cause,
+            root, depth, chain, state=STAGED,
         )  # fmt: skip
         if payload is not None:
             entry.size += 2 * size_of(payload)

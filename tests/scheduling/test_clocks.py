@@ -110,6 +110,7 @@ async def test_slots_that_the_clock_had_leapt_over_come_when_it_is_set_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aura.scheduling.liveitem.KEPT_SLOTS", 5)
+    monkeypatch.setattr("aura.scheduling.liveitem.FOLDED_AT_ONCE", 1)
     items = schedule(tick="mode: parallel, triggers: [{every: 1m}]")
     years = 10 * 365 * 86_400.0
     async with open_lab(tmp_path, items=items, clock=clock_at("00:00", recheck=5.0)) as world:

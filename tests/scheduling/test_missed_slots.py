@@ -103,6 +103,7 @@ async def test_start_that_was_not_stored_is_not_settled_by_those_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aura.scheduling.liveitem.KEPT_SLOTS", 1)
+    monkeypatch.setattr("aura.scheduling.liveitem.FOLDED_AT_ONCE", 1)
     backend = FaultyBackend()
     items = schedule(tick="triggers: [{every: 5m}]")
     async with open_lab(tmp_path, items=items, backend=backend, clock=clock_at("00:00")) as world:
@@ -118,6 +119,7 @@ async def test_what_has_started_is_not_missed_when_the_clock_goes_back_and_forth
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aura.scheduling.liveitem.KEPT_SLOTS", 5)
+    monkeypatch.setattr("aura.scheduling.liveitem.FOLDED_AT_ONCE", 1)
     monkeypatch.setattr("aura.scheduling.watched.MAX_AT_ONCE", 10)
     items = schedule(tick="mode: parallel, triggers: [{every: 10s}]")
     async with open_lab(tmp_path, items=items, clock=clock_at("00:00", recheck=1.0)) as world:

@@ -15,7 +15,7 @@ from tests.scheduling import cronmodel
 from aura.cron import read_cron
 from aura.schedule import At, Cron, Every, Timed, Trigger
 from aura.scheduling.crontimes import cron_times
-from aura.scheduling.liveitem import MAX_SPANS, with_slot
+from aura.scheduling.liveitem import MAX_SPANS, with_slots
 from aura.scheduling.slots import Come, latest_slots, next_slot, slots_after
 
 NO_END = 253_402_300_799.0
@@ -261,8 +261,10 @@ def test_settled_spans_hold_every_slot_and_join_over_the_greatest_leap_last(
     data: st.DataObject, low: list[int], high: list[int]
 ) -> None:
     spans: Sequence[tuple[float, float]] = ()
-    for due in data.draw(st.permutations([*low, *high])):
-        spans = with_slot(spans, due)
+    dues = data.draw(st.permutations([*low, *high]))
+    while dues:
+        count = data.draw(st.integers(1, len(dues)))
+        spans, dues = with_slots(spans, dues[:count]), dues[count:]
     assert all(any(first <= due <= last for first, last in spans) for due in [*low, *high])
     assert not any(first <= 700 <= last for first, last in spans)
     edges = [edge for span in spans for edge in span]

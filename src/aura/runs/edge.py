@@ -36,8 +36,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-from anyio import CancelScope
-from anyio._backends._asyncio import _task_states
+from anyio._backends._asyncio import CancelScope, _task_states
 
 from aura.run import leaves_of
 

@@ -3,10 +3,12 @@
 It is the same object in all versions of its plan, so that nothing of it begins anew when its plan is loaded again.
 """
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from itertools import pairwise
+from math import inf
 
 import msgspec
 
@@ -16,9 +18,11 @@ from aura.records.switches import Switch
 from aura.schedule import At, Cron, Every, Item, Trigger
 from aura.task import Source
 
-#: How many started slots are remembered one by one, the last that were taken; older ones by spans in which all are
-#: settled. There are so many of those at most: then the two that lie nearest become one.
+#: How many started slots are remembered one by one, the last that were taken, and how many more there are before the
+#: older ones become spans in which all are settled. There are so many of those at most: then the two that lie nearest
+#: become one.
 KEPT_SLOTS = 100
+FOLDED_AT_ONCE = 20
 MAX_SPANS = 8
 Key = tuple[str, str]
 
@@ -82,8 +86,10 @@ class LiveItem:
         """Note that a slot starts a run; whether that is stored is said by ``give_back``."""
         self.started.append(due)
         settled = self.row.settled
-        while len(self.started) > KEPT_SLOTS:
-            settled = with_slot(settled, self.started.pop(0))
+        if len(self.started) >= KEPT_SLOTS + FOLDED_AT_ONCE:
+            older = self.started[:-KEPT_SLOTS]
+            del self.started[:-KEPT_SLOTS]
+            settled = with_slots(settled, older)
         self.row = msgspec.structs.replace(self.row, settled=settled, last_due=due, last_cid=cid, last_at=now)
         self.last_mono = mono
 
@@ -115,20 +121,17 @@ class LiveItem:
 
 
 def _span_at(spans: Sequence[tuple[float, float]], time: float) -> tuple[float, float] | None:
-    """The span in which a time lies; None if it is in none."""
-    return next((span for span in spans if span[0] <= time <= span[1]), None)
+    """The span in which a time lies; None if it is in none. They stand in their order, and none meets another."""
+    index = bisect_right(spans, (time, inf)) - 1
+    return spans[index] if index >= 0 and time <= spans[index][1] else None
 
 
-def with_slot(spans: Sequence[tuple[float, float]], due: float) -> Sequence[tuple[float, float]]:
-    """Spans with one more slot in them. What the clock has leapt over is the last that they join over."""
-    if _span_at(spans, due) is not None:
-        return spans
-    found = sorted([*spans, (due, due)])
-    while len(found) > MAX_SPANS:
-        gaps = [after[0] - before[1] for before, after in pairwise(found)]
-        first = gaps.index(min(gaps))
-        found[first : first + 2] = [(found[first][0], found[first + 1][1])]
-    return tuple(found)
+def with_slots(spans: Sequence[tuple[float, float]], dues: Iterable[float]) -> Sequence[tuple[float, float]]:
+    """Spans with more slots in them. What the clock has leapt over is the last that they join over."""
+    found = sorted([*spans, *((due, due) for due in set(dues) if _span_at(spans, due) is None)])
+    gaps = sorted((found[later][0] - found[later - 1][1], later) for later in range(1, len(found)))
+    kept = sorted(later for _, later in gaps[-(MAX_SPANS - 1) :])
+    return tuple((found[first][0], found[end - 1][1]) for first, end in pairwise([0, *kept, len(found)]))
 
 
 def says(trigger: Trigger) -> str:

@@ -161,16 +161,21 @@ class VirtualLoop(StayingLoop):
         """Go one turn. Where something is to be done, and no timer is due, there is nothing to ask the system for."""
         ready = self._ready  # type: ignore[attr-defined]  # asyncio's own, here and below
         timers = self._scheduled  # type: ignore[attr-defined]
-        self.turns += 1
-        due = bool(timers) and timers[0].when() <= self._now + self._clock_resolution
-        listens = len(self._files) > self._own_files  # as ``_listens`` says, which is asked less often
-        if due or not ready or listens or self.turns % INPUT_EVERY == 0 or self._debug:  # type: ignore[attr-defined]
+        self.turns = turns = self.turns + 1
+        if (
+            not ready
+            or (timers and timers[0]._when <= self._now + self._clock_resolution)
+            or len(self._files) > self._own_files  # as ``_listens`` says, which is asked less often
+            or turns % INPUT_EVERY == 0
+            or self._debug  # type: ignore[attr-defined]
+        ):
             super()._run_once()  # type: ignore[misc]
             return
         if self._watches:
             self.look()
+        take = ready.popleft
         for _ in range(len(ready)):
-            handle = ready.popleft()
+            handle = take()
             if not handle._cancelled:  # as asyncio's own turn asks
                 handle._run()
 
