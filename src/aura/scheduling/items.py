@@ -73,6 +73,7 @@ class Items:
         live.suspended = None
         live.switch = self._switch_of(key, item.enabled)
         if not is_known:
+            live.refused.clear()  # what it says now may be refused for something else
             self._anchor(live)
         for source in self.sources:
             source.keep(live)

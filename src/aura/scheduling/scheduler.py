@@ -9,8 +9,9 @@ one turn, each once:
 - Older ones are *misfires*: the server, the engine or the machine was not there. Each trigger says what becomes of
   them. ``run_once``: all of the item's are one start, that of the latest slot, and none if a slot is on time; ``skip``:
   nothing; ``run_all``: each starts. ``misfire_grace`` bounds how late one may start.
-- A slot that starts is stored with its run, and a second start of it cannot be stored. What does not start is a line of
-  the why-ledger, and is not tried again; only while the storage takes nothing is it looked at again.
+- A slot that starts is stored with its run, and a second start of it cannot be stored. What does not start is in a line
+  of the why-ledger, one for all that are refused alike within a minute (``refusedslots``), and is not tried again; only
+  while the storage takes nothing is it looked at again.
 
 When the wall clock is set back by more than ``STEP_BACK``, slots come again. Those that have started do not start
 again, ever: they are known one by one, or by the spans in which they lie. Those that were only missed may start now,
@@ -266,8 +267,7 @@ class Scheduler:
                 if refused.code in LATER:
                     return False
                 refusal = why_refused(refused)
-        line = self._starts.line(live, refusal.reason, f"{refusal.detail}; due {rfc3339(slot.due)}")
-        self._store(live, self._runtime.ledger.unit(line))
+        self._store(live, self._starts.refused(live, refusal, slot.due))
         return True
 
     def _lost(self, wish: Wish, error: Exception | None) -> None:
