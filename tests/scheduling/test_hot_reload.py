@@ -17,6 +17,7 @@ from tests.scheduling.schedule_kit import WORK, Lab, open_lab, schedule, write_p
 
 from aura.bus import MAX_DEPTH
 from aura.events import Chain, Emitter, LogEntry
+from aura.loading.generations import FAILS_FOR
 from aura.loading.snapshot import Snapshot, read_plan
 from aura.testing.virtual_time import BEGINNING
 
@@ -129,6 +130,26 @@ async def test_what_is_suspended_hears_again_by_a_load_of_its_own_plan(tmp_path:
         assert standing() == [heals] * 3
         assert bus.subscribers - heard == (4 if heals else 0)
         assert len(world.engine.status()["events"]["suspended"]) == (0 if heals else 3)
+
+
+FAILS = "from pathlib import Path\nwith Path({!r}).open('a') as log:\n    log.write('.')\n1 / 0\n"
+
+
+async def test_version_that_cannot_be_imported_is_imported_once_until_somebody_asks(tmp_path: Path) -> None:
+    log, plans = tmp_path / "imported", {"lab": "ready", "other": "broken"}
+    write_plan(tmp_path, "other", actions=FAILS.format(str(log)))
+    async with watched(tmp_path) as lab:
+        await lab.look(3)
+        assert (lab.plans(), log.read_text()) == (plans, ".")
+        home = write_plan(tmp_path, "other", actions=FAILS.format(str(log)) + "#")
+        await lab.look(3)
+        assert (lab.plans(), log.read_text()) == (plans, "..")
+        await lab.engine.reload()
+        assert log.read_text() == "..."
+        await lab.world.advance(FAILS_FOR)
+        (home / "actions.py").touch()  # what it lacked may be there now
+        await lab.look(3)
+        assert (lab.plans(), log.read_text()) == (plans, "....")
 
 
 async def test_plan_that_is_still_being_written_waits(tmp_path: Path) -> None:

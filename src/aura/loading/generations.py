@@ -43,6 +43,8 @@ from aura.task import Task
 
 #: How long reading and checking the whole folder may take, in seconds; only a dead network drive takes so long.
 READ_TIMEOUT = 60.0
+#: For how many seconds what could not be imported is not tried again, unless somebody asks for a load of everything.
+FAILS_FOR = 60.0
 
 Status = Literal["ready", "stale", "broken"]
 
@@ -85,6 +87,15 @@ class _Checked(msgspec.Struct, frozen=True):
     plan: CheckedPlan | None = None
     tentative: bool = False
     stays: bool = False
+
+
+class _Failed(msgspec.Struct, frozen=True):
+    """A version that could not be imported: what was wrong, and when that was known, in the loop's seconds."""
+
+    hash: str
+    at: float
+    errors: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
 
 
 Reading = Callable[[], Iterable[Found]]
@@ -138,6 +149,9 @@ class Generations:
         self._kept_back: dict[str, CheckedPlan] = {}
         #: The plans that are not in order because they do not fit others: a change of those may heal them.
         self.unfit: frozenset[str] = frozenset()
+        #: The newest versions that could not be imported. A plan that is still being written, or that the watcher meets
+        #: for the first time, is loaded twice or more as it is, and its import may take as long as it hangs.
+        self._failed: dict[str, _Failed] = {}
         # one load at a time: two would race for which content is the newer
         self._lock = anyio.Lock()
 
@@ -187,6 +201,7 @@ class Generations:
         """
         async with self._lock:
             found = await self._check(read or self._read_all)
+            self._failed = {} if read is None else {name: one for name, one in self._failed.items() if name in found}
             loaded = {name: await self._load(name, one) for name, one in found.items()}
             fit_together(loaded)
             self.put_off = frozenset(
@@ -306,13 +321,21 @@ class Generations:
             kept.errors = (remark(name, checked.snapshot.hash),)
             if former is not None and status is not None:
                 kept.errors, kept.warnings = status.errors, self._warnings[name]
+        elif (failed := self._failed_lately(name, checked.snapshot.hash)) is not None:
+            kept.errors, kept.warnings = failed.errors, failed.warnings
         else:
             load = Load(checked, self._shipped, self.current, self._vars.get(name, {}))
             generation = await load.run(self._import_timeout)
             if generation is not None:
                 return Loaded(generation, checked.using, former, using, warnings=load.warnings)
             kept.errors, kept.warnings = load.problems, load.warnings
+            self._failed[name] = _Failed(checked.snapshot.hash, anyio.current_time(), load.problems, load.warnings)
         return kept
+
+    def _failed_lately(self, name: str, hash: str) -> _Failed | None:
+        failed = self._failed.get(name)
+        is_same = failed is not None and failed.hash == hash and anyio.current_time() < failed.at + FAILS_FOR
+        return failed if is_same else None
 
 
 def _versions(
