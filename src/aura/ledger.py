@@ -10,6 +10,7 @@ again while its line is open, whole, under the id that the line was given when i
   names. No count is ever lost by that.
 - While the storage takes nothing, lines stay open in memory, however long that is, and are counted on.
 - What belongs to something else that is stored, such as a slot, has a row of its own, in that one's unit (``unit``).
+  Whoever has more of the same writes that row again (``row``).
 - Details are cut and have no secrets in them when they leave the memory.
 
 What a crash does: a line that has a unit is there or not, as its unit. Of the others the last second may be lost. The
@@ -21,6 +22,8 @@ from collections import Counter
 from collections.abc import Sequence
 from contextvars import copy_context
 from functools import partial
+
+import msgspec
 
 from aura.clock import Clock
 from aura.eventloop import IN_BACKGROUND
@@ -114,11 +117,19 @@ class Ledger:
 
     def unit(self, line: Why) -> Unit:
         """The unit that adds a line as a row of its own, for one that belongs to something else that is stored."""
+        return put_why([self.row(line)])
+
+    def row(self, line: Why, before: Why | None = None) -> Why:
+        """A line as it is to be written by ``put_why``, counted.
+
+        With ``before``, which says the same and was a row already, it is that row, for both of them.
+        """
         self.counts[line.reason, line.plan_name] += line.count
-        at = self._clock.wall() if line.at is None else line.at
+        at, detail = self._clock.wall() if line.at is None else line.at, self.shown(line.detail)
+        if before is not None:
+            return msgspec.structs.replace(before, detail=detail, count=before.count + line.count, at=at)
         first_at = at if line.first_at is None else line.first_at
-        key = (line.reason, line.plan_name, line.item, line.rule, line.task_name)
-        return put_why([_made(self._next_id(), key, self.shown(line.detail), line.count, at, first_at)])
+        return msgspec.structs.replace(line, detail=detail, at=at, first_at=first_at, id=self._next_id())
 
     def _begin(self, key: _Key, at: float) -> _OpenLine:
         if key not in self._open and len(self._open) >= MAX_OPEN:

@@ -1,5 +1,6 @@
 """Plans that change below a real server: served by watching alone, whole or not at all, unless it is told not to."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,23 @@ async def test_saved_plan_is_served_also_after_a_stop_and_a_start_of_the_engine(
         await served(real, tmp_path, "two")
         stops = anyio.current_time()
     assert anyio.current_time() - stops < 1.5  # nothing waits for a thread that listens
+
+
+HANGS = "import time\nwhile True:\n    time.sleep(0.01)\n"
+
+
+async def test_plan_whose_import_hangs_holds_no_other_plan_for_long(tmp_path: Path) -> None:
+    async with open_real(tmp_path) as real:
+        await served(real, tmp_path, "one")
+        (tmp_path / "plans/bad/tasks").mkdir(parents=True)
+        (tmp_path / "plans/bad/actions.py").write_text(HANGS)
+        await wait_until(lambda: any(thread.name == "aura import of bad" for thread in threading.enumerate()))
+        began = anyio.current_time()
+        await served(real, tmp_path, "two")
+        assert anyio.current_time() - began < 5  # its import has ten seconds
+        assert any(thread.name == "aura import of bad" for thread in threading.enumerate())
+    assert anyio.current_time() - began < 8  # nor does it hold the end
+    await wait_until(lambda: not any(thread.name == "aura import of bad" for thread in threading.enumerate()))
 
 
 async def test_server_that_is_told_not_to_watch_does_not(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ import anyio
 import pytest
 from tests.scheduling.schedule_kit import WORK, Lab, open_lab, schedule, write_plan
 
-from aura.events import LogEntry
+from aura.bus import MAX_DEPTH
+from aura.events import Chain, Emitter, LogEntry
+from aura.loading.generations import FAILS_FOR
 from aura.loading.snapshot import Snapshot, read_plan
 from aura.testing.virtual_time import BEGINNING
 
@@ -90,6 +92,64 @@ async def test_change_is_served_once_it_has_settled(tmp_path: Path) -> None:
         assert lab.serves()
         assert lab.said() == ["plan lab was loaded again, version"]
         assert len(lab.world.payloads("plan.reloaded")) == 1
+
+
+CIRCLE = "steps: {only: {action: event.emit, params: {name: round}}}"
+HEARS = schedule(
+    hears="task: circle, triggers: [{event: round}]",
+    waits="task: circle, triggers: [{expect: round, within: 1h}, {event: round}]",
+)
+HEARS_RULE = "rules:\n  low: {triggers: [{event: round}], task: work, preempts: {lanes: [event], plans: [lab]}}\n"
+
+
+@pytest.mark.parametrize(
+    ("how", "heals"), [("other plan", False), ("own plan", True), ("all", True)], ids=lambda value: str(value)
+)
+async def test_what_is_suspended_hears_again_by_a_load_of_its_own_plan(tmp_path: Path, how: str, heals: bool) -> None:
+    write_plan(tmp_path, "other")
+    home = write_plan(tmp_path)
+    (home / "interrupts.yaml").write_text(HEARS_RULE, encoding="utf-8")
+    async with watched(tmp_path, items=HEARS, circle=CIRCLE) as lab:
+        world = lab.world
+        bus, chain = world.engine.runtime.bus, Chain("1", "1", MAX_DEPTH, ())
+        bus.emit("round", None, origin=Emitter("lab", "circle", "some-cid", None, chain))
+        await world.settle()
+
+        def standing() -> list[bool]:
+            items, rule = [world.item("hears"), world.item("waits")], world.engine.triggers.find("lab", "low")
+            return [*(item.suspended is None for item in items), rule.suspended is None]
+
+        assert standing() == [False] * 3
+        heard = bus.subscribers
+        if how == "all":
+            await world.engine.reload()
+        else:
+            write_plan(tmp_path, {"other plan": "other", "own plan": "lab"}[how], more=WORK)
+            await lab.look(0.5)
+            assert lab.said()
+        assert standing() == [heals] * 3
+        assert bus.subscribers - heard == (4 if heals else 0)
+        assert len(world.engine.status()["events"]["suspended"]) == (0 if heals else 3)
+
+
+FAILS = "from pathlib import Path\nwith Path({!r}).open('a') as log:\n    log.write('.')\n1 / 0\n"
+
+
+async def test_version_that_cannot_be_imported_is_imported_once_until_somebody_asks(tmp_path: Path) -> None:
+    log, plans = tmp_path / "imported", {"lab": "ready", "other": "broken"}
+    write_plan(tmp_path, "other", actions=FAILS.format(str(log)))
+    async with watched(tmp_path) as lab:
+        await lab.look(3)
+        assert (lab.plans(), log.read_text()) == (plans, ".")
+        home = write_plan(tmp_path, "other", actions=FAILS.format(str(log)) + "#")
+        await lab.look(3)
+        assert (lab.plans(), log.read_text()) == (plans, "..")
+        await lab.engine.reload()
+        assert log.read_text() == "..."
+        await lab.world.advance(FAILS_FOR)
+        (home / "actions.py").touch()  # what it lacked may be there now
+        await lab.look(3)
+        assert (lab.plans(), log.read_text()) == (plans, "....")
 
 
 async def test_plan_that_is_still_being_written_waits(tmp_path: Path) -> None:

@@ -1,11 +1,81 @@
 """Items that are in no file any more: what is kept of them, for how long, and what is not lost for their sake."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import anyio
 import pytest
-from tests.scheduling.schedule_kit import clock_at, open_lab, schedule
+from tests.fakes.kernel import FaultyBackend
+from tests.scheduling.schedule_kit import Lab, clock_at, open_lab, schedule, write_plan
+
+from aura.errors import StoreReadOnly
 
 pytestmark = pytest.mark.anyio
+
+TICK = schedule(tick="triggers: [{every: 5m}]")
+OFF = schedule(tick="enabled: false, triggers: [{every: 5m}]")
+NONE = schedule(other="enabled: true")
+BY_EVENT = schedule(tick="triggers: [{event: go}]")
+SLOWER = schedule(tick="triggers: [{every: 1h}]")
+DUE = "2026-01-01T00:05:00.000000Z"
+
+
+async def stopped(world: Lab, backend: FaultyBackend) -> None:
+    await world.engine.stop("cancel", 1.0)
+
+
+async def filled(world: Lab, backend: FaultyBackend) -> None:
+    world.server.engine.runtime.store.unavailable = StoreReadOnly("the disk is full")
+
+
+async def failing(world: Lab, backend: FaultyBackend) -> None:
+    backend.error, backend.failing = StoreReadOnly("the disk is full"), 10**6
+
+
+@pytest.mark.parametrize(
+    ("items", "then", "happens", "reason"),
+    [
+        pytest.param(TICK, NONE, failing, "storage_full", id="gone, its start was refused"),
+        pytest.param(TICK, NONE, filled, "storage_full", id="gone, the storage takes none"),
+        pytest.param(TICK, BY_EVENT, failing, "storage_full", id="no trigger with a time"),
+        pytest.param(TICK, SLOWER, failing, "storage_full", id="another time"),
+        pytest.param(TICK, NONE, stopped, "misfire", id="gone, the engine is stopped"),
+        pytest.param(OFF, NONE, stopped, "disabled", id="gone, off"),
+    ],
+)
+async def test_slot_that_waits_when_its_trigger_leaves_the_file_is_a_line(
+    tmp_path: Path, items: str, then: str, happens: Callable[[Lab, FaultyBackend], Awaitable[None]], reason: str
+) -> None:
+    backend = FaultyBackend()
+    async with open_lab(tmp_path, items=items, backend=backend, clock=clock_at("00:00")) as world:
+        await world.advance(minutes=4)
+        await happens(world, backend)
+        await world.advance(minutes=2)
+        await world.rewrite(tmp_path, items=then)
+        await world.advance(seconds=1)
+        backend.failing, world.server.engine.runtime.store.unavailable = 0, None
+        await world.rewrite(tmp_path, items=items)
+        await world.advance(minutes=1)
+        [line] = world.unstarted()
+        assert (line.reason, line.item, line.count, world.dues()) == (reason, "tick", 1, [])
+        assert DUE in line.detail
+        assert "left its file" in line.detail
+
+
+async def test_start_that_is_lost_when_its_item_has_left_the_file_is_a_line(tmp_path: Path) -> None:
+    backend = FaultyBackend()
+    async with open_lab(tmp_path, items=TICK, backend=backend, clock=clock_at("00:00")) as world:
+        await world.advance(minutes=4, seconds=59)
+        backend.gate = anyio.Event()
+        await world.advance(seconds=2)
+        write_plan(tmp_path, items=NONE)
+        await world.engine.reload()
+        backend.error, backend.failing = StoreReadOnly("the disk is full"), 1
+        backend.gate.set()
+        await world.advance(seconds=70)
+        [line] = world.unstarted()
+        assert (line.reason, line.item, world.dues()) == ("storage_full", "tick", [])
+        assert line.detail == f"its start was not stored, and it has left its file since; due {DUE}"
 
 
 async def test_only_so_many_items_are_remembered_and_never_fewer_of_those_served(

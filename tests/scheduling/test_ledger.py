@@ -1,5 +1,6 @@
 """Why nothing started: for every reason of the why-ledger a scenario through the engine, and what is shown of it."""
 
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -319,6 +320,52 @@ def test_every_reason_has_a_scenario() -> None:
     told = {scenario.line[0] for scenario in SCENARIOS.values()}
     elsewhere = {"paused", "held"}  # what does not begin yet, above
     assert told | elsewhere | {"duplicate"} == set(REASONS)  # duplicate: test_webhooks
+
+
+# -- slots that are refused alike
+
+TICK = "triggers: [{every: 1s}]"
+NEVER = 'triggers: [{every: 1s, when: "{{ false }}"}]'
+NO_DAY = 'triggers: [{every: 1s}], inputs: {day: "{{ 5 }}"}'
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        pytest.param(f"enabled: false, {TICK}", "disabled", id="switched off"),
+        pytest.param(NEVER, "condition_false", id="condition"),
+        pytest.param(f"cooldown: 1h, {TICK}", "cooldown", id="cooldown"),
+        pytest.param(f"task: hour, {TICK}", "mode", id="mode"),
+        pytest.param(NO_DAY, "bad_inputs", id="inputs"),
+    ],
+)
+async def test_slots_that_are_refused_alike_are_a_line_a_minute(tmp_path: Path, keys: str, reason: str) -> None:
+    hour = "mode: single\nsteps: {only: {action: sleep, params: {duration: 1h}}}"
+    async with open_lab(tmp_path, items=schedule(x=keys), hour=hour, clock=clock_at("00:00")) as world:
+        await world.advance(minutes=3, seconds=2)
+        lines = world.unstarted()
+        assert [line.reason for line in lines] == [reason] * len(lines)
+        assert len(lines) in (3, 4)
+        assert sum(line.count for line in lines) + len(world.runs(world.item("x").item.task_name)) == 182
+        assert lines[1].count == 60
+        assert re.search(r"; 60 slots, due from 2026-01-01T00:01:0\d\S* to 2026-01-01T00:02:0\d\S*Z$", lines[1].detail)
+        assert list_why(crashed(world).execute, ALL, 10)[::-1] == lines
+        assert (logged(world), world.engine.not_started[reason, "lab"]) == (
+            len(lines) if reason == "bad_inputs" else 0, sum(line.count for line in lines)
+        )  # fmt: skip
+
+
+async def test_slots_apart_or_refused_otherwise_have_lines_of_their_own(tmp_path: Path) -> None:
+    items = schedule(x=f"enabled: false, {TICK}", y="enabled: false, triggers: [{every: 1m}]")
+    async with open_lab(tmp_path, items=items, clock=clock_at("00:00", recheck=1.0)) as world:
+        await world.advance(seconds=61)
+        world.jump(-120)
+        await world.advance(seconds=1)
+        await world.rewrite(tmp_path, items=schedule(x="task: slow, enabled: false, triggers: [{every: 1s}]"))
+        await world.advance(seconds=2)
+        found = [(line.item, line.task_name, line.count) for line in world.unstarted() if line.count > 1]
+        assert found[0] == ("x", "work", 60)
+        assert found[-1][:2] == ("x", "slow")
 
 
 def logged(world: Lab) -> int:

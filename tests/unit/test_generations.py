@@ -1,5 +1,6 @@
 """Generations: import from the snapshot, what a failing load leaves behind, and that nothing keeps an old one alive."""
 
+import asyncio
 import gc
 import linecache
 import os
@@ -17,7 +18,7 @@ import pytest
 from tests.fakes.plans import LOG, SHIPPED, write_files
 
 from aura.errors import ActionMissing, ConfigError, RequestError
-from aura.loading.generations import Generations, PlanStatus
+from aura.loading.generations import Found, Generations, PlanStatus
 from aura.loading.importing import Package
 from aura.plan import Semaphore
 
@@ -273,6 +274,78 @@ async def test_import_that_hangs_is_given_up(tmp_path: Path, code: str, problem:
     assert (status.status, status.generation) == ("stale", ready.generation)
     assert problem in str(status.errors[0])
     assert call(plans) == 1
+
+
+#: Writes a word for each import, and waits for a file.
+SLOW = """
+import time
+from pathlib import Path
+with Path({0!r}).open("a") as log:
+    log.write("begun ")
+while not Path({0!r} + ".go").exists():
+    time.sleep(0.005)
+VALUE = {1}
+"""
+
+
+def hurried(plans: Generations, *names: str) -> list[Found]:
+    """What the watcher reads."""
+    return [Found(name, plans.read(name), hurried=True) for name in names]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aura.loading.generations.PATIENCE", 0.02)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_slow_import_goes_on_while_others_are_loaded(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    plans = generations(tmp_path / "plans", LAB | {f"other{path[3:]}": text for path, text in LAB.items()})
+    await plans.reload()
+    for number in (2, 3):
+        values(tmp_path / "plans", SLOW.format(str(log), 7))
+        (tmp_path / "plans/other/actions/values.py").write_text(f"VALUE = {number}\n")
+        statuses = await plans.reload(lambda: hurried(plans, "lab", "other"))
+        assert [one.status for one in statuses] == ["ready", "ready"]
+        assert (call(plans), plans.current("other").action("other.value").function(None)) == (1, number)
+        assert plans.put_off == {"lab"}
+    (tmp_path / "log.go").touch()
+    join_imports()
+    await plans.reload(lambda: [*hurried(plans, "lab"), Found("other")])
+    assert (call(plans), log.read_text()) == (7, "begun ")
+    assert not plans.put_off
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("how", ["changed", "gone", "closed", "too long"])
+async def test_slow_import_that_nobody_wants_any_more_ends(tmp_path: Path, how: str) -> None:
+    plans = generations(tmp_path / "plans", import_timeout=0.1 if how == "too long" else 30.0)
+    await plans.reload()
+    values(tmp_path / "plans", SLOW.format(str(tmp_path / "log"), 7))
+    await plans.reload(lambda: hurried(plans, "lab"))
+    if how == "closed":
+        plans.close()
+    elif how == "gone":
+        await plans.reload(list)
+    elif how == "changed":
+        values(tmp_path / "plans", "VALUE = 5")
+        await plans.reload(lambda: hurried(plans, "lab"))
+        assert call(plans) == 5
+    else:
+        await anyio.sleep(0.1)
+        (status,) = await plans.reload(lambda: hurried(plans, "lab"))
+        assert "the import hangs: it took longer than 0.1s" in str(status.errors[0])
+    join_imports()
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_whole_load_waits_for_a_slow_import_that_is_under_way(tmp_path: Path) -> None:
+    plans = generations(tmp_path / "plans", LAB | {"lab/actions/values.py": SLOW.format(str(tmp_path / "log"), 7)})
+    assert await plans.reload(lambda: hurried(plans, "lab")) == []  # a new plan is not shown before that
+    asyncio.get_running_loop().call_later(0.1, (tmp_path / "log.go").touch)
+    assert [one.status for one in await plans.reload()] == ["ready"]
+    assert (call(plans), (tmp_path / "log").read_text()) == (7, "begun ")
 
 
 async def test_mended_plan_is_ready_again(tmp_path: Path) -> None:

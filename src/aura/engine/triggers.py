@@ -10,7 +10,7 @@ A rule that is fired by hand fires whatever its switch, its cooldown and ``while
 bounds that too; if it is refused, or its handler, nothing is stored, not even the event.
 
 A rule is put off by nobody but its file and whoever switches it. A chain of too many events suspends it, as it does any
-subscriber: that shows, and the next reload or ``enable`` ends it.
+subscriber: that shows, and the next load of its plan or ``enable`` ends it.
 
 What a crash does: switches are rows, and when a rule last fired is known from its firings.
 """
@@ -109,9 +109,10 @@ class Triggers:
         stopped = [run.cid for run in one.stopped.first]
         return LastFired(row.at, mono, row.event_id, row.cid, stopped, one.stopped.total)
 
-    def reload(self) -> None:
+    def reload(self, *, everything: bool) -> None:
         """Take over the rules of the versions of the plans that are served now.
 
+        A rule that is suspended hears of events again if its plan has a new version, or ``everything`` was loaded.
         One that says what it said before goes on as it was, in whatever line it stands. A plan that cannot be served
         keeps its last good version, and so its rules. Firings that are open keep the terms that they began with.
         """
@@ -123,13 +124,15 @@ class Triggers:
         for key in self.rules.keys() - served.keys():
             self._drop(key)
         for key, (plan, rule) in served.items():
-            self._take(key, plan, rule)
+            self._take(key, plan, rule, everything)
 
-    def _take(self, key: Key, plan: Plan, rule: Rule) -> None:
+    def _take(self, key: Key, plan: Plan, rule: Rule, everything: bool) -> None:
         former, live = self.rules.get(key), LiveRule(plan, rule)
         if former is not None and former.shape == live.shape:
+            is_loaded = everything or former.plan is not plan
             former.stay(plan, rule)
-            self._heal(former)
+            if is_loaded:
+                self._heal(former)
             return
         if former is not None:
             live.take_after(former)

@@ -22,7 +22,7 @@ class Loaded(msgspec.Struct, eq=False):
 
     ``former`` is what was served before; a new generation that does not fit what others serve goes back to it.
     ``unfit``: what is wrong is that it does not fit the others. ``kept_back``: a newer version, which has not
-    passed its gate.
+    passed its gate. ``importing``: a newer version is still being imported.
     """
 
     generation: Generation | None
@@ -33,6 +33,7 @@ class Loaded(msgspec.Struct, eq=False):
     warnings: tuple[Problem, ...] = ()
     unfit: bool = False
     kept_back: CheckedPlan | None = None
+    importing: bool = False
 
     def offer(self) -> Offer:
         """What others may use of it."""

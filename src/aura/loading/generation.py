@@ -6,6 +6,7 @@ that as long as it runs.
 """
 
 import inspect
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType, ModuleType
@@ -15,7 +16,7 @@ import msgspec
 
 from aura.actions import Action, is_action
 from aura.errors import ActionMissing, Problem, RequestError
-from aura.loading.importing import Package, call_abandonable, code_of, new_threads
+from aura.loading.importing import Abandonable, Outcome, Package, code_of, new_threads
 from aura.loading.loader import CheckedPlan
 from aura.loading.snapshot import Snapshot
 from aura.loading.usecheck import Known, check_uses
@@ -114,7 +115,10 @@ class Generation:
 
 
 class Load:
-    """The load of one plan that has passed its check: import, services, actions, uses, variables."""
+    """The load of one plan that has passed its check: import, services, actions, uses, variables.
+
+    ``is_importing``: its import was waited for in vain; it goes on, and ``run`` may be called again.
+    """
 
     def __init__(
         self,
@@ -129,6 +133,12 @@ class Load:
         self._overrides = overrides
         self._problems: list[Problem] = []
         self._warnings: list[Problem] = []
+        snapshot = checked.snapshot
+        self.hash = snapshot.hash
+        self._package = Package(snapshot.name, snapshot.directory, snapshot.hash, snapshot.files)
+        self._import: Abandonable[list[ModuleType]] | None = None
+        self._threads: list[threading.Thread] = []
+        self.is_importing = False
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -138,12 +148,23 @@ class Load:
     def warnings(self) -> tuple[Problem, ...]:
         return tuple(self._warnings)
 
-    async def run(self, timeout: float) -> Generation | None:
-        """Give the generation, or None if there are problems."""
-        snapshot = self._checked.snapshot
-        package = Package(snapshot.name, snapshot.directory, snapshot.hash, snapshot.files)
+    async def run(self, timeout: float, patience: float = math.inf) -> Generation | None:
+        """Give the generation, or None if there are problems, or if it ``is_importing`` after ``patience`` seconds.
+
+        **Cancellation** gives the import up.
+        """
+        package, modules = self._package, list[ModuleType]()
+        if package.sources:
+            try:
+                outcome = await self._imported(timeout, patience)
+            except BaseException:
+                self.give_up()
+                raise
+            self.is_importing = outcome is None
+            if outcome is None:
+                return None
+            modules = self._modules(outcome)
         plan = self._plan()
-        modules = await self._import(package, timeout) if package.sources else []
         services = self._services(package, modules)
         actions = self._actions(package, modules, services)
         if not self._problems:
@@ -151,7 +172,14 @@ class Load:
         if self._problems:
             package.close()
             return None
+        snapshot = self._checked.snapshot
         return Generation(plan, snapshot, actions, services, self._shipped, self._served, package)
+
+    def give_up(self) -> None:
+        """Have its import end: nobody asks for it any more."""
+        if self._import is not None:
+            self._import.give_up()
+        self._package.close()
 
     def _plan(self) -> Plan:
         plan = self._checked.plan
@@ -162,13 +190,19 @@ class Load:
                 self._problems.append(Problem(f"{plan.name}/plan.yaml", 1, 1, message))
         return msgspec.structs.replace(plan, vars={**plan.vars, **self._overrides})
 
-    async def _import(self, package: Package, timeout: float) -> list[ModuleType]:
-        before = threading.enumerate()
-        outcome = await call_abandonable(package.import_actions, timeout, f"aura import of {package.plan_name}")
+    async def _imported(self, timeout: float, patience: float) -> Outcome[list[ModuleType]] | None:
+        if self._import is None:
+            self._threads = threading.enumerate()
+            name = f"aura import of {self._package.plan_name}"
+            self._import = Abandonable(self._package.import_actions, timeout, name)
+        return await self._import.wait(patience)
+
+    def _modules(self, outcome: Outcome[list[ModuleType]]) -> list[ModuleType]:
+        package, self._import = self._package, None
         if outcome.error is not None:
             self._problems.append(package.problem(outcome.error))
             return []
-        for thread in new_threads(before):
+        for thread in new_threads(self._threads):
             message = f"the import started a thread, {thread.name}, which will outlive this version of the plan"
             self._warnings.append(Problem(f"{package.plan_name}/actions", 1, 1, message))
         return outcome.value or []

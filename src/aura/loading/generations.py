@@ -7,7 +7,9 @@ else is affected, but for plans that use it (``fitting``).
 
 Whoever knows better than to read everything (``watching``) gives ``reload`` a *reading* of its own, which leaves plans
 out of it that nothing has happened to, and says of which ones the last word may not be written yet: such a plan that
-cannot be served is put off, and stands as it did.
+cannot be served is put off, and stands as it did. So is one whose import takes longer than ``PATIENCE``: it goes on, in
+its thread, while others are loaded, and the next load of the plan waits for the same import again. One that hangs thus
+holds each load of others by no more than that, until its own time is over.
 
 A version of a plan with a gate (``gating``) is imported only once it may pass. Until then it is *kept back*: the plan
 stands as it did, and the gate has its tests run and asks for this load again when they have ended. That load is given
@@ -18,8 +20,9 @@ when the last run on it has ended. One that a run began with before a restart is
 crash in the middle of a reload loses nothing: the folder is the truth.
 """
 
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -43,6 +46,10 @@ from aura.task import Task
 
 #: How long reading and checking the whole folder may take, in seconds; only a dead network drive takes so long.
 READ_TIMEOUT = 60.0
+#: For how many seconds what could not be imported is not tried again, unless somebody asks for a load of everything.
+FAILS_FOR = 60.0
+#: For how many seconds a load that is in a hurry waits for one import.
+PATIENCE = 0.5
 
 Status = Literal["ready", "stale", "broken"]
 
@@ -69,11 +76,13 @@ class Found(msgspec.Struct, frozen=True):
     """What a reading has found of one plan. Without a ``snapshot`` it is to stay as it is.
 
     ``tentative``: it may still be being written, so what is wrong with it is said of it only by a later reading.
+    ``hurried``: it is read again soon if its import takes long.
     """
 
     name: str
     snapshot: Snapshot | None = None
     tentative: bool = False
+    hurried: bool = False
 
 
 class _Checked(msgspec.Struct, frozen=True):
@@ -84,7 +93,17 @@ class _Checked(msgspec.Struct, frozen=True):
 
     plan: CheckedPlan | None = None
     tentative: bool = False
+    hurried: bool = False
     stays: bool = False
+
+
+class _Failed(msgspec.Struct, frozen=True):
+    """A version that could not be imported: what was wrong, and when that was known, in the loop's seconds."""
+
+    hash: str
+    at: float
+    errors: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
 
 
 Reading = Callable[[], Iterable[Found]]
@@ -138,6 +157,11 @@ class Generations:
         self._kept_back: dict[str, CheckedPlan] = {}
         #: The plans that are not in order because they do not fit others: a change of those may heal them.
         self.unfit: frozenset[str] = frozenset()
+        #: The newest versions that could not be imported. A plan that is still being written, or that the watcher meets
+        #: for the first time, is loaded twice or more as it is, and its import may take as long as it hangs.
+        self._failed: dict[str, _Failed] = {}
+        #: What is still being imported, one version of a plan at most; its thread is given up when its time is over.
+        self._importing: dict[str, Load] = {}
         # one load at a time: two would race for which content is the newer
         self._lock = anyio.Lock()
 
@@ -187,11 +211,15 @@ class Generations:
         """
         async with self._lock:
             found = await self._check(read or self._read_all)
+            self._failed = {} if read is None else {name: one for name, one in self._failed.items() if name in found}
             loaded = {name: await self._load(name, one) for name, one in found.items()}
             fit_together(loaded)
             self.put_off = frozenset(
-                name for name, one in loaded.items() if found[name].tentative and (one.errors or one.kept_back)
+                name
+                for name, one in loaded.items()
+                if one.importing or (found[name].tentative and (one.errors or one.kept_back))
             )
+            self.give_up({name for name, one in loaded.items() if one.importing or found[name].stays})
             self._ask_gate(found, loaded, again=read is None)
             for name in self.put_off - self._statuses.keys():
                 del loaded[name]
@@ -233,6 +261,7 @@ class Generations:
 
     def close(self) -> None:
         """Serve nothing more, and take the plans' modules out of ``sys.modules`` now: no run is left."""
+        self.give_up()
         current, self._current, self._statuses, self._using, self._kept_back = self._current, {}, {}, {}, {}
         for generation in current.values():
             generation.close()
@@ -279,7 +308,7 @@ class Generations:
         if one.snapshot is None:
             return _Checked(stays=True)
         unchanged = served.get(one.name) == one.snapshot.hash and not one.snapshot.problems
-        return _Checked(None if unchanged else self._check_plan(one.snapshot), one.tentative)
+        return _Checked(None if unchanged else self._check_plan(one.snapshot), one.tentative, one.hurried)
 
     def _read_all(self) -> Iterable[Found]:
         return (Found(snapshot.name, snapshot) for snapshot in read_folder(self._root, guarded=self._guarded))
@@ -306,13 +335,38 @@ class Generations:
             kept.errors = (remark(name, checked.snapshot.hash),)
             if former is not None and status is not None:
                 kept.errors, kept.warnings = status.errors, self._warnings[name]
+        elif (failed := self._failed_lately(name, checked.snapshot.hash)) is not None:
+            kept.errors, kept.warnings = failed.errors, failed.warnings
         else:
-            load = Load(checked, self._shipped, self.current, self._vars.get(name, {}))
-            generation = await load.run(self._import_timeout)
+            load = self._load_of(name, checked)
+            generation = await load.run(self._import_timeout, PATIENCE if found.hurried else math.inf)
             if generation is not None:
                 return Loaded(generation, checked.using, former, using, warnings=load.warnings)
+            if load.is_importing:
+                self._importing[name] = load
+                kept.importing, kept.warnings = True, self._warnings.get(name, ())
+                kept.errors = (Problem(f"{name}/actions", 1, 1, "its import has not ended yet"),)
+                return kept
             kept.errors, kept.warnings = load.problems, load.warnings
+            self._failed[name] = _Failed(checked.snapshot.hash, anyio.current_time(), load.problems, load.warnings)
         return kept
+
+    def _load_of(self, name: str, checked: CheckedPlan) -> Load:
+        """The load of a version: the one whose import is under way, or a new one."""
+        under_way = self._importing.get(name)
+        if under_way is not None and under_way.hash == checked.snapshot.hash:
+            return self._importing.pop(name)
+        return Load(checked, self._shipped, self.current, self._vars.get(name, {}))
+
+    def give_up(self, wanted: Collection[str] = ()) -> None:
+        """Give the imports of all but these plans up: nobody waits for what they come to."""
+        for name in self._importing.keys() - wanted:
+            self._importing.pop(name).give_up()
+
+    def _failed_lately(self, name: str, hash: str) -> _Failed | None:
+        failed = self._failed.get(name)
+        is_same = failed is not None and failed.hash == hash and anyio.current_time() < failed.at + FAILS_FOR
+        return failed if is_same else None
 
 
 def _versions(

@@ -22,6 +22,7 @@ import importlib.machinery
 import importlib.util
 import itertools
 import linecache
+import math
 import sys
 import threading
 import traceback
@@ -31,8 +32,6 @@ from contextlib import suppress
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 from typing import Any, Generic, TypeVar
-
-import anyio
 
 from aura.errors import Problem
 
@@ -207,26 +206,55 @@ class Outcome(Generic[T]):
         self.error = error
 
 
-async def call_abandonable(function: Callable[[], T], timeout: float, name: str, *, cut: bool = True) -> Outcome[T]:
-    """Call a function in a daemon thread and wait for it, ``timeout`` seconds at most.
+class Abandonable(Generic[T]):
+    """A call in a daemon thread, which begins when this is made, and is given up ``timeout`` seconds later.
 
-    The error of what took longer is ``ImportTimeout``; its thread is abandoned. **Cancellation** abandons it as well.
-    ``cut``: it is code that may run for ever, so an exception is thrown into it; code of ours ends by itself.
+    ``cut``: it is code that may run for ever, so an exception is thrown into it when it is given up; code of ours ends
+    by itself. No child waits for it but whoever calls ``wait``; it may be waited for again.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Outcome[T]] = loop.create_future()
-    thread = threading.Thread(target=_call, args=(function, loop, done), name=name, daemon=True)
-    thread.start()
-    try:
-        # the only one in this scope is the waiting itself, which a cancellation ends at once
-        with anyio.move_on_after(timeout):
-            return await done
-        frame = sys._current_frames().get(thread.ident or 0)
+
+    def __init__(self, function: Callable[[], T], timeout: float, name: str, *, cut: bool = True) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._done: asyncio.Future[Outcome[T]] = loop.create_future()
+        self._timeout, self._until, self._cut = timeout, loop.time() + timeout, cut
+        self._thread = threading.Thread(target=_call, args=(function, loop, self._done), name=name, daemon=True)
+        self._thread.start()
+
+    async def wait(self, seconds: float = math.inf) -> Outcome[T] | None:
+        """Give what it came to; None if it still has time, and has not ended ``seconds`` from now.
+
+        The error of what took longer than its time is ``ImportTimeout``. **Cancellation** ends the waiting alone.
+        """
+        left = max(0.0, self._until - self._loop.time())
+        await asyncio.wait((self._done,), timeout=min(left, seconds))
+        if self._done.done():
+            return self._done.result()
+        if seconds < left:
+            return None
+        frame = sys._current_frames().get(self._thread.ident or 0)
         stack = _places(traceback.walk_stack(frame))[::-1] if frame else []
+        self.give_up()
+        return Outcome(error=ImportTimeout(f"it took longer than {self._timeout:g}s and was given up", stack))
+
+    def give_up(self) -> None:
+        """Wait for it no more: its thread is abandoned. Harmless if it has ended."""
+        if self._done.cancel() and self._cut:
+            _end(self._thread)
+
+
+async def call_abandonable(function: Callable[[], T], timeout: float, name: str, *, cut: bool = True) -> Outcome[T]:
+    """Call a function in a daemon thread and wait for it, ``timeout`` seconds at most (``Abandonable``).
+
+    **Cancellation** abandons it as well.
+    """
+    call = Abandonable(function, timeout, name, cut=cut)
+    try:
+        outcome = await call.wait()
     finally:
-        if cut and (not done.done() or done.cancelled()):
-            _end(thread)
-    return Outcome(error=ImportTimeout(f"it took longer than {timeout:g}s and was given up", stack))
+        call.give_up()
+    assert outcome is not None
+    return outcome
 
 
 def _call(function: Callable[[], T], loop: asyncio.AbstractEventLoop, done: "asyncio.Future[Outcome[T]]") -> None:

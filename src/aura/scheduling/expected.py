@@ -77,7 +77,8 @@ class Watch:
         """Serve it, as its plan says it now; it says what it said before."""
         assert isinstance(trigger.kind, Expect)
         self.trigger, self.pattern = trigger, trigger.kind.pattern
-        self._runtime.bus.subscribe(self)
+        if self.live.suspended is None:
+            self._runtime.bus.subscribe(self)
         self._arm_if_idle()
 
     def end(self) -> None:

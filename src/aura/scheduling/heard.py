@@ -33,6 +33,8 @@ class Heard:
         self._listeners: dict[Key, Listener] = {}
 
     def keep(self, live: LiveItem) -> None:
+        if live.suspended is not None:  # it says what it said before: its plan has no new version
+            return
         patterns = [trigger.kind.pattern for trigger in live.item.triggers if isinstance(trigger.kind, OnEvent)]
         if not patterns:
             self.drop(live)

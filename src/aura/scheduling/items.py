@@ -52,8 +52,11 @@ class Items:
         self._switches = {(one.plan_name, one.name): one for one in switches if one.kind == "item"}
         self._away = dict(rows)
 
-    def reload(self) -> None:
-        """Take over the items of the versions of the plans that are served now."""
+    def reload(self, *, everything: bool) -> None:
+        """Take over the items of the versions of the plans that are served now.
+
+        One that is suspended hears of events again if its plan has a new version, or ``everything`` was loaded.
+        """
         served: dict[Key, tuple[Plan, Item]] = {}
         for status in self._runtime.generations.statuses():
             if status.generation:
@@ -62,17 +65,19 @@ class Items:
         for key in self.live.keys() - served.keys():
             self._drop(key)
         for key, (plan, item) in served.items():
-            self._take(key, plan, item)
+            self._take(key, plan, item, everything)
 
-    def _take(self, key: Key, plan: Plan, item: Item) -> None:
+    def _take(self, key: Key, plan: Plan, item: Item, everything: bool) -> None:
         live = self.live.get(key)
         is_known = live is not None and live.item is item
         if live is None:
             live = self.live[key] = self._come_back(key, plan, item)
+        if everything or live.plan is not plan:
+            live.suspended = None
         live.plan, live.item = plan, item
-        live.suspended = None
         live.switch = self._switch_of(key, item.enabled)
         if not is_known:
+            live.refused.clear()  # what it says now may be refused for something else
             self._anchor(live)
         for source in self.sources:
             source.keep(live)

@@ -16,6 +16,7 @@ from aura.plan import Plan
 from aura.records.items import ItemRow
 from aura.records.switches import Switch
 from aura.schedule import At, Cron, Every, Item, Trigger
+from aura.scheduling.refusedslots import RefusedSlots
 from aura.task import Source
 
 #: How many started slots are remembered one by one, the last that were taken, and how many more there are before the
@@ -42,6 +43,8 @@ class LiveItem:
         #: By reason: how often it did not start. And the last time: the reason, the detail, when.
         self.missed: Counter[str] = Counter()
         self.last_missed: tuple[str, str, float] | None = None
+        #: By reason: the last line of slots that were refused.
+        self.refused: dict[str, RefusedSlots] = {}
         #: Why it hears of no events any more.
         self.suspended: str | None = None
         #: Monotonic time of its last start.

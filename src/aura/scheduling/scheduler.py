@@ -9,8 +9,9 @@ one turn, each once:
 - Older ones are *misfires*: the server, the engine or the machine was not there. Each trigger says what becomes of
   them. ``run_once``: all of the item's are one start, that of the latest slot, and none if a slot is on time; ``skip``:
   nothing; ``run_all``: each starts. ``misfire_grace`` bounds how late one may start.
-- A slot that starts is stored with its run, and a second start of it cannot be stored. What does not start is a line of
-  the why-ledger, and is not tried again; only while the storage takes nothing is it looked at again.
+- A slot that starts is stored with its run, and a second start of it cannot be stored. What does not start is in a line
+  of the why-ledger, one for all that are refused alike within a minute (``refusedslots``), and is not tried again; only
+  while the storage takes nothing is it looked at again.
 
 When the wall clock is set back by more than ``STEP_BACK``, slots come again. Those that have started do not start
 again, ever: they are known one by one, or by the spans in which they lie. Those that were only missed may start now,
@@ -19,6 +20,8 @@ or it would have no slots for as long.
 
 It rests while the engine is stopped; what has come meanwhile are misfires at the start, as after a restart. An item of
 which it cannot be said when it is due (its time zone is not known here any more) has no slots, and a line that says so.
+What has come of a trigger that leaves its file before it is settled, since the engine rests or nothing can be stored,
+is a line too.
 
 What a crash does: ``looked_to`` is stored with each start and each miss, and never lies beyond a slot whose start is
 not stored yet. So what was not committed is looked at again; at worst a miss has a second line.
@@ -46,7 +49,7 @@ from aura.runs.runtime import Runtime
 from aura.schedule import Trigger
 from aura.scheduling.liveitem import Key, LiveItem, says
 from aura.scheduling.starts import LATER, Starts, Wish, why_refused
-from aura.scheduling.watched import Found, Slot, Watched, chosen
+from aura.scheduling.watched import Found, Slot, Watched, chosen, told
 from aura.store import Ticket, Unit
 
 #: How far the wall clock must have gone back for slots to come again, in seconds.
@@ -99,12 +102,33 @@ class Scheduler:
     def _watch(self, live: LiveItem, timed: list[Trigger]) -> None:
         self._set_back(live, self._clock.wall())
         triggers = [(trigger, live.row.anchors[says(trigger)]) for trigger in timed]
+        if (former := self._items.get(live.key)) is not None:
+            said = {says(trigger) for trigger in timed}
+            self._leave(former._replace(triggers=[one for one in former.triggers if says(one[0]) not in said]))
         self._items[live.key] = Watched(live, live.item, live.plan.timezone, triggers)
         self._arm(self._items[live.key])
 
     def drop(self, live: LiveItem) -> None:
-        self._items.pop(live.key, None)
+        watched = self._items.pop(live.key, None)
+        if watched is not None:
+            self._leave(watched)
+            live.row = msgspec.structs.replace(live.row, looked_to=max(live.row.looked_to, self._clock.wall()))
         live.next_due = None
+
+    def _leave(self, watched: Watched) -> None:
+        """Say which slots of triggers that are in no file any more have come and were not settled: they never are."""
+        live, now = watched.live, self._clock.wall()
+        if live.next_due is None or live.next_due > now:
+            return
+        try:
+            found = watched.found(now)
+        except Exception as error:
+            self._runtime.fault(f"the last slots of {live.name} could not be told", error)
+            return
+        if found.slots or found.more:
+            reason = "storage_full" if live.enabled and not self._starts.takes_any() else _why_missed(live)
+            count, detail, _, _ = told(found.slots, found)
+            self._starts.note(live, reason, f"{detail}: it left its file before it could start", count)
 
     def wake(self, live: LiveItem) -> None:
         """Being switched changes nothing of its times."""
@@ -266,15 +290,18 @@ class Scheduler:
                 if refused.code in LATER:
                     return False
                 refusal = why_refused(refused)
-        line = self._starts.line(live, refusal.reason, f"{refusal.detail}; due {rfc3339(slot.due)}")
-        self._store(live, self._runtime.ledger.unit(line))
+        self._store(live, self._starts.refused(live, refusal, slot.due))
         return True
 
     def _lost(self, wish: Wish, error: Exception | None) -> None:
         """The start of a slot was not stored. If the storage took nothing it is tried again."""
         assert wish.due is not None
-        if isinstance(error, StoreReadOnly):
+        watched = self._items.get(wish.live.key)
+        if isinstance(error, StoreReadOnly) and watched is not None and watched.live is wish.live:
             self._look_again(wish.live, wish.due)
+        elif isinstance(error, StoreReadOnly):
+            detail = f"its start was not stored, and it has left its file since; due {rfc3339(wish.due)}"
+            self._starts.note(wish.live, "storage_full", detail)
         else:
             self._starts.note(wish.live, "duplicate", f"its start was not stored: {error}; due {rfc3339(wish.due)}")
 
@@ -286,13 +313,8 @@ class Scheduler:
         return max(0.0, slot.due + Random(seed).random() * slot.timed.jitter - now)  # noqa: S311 - no secret
 
     def _miss(self, live: LiveItem, missed: list[Slot], found: Found) -> None:
-        count = len(missed) + found.more
-        dues = [slot.due for slot in missed]
-        first, last = rfc3339(min([*dues, found.first])), rfc3339(max([*dues, found.last]))
-        one = f"the slot {first} was missed" + ("" if found.is_all else ", and more before it")
-        many = f"{count} slots were missed, {'' if found.is_all else 'and more before them, '}from {first} to {last}"
-        detail = one if count == 1 else many
-        line = self._starts.line(live, "misfire" if live.enabled else "disabled", detail, count)
+        count, detail, first, last = told(missed, found)
+        line = self._starts.line(live, _why_missed(live), detail, count)
         payload = {"plan": live.plan_name, "item": live.item.name, "count": count, "first": first, "last": last}
         units = together([put_item(live.row, self._clock.wall()), self._runtime.ledger.unit(line)])
         self._bus.announce(MISSED, payload, plan_name=live.plan_name, also=units)
@@ -324,6 +346,10 @@ class _Slot:
 
     def suspend(self, reason: str) -> None:
         """It is asked once."""
+
+
+def _why_missed(live: LiveItem) -> str:
+    return "misfire" if live.enabled else "disabled"
 
 
 def _until(starting: list[Slot], now: float) -> float:

@@ -23,6 +23,7 @@ from aura.events import EventEntry, chain_after
 from aura.failpoints import Site
 from aura.records.items import put_item
 from aura.records.runs import together
+from aura.records.why import put_why
 from aura.run import Cause, CauseKind, Request
 from aura.runs.firing import payload_of
 from aura.runs.liverun import LiveRun
@@ -30,6 +31,7 @@ from aura.runs.runtime import Runtime
 from aura.schedule import Cron, Trigger
 from aura.scheduling.itemmodes import ItemModes
 from aura.scheduling.liveitem import LiveItem
+from aura.scheduling.refusedslots import with_slot
 from aura.store import Unit
 from aura.why import Why, reason_of
 
@@ -270,6 +272,17 @@ class Starts:
         line = self._missed(live, reason, detail, count)
         self._say(live, line)
         return line
+
+    def refused(self, live: LiveItem, refusal: Refusal, due: float) -> Unit:
+        """Note that a slot does not start: the unit of the line of all that were refused alike within a minute."""
+        former = live.refused.get(refusal.reason)
+        slots = with_slot(former, due)
+        line = self._missed(live, refusal.reason, slots.text(refusal.detail), 1)
+        if slots.line is None:
+            self._say(live, line)
+        row = self._runtime.ledger.row(line, slots.line)
+        live.refused[refusal.reason] = slots._replace(line=row)
+        return put_why([row])
 
     def _missed(self, live: LiveItem, reason: str, detail: str, count: int) -> Why:
         now, shown = self._runtime.clock.wall(), self._runtime.ledger.shown(detail)

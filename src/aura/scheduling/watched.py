@@ -6,6 +6,7 @@ It decides by the clock's time that it is given, and changes nothing.
 import math
 from typing import NamedTuple
 
+from aura.clock import rfc3339
 from aura.schedule import At, Cron, Every, Item, Misfire, Timed, Trigger
 from aura.scheduling.liveitem import LiveItem
 from aura.scheduling.slots import latest_slots, next_slot
@@ -88,6 +89,16 @@ def chosen(slots: list[Slot], now: float) -> tuple[list[Slot], list[Slot]]:
     starting = sorted([*on_time, *chosen], key=lambda slot: slot.due)
     dues = {slot.due for slot in starting}
     return starting, [slot for slot in slots if slot.due not in dues]
+
+
+def told(missed: list[Slot], found: Found) -> tuple[int, str, str, str]:
+    """How many slots these are, with those before them that were not given one by one; that in words; their ends."""
+    count = len(missed) + found.more
+    dues = [slot.due for slot in missed]
+    first, last = rfc3339(min([*dues, found.first])), rfc3339(max([*dues, found.last]))
+    one = f"the slot {first} was missed" + ("" if found.is_all else ", and more before it")
+    many = f"{count} slots were missed, {'' if found.is_all else 'and more before them, '}from {first} to {last}"
+    return count, one if count == 1 else many, first, last
 
 
 def _may_start(slot: Slot, now: float) -> bool:

@@ -7,6 +7,9 @@ imported, by the same ``reload`` and under the same lock as one that somebody as
 more before and after it reads: what has changed since it was found ripe, or while it was read, stays as it is and
 settles anew. So each version that is served was there, as a whole, for as long as ``settling`` says.
 
+What imports slowly is put off like what cannot be served yet (``PATIENCE`` in ``generations``): it is ripe at once, so
+that round follows round and loads what else is ripe, until its import has ended or was given up.
+
 Then it waits for the bell (``folders``), or until the next plan is ripe. A plans folder that is not there, that
 somebody else may write to, or that is another one and empty (a drive that is not mounted leaves such a folder) changes
 nothing: that is said once, and it is looked for again soon.
@@ -84,6 +87,7 @@ class Reloader:
                 await ended.wait()
                 group.cancel_scope.cancel("the engine is being stopped")
         finally:
+            self._generations.give_up()
             for name in list(self._watches):
                 self._watches.pop(name).close()
 
@@ -178,19 +182,19 @@ class Reloader:
                 continue
             now = look_at_plan(self._root, name) if name in present else None
             look, tentative = ripe.get(name, (now, False))
-            found = self._found(name, look, tentative) if is_same(look, now) else Found(name)
+            found = self._found(name, look, tentative, name in ripe) if is_same(look, now) else Found(name)
             if found is None or found.snapshot is not None:
                 read[name] = look
             if found is not None and (found.snapshot is not None or name in shown):
                 yield found
 
-    def _found(self, name: str, look: Look | None, tentative: bool) -> Found | None:
+    def _found(self, name: str, look: Look | None, tentative: bool, hurried: bool) -> Found | None:
         """What there is of a plan that looked like this just now; None if there is none of it."""
         if look is None:
             return None
         snapshot = self._generations.read(name)
         whole = is_same(look_at_plan(self._root, name), look)
-        return Found(name, snapshot if whole else None, tentative)
+        return Found(name, snapshot if whole else None, tentative, hurried)
 
 
 def look_at_plans(

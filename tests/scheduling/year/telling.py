@@ -117,7 +117,9 @@ class Teller:
         self.history = History()
         self._items = {item.name: item for item in story.items}
         self._switches = Switches()
-        self._seen = (0, 0)
+        self._seen = 0
+        #: By the id of each line: how many it stood for when it was last read.
+        self._counted: dict[int, int] = {}
         self._ended: set[int] = set()
         self._backend: MemoryBackend | None = None
         self._wall = story.begin
@@ -247,14 +249,15 @@ class Teller:
     def _close_span(self, world: Lab, backend: MemoryBackend) -> None:
         span = self.history.spans[-1]
         span.end = world.now
-        last_seq, last_id = self._seen
+        last_seq = self._seen
         for seq, item, due, at in backend.execute(_RUNS, (last_seq,)).fetchall():
             span.runs.append(Run(seq, item, due, at))
             last_seq = seq
-        for id, *values in backend.execute(_LINES, (last_id,)).fetchall():
-            span.lines.append(_line(*values))
-            last_id = id
-        self._seen = (last_seq, last_id)
+        for id, *values in backend.execute(_LINES).fetchall():
+            line = _line(*values)
+            span.lines += _since(line, self._counted.get(id, 0))
+            self._counted[id] = line.count
+        self._seen = last_seq
         ended = dict(backend.execute("SELECT seq, finished_at FROM run WHERE finished_at IS NOT NULL").fetchall())
         span.ended = {seq: at for seq, at in ended.items() if seq not in self._ended}
         self._ended = set(ended)
@@ -263,12 +266,23 @@ class Teller:
 
 _RUNS = """SELECT seq, json_extract(cause, '$.item'), due, accepted_at FROM run
  WHERE seq > ? AND json_extract(cause, '$.kind') = 'schedule' ORDER BY seq"""
-_LINES = "SELECT id, reason, item, count, at, detail FROM why WHERE id > ? ORDER BY id"
+_LINES = "SELECT id, reason, item, count, at, detail FROM why ORDER BY id"
+#: What a line says of slots that were refused one by one; in a story no more than two of an item are so near.
+ALIKE = "2 slots, due from"
 
 
 def _line(reason: str, item: str, count: int, at: float, detail: str) -> Line:
     named = [datetime.fromisoformat(text).timestamp() for text in _TIME.findall(detail)]
     return Line(reason, item, count, at, detail, *((named[0], named[-1]) if named else ()))
+
+
+def _since(line: Line, count: int) -> list[Line]:
+    """A line as it is told of its slots that it did not stand for when it stood for ``count``."""
+    if ALIKE not in line.detail:
+        return [line] if count == 0 else []
+    one = msgspec.structs.replace(line, count=1)
+    each = [msgspec.structs.replace(one, first=time, last=time) for time in (line.first, line.last)]
+    return each[count:]
 
 
 def _anchors(world: Lab, items: Mapping[str, Item]) -> Iterator[tuple[tuple[str, Trigger], float]]:
