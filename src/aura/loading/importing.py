@@ -207,6 +207,15 @@ class Outcome(Generic[T]):
         self.error = error
 
 
+#: What the calls that somebody waits for will come to.
+_awaited: "set[asyncio.Future[Any]]" = set()
+
+
+def is_awaited_on(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether somebody on a loop waits for such a call, which goes on; not for one that was abandoned."""
+    return any(done.get_loop() is loop and not done.done() for done in list(_awaited))  # a copy: loops share it
+
+
 async def call_abandonable(function: Callable[[], T], timeout: float, name: str, *, cut: bool = True) -> Outcome[T]:
     """Call a function in a daemon thread and wait for it, ``timeout`` seconds at most.
 
@@ -217,6 +226,7 @@ async def call_abandonable(function: Callable[[], T], timeout: float, name: str,
     done: asyncio.Future[Outcome[T]] = loop.create_future()
     thread = threading.Thread(target=_call, args=(function, loop, done), name=name, daemon=True)
     thread.start()
+    _awaited.add(done)
     try:
         # the only one in this scope is the waiting itself, which a cancellation ends at once
         with anyio.move_on_after(timeout):
@@ -224,6 +234,7 @@ async def call_abandonable(function: Callable[[], T], timeout: float, name: str,
         frame = sys._current_frames().get(thread.ident or 0)
         stack = _places(traceback.walk_stack(frame))[::-1] if frame else []
     finally:
+        _awaited.discard(done)
         if cut and (not done.done() or done.cancelled()):
             _end(thread)
     return Outcome(error=ImportTimeout(f"it took longer than {timeout:g}s and was given up", stack))
