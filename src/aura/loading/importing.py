@@ -236,7 +236,7 @@ async def call_abandonable(function: Callable[[], T], timeout: float, name: str,
     finally:
         _awaited.discard(done)
         if cut and (not done.done() or done.cancelled()):
-            _end(thread)
+            throw_exit_into(thread)
     return Outcome(error=ImportTimeout(f"it took longer than {timeout:g}s and was given up", stack))
 
 
@@ -258,7 +258,7 @@ def _settle(done: "asyncio.Future[Any]", outcome: Any) -> None:
         done.set_result(outcome)
 
 
-def _end(thread: threading.Thread) -> None:
+def throw_exit_into(thread: threading.Thread) -> None:
     """Throw SystemExit into a thread at its next step in Python; there is no other way to stop one."""
     if thread.ident is not None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))

@@ -11,7 +11,7 @@ The ties.
   what a frozen life has started: it answers nobody.
   What answers nothing for ``PATIENCE`` seconds lets time go on, no faster than real time: so the grace of a stop ends
   what hangs for ever. So does what has been in flight for ``ENDURANCE`` seconds, though it says something now and then:
-  a process that never stops printing meets its time-out.
+  a process that never stops printing meets its time-out. A ``def`` action that never returns is given up (``hangs``).
 - *Quiet* is the moment in which no turn of the loop has anything to do and nothing is in flight that is still waited
   for: ``wait_quiet`` returns there, before any time passes. ``wait_until`` looks at its condition after every turn, and
   misses nothing that is so between two turns.
@@ -48,6 +48,7 @@ from aura.eventloop import IN_BACKGROUND, StayingLoop
 from aura.loading import importing
 from aura.processes import leftovers
 from aura.runs.edge import suspended_in
+from aura.testing.hangs import Hangs, let_threads_be_left
 from aura.testing.lives import LIFE, Life
 from aura.testing.whereabouts import describe_children, describe_threads
 from aura.watching import folders
@@ -62,6 +63,8 @@ PATIENCE = 1.0
 ENDURANCE = 10.0
 #: Real seconds of such a silence after which the terminal is told who it is.
 TOLD_AFTER = 10.0
+#: Real seconds for which a ``def`` action may give no sign before its thread is abandoned.
+THREAD_TIMEOUT = 60.0
 #: Real seconds between two looks at work in flight; an answer wakes the loop at once.
 LOOK_EVERY = 0.01
 #: Turns of the loop at one moment, while anyio cancels again and again, after which time goes on.
@@ -76,8 +79,18 @@ LIMIT = 86_400.0
 LULL, LULL_JUMPS = 3600.0, 100
 
 
+#: What to do about an action that does not return.
+_HINT = (
+    'no thread can be ended: let it return, fake it, or say isolation="process"; '
+    "if it only needs more time, set aura_thread_timeout"
+)
+
+
 class Deadlock(Exception):
-    """Nothing is scheduled, nothing is in flight, and somebody waits. The message names what everyone waits for."""
+    """Nothing is scheduled, nothing is in flight, and somebody waits. The message names what everyone waits for.
+
+    Or a ``def`` action does not return: the message names its step and line.
+    """
 
 
 class NotReached(AssertionError):
@@ -85,12 +98,19 @@ class NotReached(AssertionError):
 
 
 class VirtualLoop(StayingLoop):
-    """An event loop in virtual time. Give it as ``loop_factory``."""
+    """An event loop in virtual time. Give it as ``loop_factory``.
+
+    ``thread_timeout``: for all that are made from then on, ``THREAD_TIMEOUT`` unless it is set.
+    """
+
+    thread_timeout: float = THREAD_TIMEOUT
 
     def __init__(self) -> None:
         self._now = START
         #: How work in flight holds the clock now; None while nothing is in flight.
         self._held: _Hold | None = None
+        self._hangs = Hangs()
+        let_threads_be_left()
         #: How many turns it has gone.
         self.turns = 0
         #: Until when a lull may last without being a deadlock, and how often time has jumped in it.
@@ -291,7 +311,8 @@ class VirtualLoop(StayingLoop):
         if threading.active_count() == 1 + len(workers):
             return 0
         others = (thread for thread in threading.enumerate() if isinstance(thread, _anyio.WorkerThread))
-        return sum(thread.loop is self and thread not in workers for thread in others)
+        left = self._hangs.abandoned
+        return sum(thread.loop is self and thread not in workers and thread not in left for thread in others)
 
     def _hold(self, timeout: float | None) -> list[Any]:
         if self._held is None:
@@ -301,10 +322,21 @@ class VirtualLoop(StayingLoop):
         if self._held.is_to_be_told():
             self._tell_of_silence()
         if self._held.is_over and not events:
+            self._abandon_threads()
             self._tell_quiet()
         if self._held.is_over and timeout is not None:
             self._jump(min(timeout, passed))
         return events
+
+    def _abandon_threads(self) -> None:
+        """Give up what never returns, and tell whoever waits. A frozen life's holds nobody up."""
+        frozen = {getattr(child, "_fut_waiter", None) for life in self.frozen for child in life.children}
+        for hang in self._hangs.look(list(self._workers[0]), self.thread_timeout):
+            if hang.future not in frozen:
+                head = f"a `def` action has not returned for {self.thread_timeout:g} s of real time, and was given up:"
+                deadlock = Deadlock(f"{head} {hang}\n  {_HINT}")
+                hang.abandon(deadlock)
+                self._tell(deadlock)
 
     def _tell_of_silence(self) -> None:
         """Say what holds the clock: a thread cannot be ended, so a test whose thread never returns ends never."""
@@ -326,7 +358,9 @@ class VirtualLoop(StayingLoop):
 
     def _tell_deadlock(self) -> None:
         head = f"nothing is scheduled and nothing is in flight at {self._now - START:g} s; what everyone waits for:"
-        deadlock = Deadlock("\n  ".join([head, *describe_children(self)]))
+        self._tell(Deadlock("\n  ".join([head, *describe_children(self)])))
+
+    def _tell(self, deadlock: Deadlock) -> None:
         if waiting := [watch for watch in self._watches if not watch.future.done()]:
             for watch in waiting:
                 watch.future.set_exception(deadlock)
@@ -386,6 +420,16 @@ class VirtualLoop(StayingLoop):
             life.park(handle)
             return handle
         return super()._call_soon(callback, args, context)  # type: ignore[misc,no-any-return]  # asyncio's own
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.Handle:
+        """Call from another thread as ever; for one that was abandoned, never."""
+        if self._hangs.may_call():
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        handle = asyncio.Handle(callback, args, self, context)
+        handle.cancel()
+        return handle
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *args: Any, context: Any = None
