@@ -27,10 +27,10 @@ waits. Without that it would hang.
 - A fixture of a wider scope that is async cannot be used beside a world, which has a loop of its own for each test:
   pytest says so (``ScopeMismatch``).
 
-**Collection.** A file ``test_*.py`` below ``<plans>/<plan>/tests/`` is imported under a name with the plan's in it, so
-that two plans may both have a ``test_plan.py``, and finds its plan by its place. A plan is a folder with ``tasks/`` or
-``plan.yaml``. Elsewhere ``@pytest.mark.plan("path/to/plan")`` names it, relative to the test's file; a second path is
-that of another plan to be served beside it.
+**Collection.** A file ``test_*.py`` or ``*_test.py`` below ``<plans>/<plan>/tests/`` is imported under a name with the
+plan's in it, so that two plans may both have a ``test_plan.py``, and finds its plan by its place. A plan is a folder
+with ``tasks/`` or ``plan.yaml``. Elsewhere ``@pytest.mark.plan("path/to/plan")`` names it, relative to the test's file;
+a second path is that of another plan to be served beside it.
 
 **Plans without tests.** With ``--aura-sweep`` their tasks are tests: see ``aura.testing.sweeping.untested``.
 
