@@ -433,11 +433,12 @@ class WaitingFor(Shape, frozen=True, kw_only=True):
     ``kind`` is ``resource``, or ``mode``: for runs of its own task. ``names`` are the resources that it lacks, a plan's
     own as ``plan/name``; ``holders`` are the runs that hold them, or are in its way. ``held``: for the end of the
     interrupts ``names``, each as ``plan/rule``, whose handlers are ``holders``; ``cleanup``: a handler for that of what
-    it stops. Any other ``kind`` is of the first of ``waits``: at most 100 of those steps, approvals first;
+    it stops. ``gate``: for the tests of the plan in ``names``, of which no version is served before they have passed.
+    Any other ``kind`` is of the first of ``waits``: at most 100 of those steps, approvals first;
     ``waits_total`` counts all.
     """
 
-    kind: Literal["resource", "mode", "held", "cleanup"] | WaitKind
+    kind: Literal["resource", "mode", "held", "cleanup", "gate"] | WaitKind
     names: list[str]
     holders: list[str]
     steps: list[str] = []

@@ -20,16 +20,17 @@ waits. Without that it would hang.
   everything of Aura's is virtual.
 - Threads and child processes that an action waits for hold the clock until they answer. One that is silent for a second
   lets time go on beside it, at the pace of real time, so that a grace can end.
-- No thread can be ended from outside: a test in which a ``def`` action never returns never ends either. After ten
-  seconds the terminal is told at which line it stands. An action that may hang says ``isolation="process"``.
+- No thread can be ended from outside. A ``def`` action that gives no sign for a minute (the setting
+  ``aura_thread_timeout``) fails its test, with the line at which it stands, and its thread is abandoned; after ten
+  seconds the terminal is told of it. An action that may hang says ``isolation="process"``.
 - What talks to a process of somebody else's over a socket is answered in real time; virtual time does not wait for it.
 - A fixture of a wider scope that is async cannot be used beside a world, which has a loop of its own for each test:
   pytest says so (``ScopeMismatch``).
 
-**Collection.** A file ``test_*.py`` below ``<plans>/<plan>/tests/`` is imported under a name with the plan's in it, so
-that two plans may both have a ``test_plan.py``, and finds its plan by its place. A plan is a folder with ``tasks/`` or
-``plan.yaml``. Elsewhere ``@pytest.mark.plan("path/to/plan")`` names it, relative to the test's file; a second path is
-that of another plan to be served beside it.
+**Collection.** A file ``test_*.py`` or ``*_test.py`` below ``<plans>/<plan>/tests/`` is imported under a name with the
+plan's in it, so that two plans may both have a ``test_plan.py``, and finds its plan by its place. A plan is a folder
+with ``tasks/`` or ``plan.yaml``. Elsewhere ``@pytest.mark.plan("path/to/plan")`` names it, relative to the test's file;
+a second path is that of another plan to be served beside it.
 
 **Plans without tests.** With ``--aura-sweep`` their tasks are tests: see ``aura.testing.sweeping.untested``.
 
@@ -50,16 +51,20 @@ import pytest
 
 if TYPE_CHECKING:
     from aura.testing.sweeping.sweep import Sweep
+    from aura.testing.virtual_time import VirtualLoop
     from aura.testing.world import World
 
 #: Asked for by what runs in virtual time; who parametrises ``anyio_backend`` looks for it.
 VIRTUAL = "_aura_virtual_time"
 _PACKAGE = "aura_plan_tests"
+_THREAD_TIMEOUT = "aura_thread_timeout"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     said = "sweep each task of plans that have no tests: stop it at each of its await points"
     parser.getgroup("aura").addoption("--aura-sweep", action="store_true", help=said)
+    said = "real time after which a `def` action that does not return fails its test (60s)"
+    parser.addini(_THREAD_TIMEOUT, said, default="60s")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -94,11 +99,22 @@ def _virtual_time() -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give the tests of worlds, and no others, the virtual loop; a mark beats the fixture's own parameters."""
     if VIRTUAL in metafunc.fixturenames:
-        from aura.testing.virtual_time import VirtualLoop
-
-        backend = ("asyncio", {"loop_factory": VirtualLoop})
+        backend = ("asyncio", {"loop_factory": _virtual_loop(metafunc.config)})
         given = [pytest.param(backend, id=pytest.HIDDEN_PARAM)]
         metafunc.definition.add_marker(pytest.mark.parametrize("anyio_backend", given))
+
+
+def _virtual_loop(config: pytest.Config) -> "type[VirtualLoop]":
+    """The loop in virtual time, as the settings have it."""
+    from aura.duration import parse_duration
+    from aura.testing.virtual_time import VirtualLoop
+
+    said = config.getini(_THREAD_TIMEOUT)
+    try:
+        VirtualLoop.thread_timeout = float(parse_duration(said))
+    except ValueError as error:
+        raise pytest.UsageError(f"{_THREAD_TIMEOUT} = {said}: {error}") from None
+    return VirtualLoop
 
 
 @pytest.fixture
@@ -164,6 +180,7 @@ def sweep(request: pytest.FixtureRequest) -> "Callable[..., Sweep]":
     """Run a task once for each of its await points, and stop it there: see ``aura.testing.sweeping.sweep``."""
     from aura.testing.sweeping.sweep import sweeper
 
+    _virtual_loop(request.config)
     plan, *others = _plans_of(request)
     return sweeper(plan, others)
 

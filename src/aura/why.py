@@ -12,6 +12,7 @@ Reason = Literal[
     "paused",
     "disabled",
     "held",
+    "gate",
     "queue_full",
     "cooldown",
     "debounced",

@@ -14,6 +14,7 @@ from aura.engine.engine import Engine
 from aura.errors import Problem, RequestError
 from aura.events import LogEntry
 from aura.loading.gating import Trial
+from aura.records.why import WhyFilter
 from aura.run import Cause, Receipt, Request
 from aura.server import Server
 from aura.stores.memory import MemoryBackend
@@ -369,6 +370,27 @@ async def test_queued_runs_wait_after_a_restart_until_their_plan_is_served(tmp_p
         await lab.engine.reload()
         await anyio.sleep(TAKES + 1)
         assert await lab.state_of(cid) == "succeeded"
+
+
+async def test_run_that_waits_for_the_tests_of_its_plan_says_so(tmp_path: Path) -> None:
+    write(tmp_path)
+    async with serving(tmp_path) as lab:
+        await anyio.sleep(TAKES + 1)
+        await lab.engine.stop("cancel", 0)
+        cid = (await lab.submit()).cid
+        backend = copy_of(lab.backend)
+    write(tmp_path, more=WORK)
+    async with serving(tmp_path, backend=backend) as lab:
+        await anyio.sleep(TAKES - 1)
+        expected = {"kind": "gate", "names": ["lab"], "holders": []}
+        assert (await lab.engine.history.get_run(cid)).record.waiting_for == expected
+        assert [one["waiting_for"] for one in lab.engine.queue_list()] == [expected]
+        [line] = (await lab.engine.why(WhyFilter(plan_name="lab"), 10)).lines
+        assert (line.reason, line.task_name, line.count) == ("gate", "work", 1)
+        assert line.detail == "it waits for the tests of plan lab, which have not passed"
+        await anyio.sleep(2)
+        assert (await lab.engine.history.get_run(cid)).record.waiting_for is None
+        assert (await lab.engine.why(WhyFilter(plan_name="lab"), 10)).lines == []
 
 
 async def test_queue_timeout_of_a_run_that_waits_counts_once_its_plan_is_served(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import threading
+import time
 import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -156,6 +157,9 @@ async def test_process_of_the_old_life_is_ended_by_the_next_start(world: World) 
     await world.until(lambda: children_of_this_process("sleep 300"))
     await world.crash_and_restart()
     assert (children_of_this_process("sleep 300"), run.state) == ([], "crashed")
+    began = time.monotonic()
+    await world.advance(20)
+    assert time.monotonic() - began < 10  # it holds no time of the next life
 
 
 def children_of_this_process(command: str) -> list[int]:

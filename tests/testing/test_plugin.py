@@ -248,6 +248,61 @@ def test_deadlock_shows_the_line_of_the_test_and_nothing_of_libraries(
     assert not [bad for bad in ("contextlib", "_asyncio.py", "TestRunner", "Task-") if bad in shown], shown
 
 
+HANGS = """\
+import threading
+import time
+from aura import Context, action
+
+@action
+def blocks() -> None:
+    threading.Event().wait()
+
+@action
+def loops() -> None:
+    while True:
+        time.sleep(0.001)
+
+@action
+def asks(ctx: Context) -> None:
+    import anyio
+    ctx.from_thread(anyio.sleep, 3600)
+"""
+WITH_HANGS = """\
+import anyio
+
+async def test_run(world):
+    await world.run("blocks")
+
+async def test_body(world):
+    await world.start("loops")
+    await anyio.sleep_forever()
+
+def test_swept(sweep):
+    sweep("blocks").assert_clean()
+
+async def test_later(world):
+    await world.advance(days=1)
+    await world.run("asks")
+"""
+
+
+def test_action_that_never_returns_fails_its_test_and_no_other(pytester: pytest.Pytester) -> None:
+    tasks = {f"tasks/{name}.yaml": one_step(name) for name in ("blocks", "loops", "asks")}
+    write_plan(pytester.path / "plans" / "lab", {"actions.py": HANGS, "tests/test_plan.py": WITH_HANGS, **tasks})
+    pytester.makeini("[pytest]\naura_thread_timeout = 500ms\n")
+    result = run_beside(pytester, "-W", "error", "-v")
+    result.assert_outcomes(passed=1, failed=3)
+    result.stdout.fnmatch_lines_random(
+        ["*::test_later PASSED*"]
+        + [f"*`def` action has not returned for 0.5 s*step 'a' of run *, at lab/actions.py:{n}" for n in (7, 12)]
+    )
+
+
+def test_time_for_threads_that_is_no_time_is_said(pytester: pytest.Pytester, plans: Path) -> None:
+    result = run_here(pytester, "-o", "aura_thread_timeout=soon", str(plans))
+    assert "aura_thread_timeout = soon: 'soon' is not a duration" in result.stdout.str() + result.stderr.str()
+
+
 def test_plan_that_cannot_be_served_is_said_with_its_place(pytester: pytest.Pytester, plans: Path) -> None:
     write_plan(plans / "lab", {"tasks/report.yaml": "steps:\n  a: {action: pong}\n"})
     result = run_here(pytester, "plans/lab")

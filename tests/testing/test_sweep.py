@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.testing.kit import write_plan
+from tests.testing.kit import one_step, write_plan
 
 from aura.errors import RequestError
 from aura.lifecycle import Recovery
@@ -297,6 +297,51 @@ def test_worlds_get_what_the_sweep_is_given(tmp_path: Path) -> None:
 
 
 # -- what is wrong
+
+
+CATCHES = {
+    "except": """
+    try:
+        await anyio.sleep(1)
+    except ValueError:
+        raise
+    except asyncio.CancelledError:  # caught
+        pass
+""",
+    "suppress": """
+    with contextlib.suppress(asyncio.CancelledError):  # caught
+        await anyio.sleep(1)
+""",
+    "finally": """
+    try:
+        await anyio.sleep(1)
+    finally:
+        return 1  # caught
+""",
+    "further-out": """
+    async def inner():
+        try:
+            await anyio.sleep(1)
+        finally:
+            len("tidied up")
+    try:
+        await inner()
+    except BaseException:  # caught
+        await anyio.sleep(1)
+""",
+}
+
+
+@pytest.mark.parametrize("how", CATCHES)
+def test_line_that_swallows_a_cancellation_is_named(tmp_path: Path, how: str) -> None:
+    head = (
+        "import asyncio\nimport contextlib\nimport anyio\nfrom aura import action\n\n@action\nasync def act() -> int:"
+    )
+    code = f"{head}{CATCHES[how]}    return 1\n"
+    plan = write_plan(tmp_path / "lab", {"actions.py": code, "tasks/it.yaml": one_step("act")})
+    said = {one.kind: one.message for one in sweeper(plan)("it", max_points=1).findings}
+    line = next(n for n, text in enumerate(code.splitlines(), 1) if text.endswith("# caught"))
+    assert f" was swallowed at lab/actions.py:{line}, " in said["swallowed"]
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,12 @@ def test_show_says_whose_clean_up_a_handler_waits_for(run: Command, fake: FakeSe
     assert f"waits for   the clean-up of {CID[-12:]}\n" in run("show", CID).out
 
 
+def test_show_says_whose_tests_a_run_waits_for(run: Command, fake: FakeServer) -> None:
+    waits = HELD | {"kind": "gate", "names": ["lab"], "holders": []}
+    fake.answers[f"GET /api/runs/{CID}"] = RUN | {"state": "queued", "waiting_for": waits}
+    assert "waits for   the tests of plan lab\n" in run("show", CID).out
+
+
 def test_queue_says_what_is_held(run: Command, fake: FakeServer) -> None:
     fake.answers["GET /api/queue/overview"] = OVERVIEW
     items = [QUEUED | {"state": "preempted", "waiting_for": HELD}, QUEUED | {"state": "preempted"}, QUEUED]

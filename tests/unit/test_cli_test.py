@@ -25,6 +25,8 @@ PLANS = {
     "bare/tests/notes.py": "",
     "shop/tasks/t.yaml": TASK,
     "shop/tests/test_x.py": "",
+    "zoo/tasks/t.yaml": TASK,
+    "zoo/tests/x_test.py": "",
 }
 #: Stands for Python with pytest: writes down how it was called, does what it is told, and ends as it is told.
 FAKE = """#!/bin/sh
@@ -76,12 +78,17 @@ def called(folder: Path) -> Called:
 @pytest.mark.parametrize(
     ("argv", "paths"),
     [
-        pytest.param([], ["plans/lab/tests", "plans/shop/tests"], id="all-that-have-some"),
+        pytest.param([], ["plans/lab/tests", "plans/shop/tests", "plans/zoo/tests"], id="all-that-have-some"),
         pytest.param(["lab"], ["plans/lab/tests"], id="one"),
         pytest.param(["shop", "lab", "shop"], ["plans/shop/tests", "plans/lab/tests"], id="each-once"),
         pytest.param(["lab", "--", "-k", "a b", "-x"], ["plans/lab/tests", "-k", "a b", "-x"], id="rest-is-handed-on"),
-        pytest.param(["--", "--sweep"], ["plans/lab/tests", "plans/shop/tests", "--sweep"], id="rest-is-not-ours"),
+        pytest.param(
+            ["--", "--sweep"],
+            ["plans/lab/tests", "plans/shop/tests", "plans/zoo/tests", "--sweep"],
+            id="rest-is-not-ours",
+        ),
         pytest.param(["bare", "--sweep"], ["plans/bare/tasks", "--aura-sweep"], id="sweep"),
+        pytest.param(["zoo"], ["plans/zoo/tests"], id="other-name-of-a-test-file"),
         pytest.param(["lab", "--sweep"], ["plans/lab/tests", "--aura-sweep"], id="sweep-where-there-are-tests"),
     ],
 )
@@ -117,6 +124,15 @@ def test_settings_that_name_what_pytest_remembers_hold(run: Command, tmp_path: P
         pytest.param(["--plans", "plans/lab/tests/deep"], 64, "there are no plans in ", id="no-plans"),
         pytest.param(["bare"], 1, "no tests: bare; write ", id="no-tests"),
         pytest.param(["bare"], 1, "plans/bare/tests/test_plan.py, or have the tasks swept: aura test --sweep", id="do"),
+        pytest.param(
+            ["lab", "-k", "a b", "-x"],
+            64,
+            "No such option '-k'. What is for pytest stands behind --: aura test lab -- -k 'a b' -x",
+            id="k",
+        ),
+        pytest.param(["-vk", "a"], 64, "stands behind --: aura test -- -vk a", id="several-in-one"),
+        pytest.param(["lab", "--maxfail=1"], 64, "stands behind --: aura test lab -- --maxfail=1", id="with-a-value"),
+        pytest.param(["--swep"], 64, "--sweep", id="slip"),
         pytest.param(["lab", "bare"], 0, "no tests: bare; ", id="some-have-none"),
     ],
 )

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aura.eventloop import StayingLoop, is_alone
+from aura.loading.importing import call_abandonable
 from aura.processes import leftovers
 from aura.testing import virtual_time
 from aura.testing.lives import Life
@@ -244,6 +245,50 @@ async def test_terminal_is_told_who_holds_the_time(
     assert "computes" in said
 
 
+async def test_work_that_goes_on_talking_lets_time_go_on_with_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(virtual_time, "ENDURANCE", 0.05)
+    told = threading.Event()
+
+    def talks() -> None:
+        while not told.wait(0.001):
+            from_thread.run_sync(bool)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(to_thread.run_sync, talks)
+        await anyio.sleep(0.1)  # its time-out, as it were
+        told.set()
+
+
+async def test_quiet_comes_beside_work_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(virtual_time, "PATIENCE", 0.02)
+    hanging = threading.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(to_thread.run_sync, hanging.wait, 20)
+        await loop().wait_quiet()
+        assert not hanging.is_set()
+        hanging.set()
+
+
+def test_import_that_was_given_up_holds_no_time_on_this_loop_or_a_later_one() -> None:
+    hanging = threading.Event()
+
+    async def given_up() -> Any:
+        return await call_abandonable(lambda: hanging.wait(60), 0.01, "aura import of lab")
+
+    async def real_seconds() -> float:
+        began = time.monotonic()
+        await anyio.sleep(20)
+        return time.monotonic() - began
+
+    async def both() -> float:
+        assert (await given_up()).error is not None
+        return await real_seconds()
+
+    assert run(both) < 10
+    assert run(real_seconds) < 10
+    hanging.set()
+
+
 # -- quiet moments and conditions
 
 
@@ -375,6 +420,73 @@ async def _freeze(life: Life) -> None:
 async def _spin() -> None:
     while True:  # noqa: ASYNC110 - it waits for nothing, and always has something to do
         await asyncio.sleep(0)
+
+
+async def polls_in_a_worker_thread(begun: threading.Event, told: threading.Event) -> None:
+    def polls() -> None:
+        begun.set()
+        told.wait(60)
+
+    await to_thread.run_sync(polls)
+
+
+async def polls_in_an_executor(begun: threading.Event, told: threading.Event) -> None:
+    begun.set()
+    await asyncio.to_thread(told.wait, 60)
+
+
+async def asks_in_a_worker_thread(begun: threading.Event, told: threading.Event) -> None:
+    def asks() -> None:
+        begun.set()
+        told.wait(0.05)
+        from_thread.run_sync(bool)  # nobody answers before the life goes on
+
+    await to_thread.run_sync(asks)
+
+
+async def is_answered_as_it_freezes(begun: threading.Event, told: threading.Event) -> None:
+    async def answer() -> None:
+        begun.set()
+
+    await to_thread.run_sync(from_thread.run, answer)
+
+
+async def starts_a_process(begun: threading.Event, told: threading.Event) -> None:
+    process = await asyncio.create_subprocess_exec("sleep", "60")
+    begun.set()
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        process.kill()
+        await process.wait()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        polls_in_a_worker_thread,
+        polls_in_an_executor,
+        asks_in_a_worker_thread,
+        is_answered_as_it_freezes,
+        starts_a_process,
+    ],
+    ids=lambda f: f.__name__,
+)
+async def test_work_of_a_frozen_life_holds_nothing(
+    work: Callable[[threading.Event, threading.Event], Coroutine[Any, Any, None]],
+) -> None:
+    begun, told = threading.Event(), threading.Event()
+    life = Life(1)
+    working = loop().create_task(work(begun, told), context=life.context.copy())
+    await loop().wait_until(begun.is_set)
+    loop().freeze(life)
+    began = time.monotonic()
+    await anyio.sleep(20)
+    assert time.monotonic() - began < 10
+    told.set()
+    loop().thaw(life)
+    working.cancel()
+    await asyncio.wait([working])
 
 
 def test_process_that_an_earlier_loop_has_left_holds_no_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,8 +170,8 @@ def waiting_text(waits: WaitingFor | None) -> str:
     """What a run waits for, the first of it: ``lab/screen, api, held by 4kqz (step scan)``; empty if for nothing."""
     if waits is None:
         return ""
-    if waits.kind in _INTERRUPTS:
-        return _INTERRUPTS[waits.kind].format(", ".join(waits.names), ", ".join(map(short_cid, waits.holders)))
+    if waits.kind in _TO_START:
+        return _TO_START[waits.kind].format(", ".join(waits.names), ", ".join(map(short_cid, waits.holders)))
     if waits.waits and waits.kind not in ("resource", "mode"):
         more = f" and {waits.waits_total - 1} more" if waits.waits_total > 1 else ""
         return f"{wait_text(waits.waits[0])} (step {step_text(waits.waits[0])}){more}"
@@ -181,8 +181,12 @@ def waiting_text(waits: WaitingFor | None) -> str:
     return what + held + steps
 
 
-#: What a run waits for while an interrupt is open: by its kind, of the names and the holders.
-_INTERRUPTS = {"held": "the end of interrupt {0}, handled by {1}", "cleanup": "the clean-up of {1}"}
+#: What a run waits for before it starts: by its kind, of the names and the holders.
+_TO_START = {
+    "held": "the end of interrupt {0}, handled by {1}",
+    "cleanup": "the clean-up of {1}",
+    "gate": "the tests of plan {0}",
+}
 
 
 def preempted_text(by: PreemptedBy) -> str:

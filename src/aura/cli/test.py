@@ -7,6 +7,7 @@ to the plans folder, or to one above it, hold as ever. Nothing is written into t
 """
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -40,7 +41,14 @@ class _WithRest(click.Command):
     def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
         at = args.index("--") if "--" in args else len(args)
         context.meta[_REST] = args[at + 1 :]
-        return super().parse_args(context, args[:at])
+        try:
+            return super().parse_args(context, args[:at])
+        except click.NoSuchOption as error:
+            if error.possibilities:  # a slip of the pen
+                raise
+            first = next(place for place, word in enumerate(args) if word.startswith(error.option_name[:2]))
+            said = shlex.join(["aura", "test", *args[:first], "--", *args[first:]])
+            raise click.UsageError(f"{error.message} What is for pytest stands behind --: {said}", context) from None
 
 
 @click.command(cls=_WithRest)
@@ -55,9 +63,12 @@ def test(context: click.Context, names: Sequence[str], plans: Path | None, sweep
 
     All plans, or those that are named. What stands behind -- is for pytest: aura test hello -- -k greet -x.
     """
+    # imported here: `aura --help` imports this module, and nothing slow
+    from aura.loading.snapshot import has_test_file
+
     folder = settings_of({"plans": plans}).plans
     chosen = _chosen(folder, names)
-    without = [name for name in chosen if not has_tests(folder / name)]
+    without = [name for name in chosen if not has_test_file(folder / name)]
     paths = [folder / name / ("tasks" if name in without else TESTS) for name in chosen if sweep or name not in without]
     if without and not sweep:
         say(one_line(_no_tests(folder, without)))
@@ -65,11 +76,6 @@ def test(context: click.Context, names: Sequence[str], plans: Path | None, sweep
     if as_json:
         _print(report, code, without)
     return code
-
-
-def has_tests(plan: Path) -> bool:
-    """Whether a plan has tests of its own."""
-    return next((plan / TESTS).rglob("test_*.py"), None) is not None
 
 
 def _chosen(folder: Path, names: Sequence[str]) -> list[str]:

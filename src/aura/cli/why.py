@@ -23,6 +23,7 @@ ADVICE: dict[Reason, str] = {
     "paused": "start the engine: aura start",
     "disabled": "switch it on: aura schedule enable PLAN/ITEM, or aura interrupts enable PLAN/RULE",
     "held": "it begins when the interrupt has ended: aura interrupts",
+    "gate": "it begins when the tests of its plan have passed: aura plans",
     "queue_full": "see what waits: aura queue; a lane's `queue` and `limit` are settings",
     "cooldown": "it started a moment ago; see its `cooldown`",
     "debounced": "nothing is lost: the last event of its kind starts it, see `debounce`",

@@ -448,6 +448,10 @@ class Dispatcher:
         """Whether a run waits in its lane, or a sub-task until it may start, while a firing is open."""
         return bool(self.holds.open) and (run.waits or run in self._barred)
 
+    def lacks_code(self, run: LiveRun) -> bool:
+        """Whether a run that is to start waits for the tests of its plan, of which no version is served."""
+        return (run.waits or run in self._barred) and not self._has_code(run)
+
     def place_of(self, run: LiveRun) -> tuple[float, ...]:
         """Where a queued run stands in the order of ``queued``, whoever else comes or goes."""
         entry = run.entry

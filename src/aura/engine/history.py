@@ -174,7 +174,12 @@ class History:
     def as_it_is(self, record: RunRecord) -> RunRecord:
         """A stored record, with what it waits for; a stop that writes no row of its own is shown all the same."""
         live = self._runtime.open.get(record.cid)
-        if live and (live.claims is not None or live.open_waits or self._dispatcher.holds.open):
+        if live and (
+            live.claims is not None
+            or live.open_waits
+            or self._dispatcher.holds.open
+            or self._dispatcher.lacks_code(live)
+        ):
             record = msgspec.structs.replace(record, waiting_for=self.waiting_for(live))
         if live and live.state is RunState.STOPPING and record.state == RunState.RUNNING:
             return msgspec.structs.replace(record, state=live.state.value, reason=live.reason)
@@ -183,9 +188,9 @@ class History:
     def waiting_for(self, run: LiveRun) -> dict[str, Any] | None:
         """What a run waits for, or steps of it.
 
-        It is the end of an interrupt, a resource or its mode, and what is on record of its waits.
+        It is the end of an interrupt, its plan's gate, a resource or its mode, and what is on record of its waits.
         """
-        lacks, waits = self._held(run) or self._claims.waiting_for(run), self._waits.shown(run)
+        lacks, waits = self._held(run) or self._gated(run) or self._claims.waiting_for(run), self._waits.shown(run)
         if not waits:
             return lacks
         waits.sort(key=lambda wait: WAITS_IN_ORDER.index(wait["kind"]))  # stable: by step and item among equals
@@ -200,6 +205,10 @@ class History:
             return None
         over = self._dispatcher.holds.over(run)
         return held_by(run, over) if over else None
+
+    def _gated(self, run: LiveRun) -> dict[str, Any] | None:
+        """The plan whose tests keep a run from starting, if they do."""
+        return {"kind": "gate", "names": [run.plan_name], "holders": []} if self._dispatcher.lacks_code(run) else None
 
     def _unknown(self, cid: str) -> RequestError:
         kept = self._runtime.settings.store.retention

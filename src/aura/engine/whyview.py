@@ -1,8 +1,9 @@
 """Why nothing started, for whoever asks: the lines of the ledger, and before them what does not begin *yet*.
 
-The ledger says what did not start and never will. What is queued while the engine is stopped (``paused``) or an
-interrupt holds it (``held``), and slots that have come while it is stopped, will begin or be settled later: that is
-looked up in the memory when somebody asks, and never stored. Times are Unix seconds.
+The ledger says what did not start and never will. What is queued while the engine is stopped (``paused``), an
+interrupt holds it (``held``) or the tests of its plan have not passed (``gate``), and slots that have come while it is
+stopped, will begin or be settled later: that is looked up in the memory when somebody asks, and never stored. Times are
+Unix seconds.
 """
 
 from collections.abc import Callable, Iterator
@@ -72,12 +73,19 @@ class WhyView:
             for live in self._items.live.values():
                 if live.enabled and live.next_due is not None and live.next_due <= now:
                     yield _of_slots(live, live.next_due, now)
-        elif self._dispatcher.holds.open:
+        else:
             for run in self._dispatcher.queued():
-                if run.state is RunState.QUEUED and self._dispatcher.is_kept(run):
-                    for firing in self._dispatcher.holds.over(run)[:1]:
-                        rule = f"rule {firing.plan_name}/{firing.rule}"
-                        yield _of_run(run, "held", f"it waits for the end of {rule}, handled by run {firing.cid}", now)
+                if run.state is RunState.QUEUED and (line := self._of_kept(run, now)) is not None:
+                    yield line
+
+    def _of_kept(self, run: LiveRun, now: float) -> Why | None:
+        """What keeps a queued run from starting that is neither its lane nor what it needs."""
+        for firing in self._dispatcher.holds.over(run)[:1] if self._dispatcher.is_kept(run) else ():
+            rule = f"rule {firing.plan_name}/{firing.rule}"
+            return _of_run(run, "held", f"it waits for the end of {rule}, handled by run {firing.cid}", now)
+        if self._dispatcher.lacks_code(run):
+            return _of_run(run, "gate", f"it waits for the tests of plan {run.plan_name}, which have not passed", now)
+        return None
 
 
 def place_of(line: Why) -> Place:

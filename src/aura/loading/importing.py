@@ -206,6 +206,15 @@ class Outcome(Generic[T]):
         self.error = error
 
 
+#: What the calls that go on will come to.
+_awaited: "weakref.WeakSet[asyncio.Future[Any]]" = weakref.WeakSet()
+
+
+def is_awaited_on(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether somebody on a loop waits for such a call, which goes on; not for one that was abandoned."""
+    return any(done.get_loop() is loop and not done.done() for done in list(_awaited))  # a copy: loops share it
+
+
 class Abandonable(Generic[T]):
     """A call in a daemon thread, which begins when this is made, and is given up ``timeout`` seconds later.
 
@@ -220,6 +229,7 @@ class Abandonable(Generic[T]):
         self._timeout, self._until, self._cut = timeout, loop.time() + timeout, cut
         self._thread = threading.Thread(target=_call, args=(function, loop, self._done), name=name, daemon=True)
         self._thread.start()
+        _awaited.add(self._done)
 
     async def wait(self, seconds: float = math.inf) -> Outcome[T] | None:
         """Give what it came to; None if it still has time, and has not ended ``seconds`` from now.
@@ -240,7 +250,7 @@ class Abandonable(Generic[T]):
     def give_up(self) -> None:
         """Wait for it no more: its thread is abandoned. Harmless if it has ended."""
         if self._done.cancel() and self._cut:
-            _end(self._thread)
+            throw_exit_into(self._thread)
 
 
 async def call_abandonable(function: Callable[[], T], timeout: float, name: str, *, cut: bool = True) -> Outcome[T]:
@@ -275,7 +285,7 @@ def _settle(done: "asyncio.Future[Any]", outcome: Any) -> None:
         done.set_result(outcome)
 
 
-def _end(thread: threading.Thread) -> None:
+def throw_exit_into(thread: threading.Thread) -> None:
     """Throw SystemExit into a thread at its next step in Python; there is no other way to stop one."""
     if thread.ident is not None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))

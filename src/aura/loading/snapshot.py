@@ -97,6 +97,16 @@ def plan_names(root: Path) -> list[str]:
         raise ConfigError(message) from None
 
 
+def is_test_file(name: str) -> bool:
+    """Say whether pytest looks for tests in a file of that name, unless its settings say otherwise."""
+    return name.endswith(".py") and (name.startswith("test_") or name.endswith("_test.py"))
+
+
+def has_test_file(plan: Path) -> bool:
+    """Whether a plan, given by its folder, has tests of its own."""
+    return any(is_test_file(path.name) for path in (plan / TESTS).rglob("*.py"))
+
+
 def _may_be_plan(entry: os.DirEntry[str]) -> bool:
     if entry.name.startswith((".", "__")):
         return False

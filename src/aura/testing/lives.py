@@ -4,7 +4,8 @@ Theory of operation. Everything that a server does on the loop carries its life 
 starts inherits that, and so does every callback and every timer. A *frozen* life does nothing any more: what the loop
 is asked to call for it is parked instead, and what was ready, timed or read for it is taken off the loop. Its clean-up
 does not run, its answers reach nobody, its timers never strike: as after ``kill -9``, and unlike after a cancellation.
-Only its threads compute on, to no effect on the loop, and what it wrote to disks stays.
+Only its threads compute on, to no effect on the loop, and its child processes, until the next start ends them; no time
+waits for either. What it wrote to disks stays.
 
 Nothing of it can be thrown away either: a coroutine that is collected runs its ``finally``. So at the end of the world
 a frozen life is *thawed*: what was parked is called in its order, and the old server stops as any server does. A test
@@ -19,6 +20,8 @@ import heapq
 from contextvars import Context, ContextVar, copy_context
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
+
+from aura.processes import leftovers
 
 if TYPE_CHECKING:
     from aura.testing.virtual_time import VirtualLoop
@@ -36,14 +39,11 @@ class Life:
         self._parked: list[asyncio.Handle] = []
         self._timers: list[asyncio.TimerHandle] = []
         self._files: list[tuple[Any, int, Any]] = []
+        #: The child processes that Aura waits for, as it was frozen: nobody does now.
+        self.processes: frozenset[int] = frozenset()
 
     def __repr__(self) -> str:
         return f"<life {self.number}>"
-
-    @property
-    def calls_waiting(self) -> int:
-        """How many of its threads wait for a call on the loop that will not be made."""
-        return sum(_waits_in_a_thread(handle) for handle in self._parked)
 
     def park(self, handle: asyncio.Handle) -> None:
         """Keep what the loop would have called."""
@@ -55,6 +55,7 @@ class Life:
     def freeze(self, loop: "VirtualLoop") -> None:
         """Take all that is its own off the loop; nothing of it goes on."""
         self.frozen = True
+        self.processes = frozenset(leftovers.awaited)  # of it, and of lives that are frozen already
         ready, timers = loop.ready_handles, loop.timer_handles
         nothing = asyncio.Handle(bool, (), loop, Context())
         nothing.cancel()
@@ -72,6 +73,7 @@ class Life:
     def thaw(self, loop: "VirtualLoop") -> None:
         """Let it go on from where it was."""
         self.frozen = False
+        self.processes = frozenset()
         for timer in self._timers:
             if not timer.cancelled():
                 timer._scheduled = True  # type: ignore[attr-defined]  # it is again
@@ -89,9 +91,3 @@ def life_of(handle: asyncio.Handle) -> Life | None:
     """The life that a callback or a timer is part of."""
     context: Context = handle._context  # type: ignore[attr-defined]  # asyncio's own
     return context.get(LIFE)
-
-
-def _waits_in_a_thread(handle: asyncio.Handle) -> bool:
-    """Whether a worker thread has asked for this call with ``from_thread.run``, and waits for what comes of it."""
-    callback = handle._callback  # type: ignore[attr-defined]  # asyncio's own
-    return "run_coroutine_threadsafe" in getattr(callback, "__qualname__", "")

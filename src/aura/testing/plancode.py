@@ -112,8 +112,13 @@ def plan_line(frame: FrameType) -> str | None:
     """The line of a plan at which a frame stands, as ``lab/actions.py:12``; None if it is no plan's."""
     if not is_plan_code(frame):
         return None
-    plan, at, below = frame.f_code.co_filename.partition("@")
-    return f"{plan}/{below.partition('/')[2]}:{frame.f_lineno}" if at else None
+    return plan_place(frame.f_code.co_filename, frame.f_lineno)
+
+
+def plan_place(code_file: str, line: int) -> str | None:
+    """A line of a file name in a plan's code, as ``lab/actions.py:12``; None if it is none of a plan."""
+    plan, at, below = code_file.partition("@")
+    return f"{plan}/{below.partition('/')[2]}:{line}" if at else None
 
 
 def innermost_line(frame: FrameType | None) -> str | None:

@@ -7,12 +7,14 @@ microseconds, two timers fire in the order of their times, and a test gives the 
 The ties.
 - *Work in flight holds the clock.* A worker thread that computes, a child process that runs: no timer may overtake
   them, since their answer would have come first. The loop then waits in real time. A thread that waits for the loop
-  (``from_thread.run``) is not in flight, nor one that stands at a ``ThreadGate`` or listens for changes of folders.
+  (``from_thread.run``) is not in flight, nor one that stands at a ``ThreadGate`` or listens for changes of folders, nor
+  what a frozen life has started: it answers nobody.
   What answers nothing for ``PATIENCE`` seconds lets time go on, no faster than real time: so the grace of a stop ends
-  what hangs for ever.
-- *Quiet* is the moment in which no turn of the loop has anything to do and nothing is in flight: ``wait_quiet``
-  returns there, before any time passes. ``wait_until`` looks at its condition after every turn, and misses nothing
-  that is so between two turns.
+  what hangs for ever. So does what has been in flight for ``ENDURANCE`` seconds, though it says something now and then:
+  a process that never stops printing meets its time-out. A ``def`` action that never returns is given up (``hangs``).
+- *Quiet* is the moment in which no turn of the loop has anything to do and nothing is in flight that is still waited
+  for: ``wait_quiet`` returns there, before any time passes. ``wait_until`` looks at its condition after every turn, and
+  misses nothing that is so between two turns.
 - *A deadlock* is a quiet moment without a timer and without anybody outside who could bring one about; a timer that
   is never due is none. It is raised at once, with what everyone waits for: in ``wait_until``, or told to whoever
   registered (``on_deadlock``), or out of the loop. A child that only sleeps again and again keeps a deadlock from being
@@ -43,7 +45,10 @@ from anyio._backends import _asyncio as _anyio
 
 from aura.clock import SystemClock
 from aura.eventloop import IN_BACKGROUND, StayingLoop
+from aura.loading import importing
 from aura.processes import leftovers
+from aura.runs.edge import suspended_in
+from aura.testing.hangs import Hangs, let_threads_be_left
 from aura.testing.lives import LIFE, Life
 from aura.testing.whereabouts import describe_children, describe_threads
 from aura.watching import folders
@@ -54,8 +59,12 @@ START = 1000.0
 BEGINNING = 1767225600.0
 #: Real seconds for which work in flight may be silent before time goes on beside it.
 PATIENCE = 1.0
+#: Real seconds for which work in flight may hold the time, whatever it says.
+ENDURANCE = 10.0
 #: Real seconds of such a silence after which the terminal is told who it is.
 TOLD_AFTER = 10.0
+#: Real seconds for which a ``def`` action may give no sign before its thread is abandoned.
+THREAD_TIMEOUT = 60.0
 #: Real seconds between two looks at work in flight; an answer wakes the loop at once.
 LOOK_EVERY = 0.01
 #: Turns of the loop at one moment, while anyio cancels again and again, after which time goes on.
@@ -69,12 +78,19 @@ LIMIT = 86_400.0
 #: Virtual seconds, and jumps of time, in a row with timers of the background alone, after which nothing comes of them.
 LULL, LULL_JUMPS = 3600.0, 100
 
-#: What the names of threads begin with that read plans, import their code or look at files.
-_LOADING = ("aura check", "aura import", "aura files")
+
+#: What to do about an action that does not return.
+_HINT = (
+    'no thread can be ended: let it return, fake it, or say isolation="process"; '
+    "if it only needs more time, set aura_thread_timeout"
+)
 
 
 class Deadlock(Exception):
-    """Nothing is scheduled, nothing is in flight, and somebody waits. The message names what everyone waits for."""
+    """Nothing is scheduled, nothing is in flight, and somebody waits. The message names what everyone waits for.
+
+    Or a ``def`` action does not return: the message names its step and line.
+    """
 
 
 class NotReached(AssertionError):
@@ -82,12 +98,19 @@ class NotReached(AssertionError):
 
 
 class VirtualLoop(StayingLoop):
-    """An event loop in virtual time. Give it as ``loop_factory``."""
+    """An event loop in virtual time. Give it as ``loop_factory``.
+
+    ``thread_timeout``: for all that are made from then on, ``THREAD_TIMEOUT`` unless it is set.
+    """
+
+    thread_timeout: float = THREAD_TIMEOUT
 
     def __init__(self) -> None:
         self._now = START
-        self._silent_since: float | None = None
-        self._told_of_silence = False
+        #: How work in flight holds the clock now; None while nothing is in flight.
+        self._held: _Hold | None = None
+        self._hangs = Hangs()
+        let_threads_be_left()
         #: How many turns it has gone.
         self.turns = 0
         #: Until when a lull may last without being a deadlock, and how often time has jumped in it.
@@ -98,9 +121,10 @@ class VirtualLoop(StayingLoop):
         self._watches: list[_Watch] = []
         self._told_of_deadlocks: list[Callable[[Deadlock], object]] = []
         self._gates: list[ThreadGate] = []
-        self._executing = 0
-        #: Of the processes that run; asyncio has a ``_transports`` of its own.
-        self._processes: list[asyncio.SubprocessTransport] = []
+        #: What an executor computes, and for which life.
+        self._executing: dict[object, Life | None] = {}
+        #: The processes that run, and of which life; asyncio has a ``_transports`` of its own.
+        self._processes: list[tuple[asyncio.SubprocessTransport, Life | None]] = []
         #: Gives what runs in place of a child's coroutine; asked in the context and under the frames of who makes it.
         self.around_child: Callable[[Any], Any] | None = None
         #: Told of each child in the context and under the frames of who makes it.
@@ -125,7 +149,10 @@ class VirtualLoop(StayingLoop):
     # -- waiting
 
     async def wait_quiet(self) -> None:
-        """Return when nobody has anything to do at this time and nothing is in flight; no time passes."""
+        """Return when nobody has anything to do at this time and nothing is in flight; no time passes.
+
+        What is in flight and does not end is waited for as long as the clock waits for it.
+        """
         future = self.create_future()
         self._quiet.append(future)
         await future
@@ -202,7 +229,7 @@ class VirtualLoop(StayingLoop):
         """Nothing is ready: hold, tell that it is quiet, jump, or find a deadlock. Gives the input that has come."""
         if self.in_flight():
             return self._hold(timeout)
-        self._silent_since = None
+        self._held = None
         if answered := self._input.look(0):  # by what was in flight a moment ago
             return answered
         if self.look():  # what a thread has brought about since the last look
@@ -247,17 +274,12 @@ class VirtualLoop(StayingLoop):
     def in_flight(self) -> bool:
         """Whether a thread or a child process works on something whose answer comes before any timer."""
         return bool(
-            self._executing
-            or (leftovers.awaited and leftovers.awaited - self._others)
-            or any(transport.get_returncode() is None for transport in self._processes)
-            or (threading.active_count() > 1 and (self._loads() or self._threads_in_flight() > 0))
+            any(_is_going(life) for life in self._executing.values())
+            or (leftovers.awaited and self._awaited_processes())
+            or any(transport.get_returncode() is None and _is_going(life) for transport, life in self._processes)
+            or importing.is_awaited_on(self)
+            or (threading.active_count() > 1 and self._threads_in_flight() > 0)
         )
-
-    def _loads(self) -> bool:
-        """Whether a thread reads plans, imports their code or looks at files; most often only anyio's are there."""
-        if threading.active_count() == 1 + len(self._workers[0]):
-            return False
-        return any(thread.name.startswith(_LOADING) for thread in threading.enumerate())
 
     @cached_property
     def _kept_workers(self) -> tuple[Collection[Any], Sized]:
@@ -271,15 +293,20 @@ class VirtualLoop(StayingLoop):
         except LookupError:  # there was none yet
             return (), ()
 
+    def _awaited_processes(self) -> set[int]:
+        return leftovers.awaited.difference(self._others, *(life.processes for life in self.frozen))
+
     def _threads_in_flight(self) -> int:
         """Anyio's busy worker threads, less those that wait for this loop."""
         workers, idle = self._workers
         busy = len(workers) - len(idle) + self._told_to_end(workers)
         if not busy:
             return 0
-        waiting = sum(_calls_from_a_thread(task) for task in asyncio.all_tasks(self))
-        waiting += sum(life.calls_waiting for life in self.frozen)
-        return busy - waiting - folders.hearing() - sum(gate.waiting for gate in self._gates)
+        frozen = {child for life in self.frozen for child in life.children}
+        calling = sum(_calls_from_a_thread(task) for task in asyncio.all_tasks(self) - frozen)
+        silent = {task for task in folders.hearing() if task.get_loop() is self}  # whose threads hold nothing
+        silent |= {child for child in frozen if _awaits_a_thread(child)}
+        return busy - calling - len(silent) - sum(gate.waiting for gate in self._gates)
 
     def _told_to_end(self, workers: Collection[Any]) -> int:
         """Worker threads that anyio does not count any more, since the child that it had them from has ended.
@@ -289,19 +316,32 @@ class VirtualLoop(StayingLoop):
         if threading.active_count() == 1 + len(workers):
             return 0
         others = (thread for thread in threading.enumerate() if isinstance(thread, _anyio.WorkerThread))
-        return sum(thread.loop is self and thread not in workers for thread in others)
+        left = self._hangs.abandoned
+        return sum(thread.loop is self and thread not in workers and thread not in left for thread in others)
 
     def _hold(self, timeout: float | None) -> list[Any]:
-        now = time.monotonic()
+        if self._held is None:
+            self._held = _Hold()
         events = self._input.look(LOOK_EVERY)
-        if events or self._silent_since is None:
-            self._silent_since, self._told_of_silence = now, False
-        elif not self._told_of_silence and now - self._silent_since > TOLD_AFTER:
-            self._told_of_silence = True
+        passed = self._held.look(bool(events))
+        if self._held.is_to_be_told():
             self._tell_of_silence()
-        elif now - self._silent_since > PATIENCE and timeout is not None:
-            self._jump(min(timeout, time.monotonic() - now))
+        if self._held.is_over and not events:
+            self._abandon_threads()
+            self._tell_quiet()
+        if self._held.is_over and timeout is not None:
+            self._jump(min(timeout, passed))
         return events
+
+    def _abandon_threads(self) -> None:
+        """Give up what never returns, and tell whoever waits. A frozen life's holds nobody up."""
+        frozen = {getattr(child, "_fut_waiter", None) for life in self.frozen for child in life.children}
+        for hang in self._hangs.look(list(self._workers[0]), self.thread_timeout):
+            if hang.future not in frozen:
+                head = f"a `def` action has not returned for {self.thread_timeout:g} s of real time, and was given up:"
+                deadlock = Deadlock(f"{head} {hang}\n  {_HINT}")
+                hang.abandon(deadlock)
+                self._tell(deadlock)
 
     def _tell_of_silence(self) -> None:
         """Say what holds the clock: a thread cannot be ended, so a test whose thread never returns ends never."""
@@ -323,7 +363,9 @@ class VirtualLoop(StayingLoop):
 
     def _tell_deadlock(self) -> None:
         head = f"nothing is scheduled and nothing is in flight at {self._now - START:g} s; what everyone waits for:"
-        deadlock = Deadlock("\n  ".join([head, *describe_children(self)]))
+        self._tell(Deadlock("\n  ".join([head, *describe_children(self)])))
+
+    def _tell(self, deadlock: Deadlock) -> None:
         if waiting := [watch for watch in self._watches if not watch.future.done()]:
             for watch in waiting:
                 watch.future.set_exception(deadlock)
@@ -384,6 +426,16 @@ class VirtualLoop(StayingLoop):
             return handle
         return super()._call_soon(callback, args, context)  # type: ignore[misc,no-any-return]  # asyncio's own
 
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.Handle:
+        """Call from another thread as ever; for one that was abandoned, never."""
+        if self._hangs.may_call():
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        handle = asyncio.Handle(callback, args, self, context)
+        handle.cancel()
+        return handle
+
     def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
@@ -408,20 +460,18 @@ class VirtualLoop(StayingLoop):
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
         """Run in a thread as ever; it holds the clock."""
         future = super().run_in_executor(executor, copy_context().run, func, *args)
-        self._executing += 1  # not before: an executor that is shut down raises
-        future.add_done_callback(self._executed, context=Context())  # also of a life that is frozen by then
+        self._executing[future] = LIFE.get()  # not before: an executor that is shut down raises
+        future.add_done_callback(self._executing.pop, context=Context())  # also of a life that is frozen by then
         return future
-
-    def _executed(self, _: object) -> None:
-        self._executing -= 1
 
     async def shutdown_default_executor(self, *args: Any, **kwargs: Any) -> None:
         """End the executor's threads as ever; that a thread waits for them holds the clock as well."""
-        self._executing += 1
+        shutdown = object()
+        self._executing[shutdown] = None
         try:
             await super().shutdown_default_executor(*args, **kwargs)
         finally:
-            self._executing -= 1
+            del self._executing[shutdown]
 
     async def subprocess_exec(self, *args: Any, **kwargs: Any) -> Any:
         """Start a process as ever; it holds the clock until it has ended."""
@@ -436,7 +486,8 @@ class VirtualLoop(StayingLoop):
         return made
 
     def _watch_process(self, transport: asyncio.SubprocessTransport) -> None:
-        self._processes = [t for t in self._processes if t.get_returncode() is None] + [transport]
+        self._processes = [one for one in self._processes if one[0].get_returncode() is None]
+        self._processes.append((transport, LIFE.get()))
 
 
 class _Selector(selectors.DefaultSelector):
@@ -458,6 +509,34 @@ class _Selector(selectors.DefaultSelector):
     def look(self, timeout: float) -> list[Any]:
         """Wait for input in real time."""
         return super().select(timeout)
+
+
+class _Hold:
+    """One time in which work in flight holds the clock."""
+
+    def __init__(self) -> None:
+        self._begun = self._heard = self._looked = time.monotonic()
+        self._told = False
+
+    def look(self, heard: bool) -> float:
+        """Note a look and whether anything was heard in it; give the real seconds since the last one."""
+        now = time.monotonic()
+        if heard:
+            self._heard, self._told = now, False
+        passed, self._looked = now - self._looked, now
+        return passed
+
+    @property
+    def is_over(self) -> bool:
+        """Whether time may go on beside the work."""
+        return self._looked - self._heard > PATIENCE or self._looked - self._begun > ENDURANCE
+
+    def is_to_be_told(self) -> bool:
+        """Whether the terminal is to be told of it now: once for each silence."""
+        if self._told or self._looked - self._heard <= TOLD_AFTER:
+            return False
+        self._told = True
+        return True
 
 
 class _Watch:
@@ -542,6 +621,10 @@ def _in_background(timer: asyncio.TimerHandle) -> bool:
     return timer.cancelled() or timer._context.get(IN_BACKGROUND, False)  # type: ignore[attr-defined]  # asyncio's own
 
 
+def _is_going(life: Life | None) -> bool:
+    return life is None or not life.frozen
+
+
 def _life_in(context: Context | None) -> Life | None:
     """The life that a context is of, the present one if it is None."""
     return LIFE.get() if context is None else context.get(LIFE)
@@ -550,3 +633,12 @@ def _life_in(context: Context | None) -> Life | None:
 def _calls_from_a_thread(task: "asyncio.Task[Any]") -> bool:
     """Whether a child runs what a worker thread asked for with ``from_thread.run``, and waits for."""
     return "run_async_from_thread" in getattr(task.get_coro(), "__qualname__", "")
+
+
+def _awaits_a_thread(task: "asyncio.Task[Any]") -> bool:
+    """Whether a child waits for what one of anyio's worker threads does for it."""
+    waiter = getattr(task, "_fut_waiter", None)
+    if waiter is None or waiter.done():
+        return False
+    frames = suspended_in(task.get_coro())
+    return bool(frames) and frames[-1].f_code.co_name == "run_sync_in_worker_thread"

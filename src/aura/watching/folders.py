@@ -19,12 +19,13 @@ Not here: what has changed, and when it is whole (``settling`` for plans). Makin
 interpreter for 15 µs a folder: hence ``MAX_FOLDERS``.
 """
 
+import asyncio
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from anyio import CapacityLimiter, to_thread
@@ -38,8 +39,8 @@ MAX_FOLDERS = 2000
 #: Milliseconds: between two looks of the thread, so what an event and an end wait for; how long events gather at most.
 STEP, GATHER = 50, 100
 
-#: What ends each listening whose thread waits for something to be heard.
-_listening: set[threading.Event] = set()
+#: Who listens, by a thread that waits for something to be heard, by what ends the listening.
+_listening: dict[threading.Event, "asyncio.Task[Any]"] = {}
 #: Device and inode.
 Identity = tuple[int, int]
 #: Paths that something has happened to, or None: it is unknown to which.
@@ -196,12 +197,13 @@ class Folders:
     async def _listen(self) -> _Heard:
         """Wait for something to be heard, for being told to look again, or for the next bell that rings for all."""
         left = max(0.05, self._rung_all + NET - anyio.current_time())
-        told = self._told
-        _listening.add(told)
+        told, task = self._told, asyncio.current_task()
+        assert task is not None
+        _listening[told] = task
         try:
             return await self._in_thread(partial(_hear, self._notify, left, told))
         finally:
-            _listening.discard(told)
+            _listening.pop(told, None)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await to_thread.run_sync(call, limiter=self._limiter)
@@ -220,13 +222,20 @@ class Folders:
         self._doubtful |= heard is None or not heard.isdisjoint(armed.values())
 
 
-def hearing() -> int:
-    """How many threads only wait for something to be heard, and were not told to end: virtual time waits for none."""
-    return sum(not told.is_set() for told in _listening)
+def hearing() -> "set[asyncio.Task[Any]]":
+    """Whose threads only wait for something to be heard, and were not told to end: virtual time waits for none."""
+    return {task for told, task in list(_listening.items()) if not told.is_set()}  # a copy: threads change it
 
 
 def _hear(notify: RustNotify | None, seconds: float, told: threading.Event) -> _Heard:
     """Wait in a thread for what the watcher hears, ``seconds`` at most, or until told."""
+    try:
+        return _heard_within(notify, seconds, told)
+    finally:  # here too: a test may freeze who listens
+        _listening.pop(told, None)
+
+
+def _heard_within(notify: RustNotify | None, seconds: float, told: threading.Event) -> _Heard:
     if notify is None:
         told.wait(seconds)
         return set()

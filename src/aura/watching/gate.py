@@ -29,7 +29,7 @@ from aura.errors import AuraError, Problem, StoreError
 from aura.failpoints import Site
 from aura.loading.gating import SHOWN_HASH, Trial
 from aura.loading.generations import Found, Reading
-from aura.loading.snapshot import TESTS, plan_names
+from aura.loading.snapshot import TESTS, is_test_file, plan_names
 from aura.records.gate import MAX_PASSED, put_passed
 from aura.runs.runtime import Runtime
 
@@ -216,5 +216,4 @@ class Gate:
 
 def has_tests(trial: Trial) -> bool:
     """Say whether there is a file that pytest looks for tests in."""
-    names = (path.rpartition("/")[2] for path in trial.snapshot.tests)
-    return any(name.endswith(".py") and (name.startswith("test_") or name.endswith("_test.py")) for name in names)
+    return any(is_test_file(path.rpartition("/")[2]) for path in trial.snapshot.tests)

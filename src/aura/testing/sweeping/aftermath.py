@@ -38,6 +38,8 @@ class _Told(msgspec.Struct):
     before: Stand
     has_moved: bool = False
     awaits: bool = False
+    #: The line that has caught a cancellation, the last one that is known.
+    caught: str | None = None
 
 
 class Aftermath:
@@ -75,6 +77,7 @@ class Aftermath:
         if told is None:
             return
         told.awaits = True
+        told.caught = one.catch.where or told.caught
         now = one.stand()
         if self._thrown is not None:
             self._compare(one, told, now)
@@ -84,6 +87,7 @@ class Aftermath:
         told = self._told.pop(one, None)
         if told is None:
             return
+        told.caught = one.catch.where or told.caught
         if self._thrown is not None:
             self._compare(one, told, None)
         if error is not None or one.attempt.step.name in self._finishes:
@@ -113,9 +117,10 @@ class Aftermath:
         self._note("clean-up", one, line, message)
 
     def _note_swallowed(self, one: Followed, told: _Told, how: str) -> None:
+        at = f" at {told.caught}" if told.caught else ""
         message = (
-            f"the cancellation that was thrown in at {told.line} was swallowed, {how}: let it through (`raise`), or "
-            f'say finishes=("{one.attempt.step.name}",) if the step means to end by itself'
+            f"the cancellation that was thrown in at {told.line} was swallowed{at}, {how}: let it through (`raise`), "
+            f'or say finishes=("{one.attempt.step.name}",) if the step means to end by itself'
         )
         self._note("swallowed", one, told.line, message)
 

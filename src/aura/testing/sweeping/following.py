@@ -17,12 +17,14 @@ import asyncio
 import sys
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Generator, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aura.loading.importing import is_plan_code
 from aura.runs.attempt import Attempt
 from aura.runs.edge import suspended_in
 from aura.testing.plancode import RUNNING, origin, plan_line
+from aura.testing.sweeping.catching import Catch
 
 if TYPE_CHECKING:
     from aura.testing.world import World
@@ -92,6 +94,8 @@ class Followed(Coroutine[Any, Any, Any]):
         self.coroutine = coroutine
         #: How many cancellations were thrown in at one moment, one behind the other.
         self.cancellations = 0
+        #: What has become of the last one that was thrown in.
+        self.catch = Catch()
         self._cancelled_at = 0.0
         self._child: asyncio.Task[Any] | None = None
         self._is_abandoned = False
@@ -161,14 +165,17 @@ class Followed(Coroutine[Any, Any, Any]):
     # -- going on
 
     def _throw(self, error: Any, *rest: Any) -> Any:
+        throw = self.coroutine.throw
         if isinstance(error, CancelledError):
+            self.catch = Catch()
+            throw = partial(self.catch.throw, self.coroutine)
             now = asyncio.get_running_loop().time()
             self.cancellations = self.cancellations + 1 if now == self._cancelled_at else 1
             self._cancelled_at = now
         self._follower.thrown(self, error)
         if self._is_abandoned or self.is_deaf:
             return self._go_on(lambda: self._end(error))
-        return self._go_on(lambda: self.coroutine.throw(error, *rest))
+        return self._go_on(lambda: throw(error, *rest))
 
     def _end(self, error: BaseException) -> Any:
         inside = list(_awaited(self.coroutine))

@@ -1,9 +1,9 @@
 """``--aura-sweep``: the tasks of plans that have no tests are tests themselves, each swept once with example inputs.
 
-A file ``tasks/**/*.yaml`` is collected if its plan has no ``tests/test_*.py``. Its one test makes inputs up from the
-task's schema (``examples``), fakes what would leave the process by a value made from its result's schema, and cancels
-the run at each of its await points. A task with which that cannot be done is skipped, and the reason says why: that no
-inputs can be made up for it, or that it does not succeed with those, are no fault of it.
+A file ``tasks/**/*.yaml`` is collected if its plan has no test file (``snapshot.has_test_file``). Its one test makes
+inputs up from the task's schema (``examples``), fakes what would leave the process by a value made from its result's
+schema, and cancels the run at each of its await points. A task with which that cannot be done is skipped, and the
+reason says why: that no inputs can be made up for it, or that it does not succeed with those, are no fault of it.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from aura.actions import Action
 from aura.builtin import shipped
 from aura.errors import RequestError
 from aura.loading.generation import Generation
+from aura.loading.snapshot import has_test_file
 from aura.testing.guarding.guard import LEAVING
 from aura.testing.plans import PlansOf
 from aura.testing.sweeping.examples import NoExample, example, example_inputs
@@ -28,7 +29,7 @@ from aura.testing.virtual_time import Deadlock
 def collect_task(file: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """The test of a task's file, if its plan has none of its own."""
     plan = next((folder.parent for folder in file.parents if folder.name == "tasks"), None)
-    if plan is None or file.suffix != ".yaml" or next((plan / "tests").rglob("test_*.py"), None) is not None:
+    if plan is None or file.suffix != ".yaml" or has_test_file(plan):
         return None
     made: pytest.Collector = TaskFile.from_parent(parent, path=file, plan=plan)
     return made
