@@ -4,8 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.engine.interrupts_kit import SAVE, WORK, Lab, open_lab, preempted, rules
+from tests.engine.interrupts_kit import SAVE, WORK, Lab, crashed, lab_settings, open_lab, preempted, rules
+from tests.engine.kit import turns
 
+from aura.engine import interrupts as interrupting
+from aura.stores.memory import MemoryBackend
 from aura.testing.run import Run
 
 pytestmark = pytest.mark.anyio
@@ -203,3 +206,64 @@ async def test_of_a_tree_the_topmost_that_fits_ends(tmp_path: Path, jammed: str,
         assert outcomes(world, "other") == ["cancelled"]
         assert len(world.runs("leaf")) == 1
         assert not world.engine.runtime.faults
+
+
+# -- over a crash
+
+#: It emits the event that ends it, and is told only when that is on record.
+EMITS = """
+@action
+async def emit(ctx: Context) -> None:
+    await ctx.emit("go.stop")
+    await anyio.sleep(9)
+"""
+STEP = "steps: {{long: {{action: {action}, idempotent: true}}}}\n"
+
+
+def is_on_record(backend: MemoryBackend) -> bool:
+    """Whether the firing is that ends what it stops."""
+    return bool(backend.execute("SELECT 1 FROM firing WHERE rule='stop'").fetchall())
+
+
+async def begin(world: Lab, what: str) -> None:
+    """Let happen what ends a run, or five, in the turns after this."""
+    if what == "emits":
+        await world.accepted()
+        return
+    for _ in range(5):
+        await world.begin_run()
+    if what == "rest":
+        await world.tell("go.jam")
+        await world.advance(0.5)
+    world.engine.triggers.fire(world.rule("stop"), None)
+
+
+@pytest.mark.parametrize("recovery", ["fail", "resume", "restart"])
+@pytest.mark.parametrize("handler", ["fail", "resume"])
+@pytest.mark.parametrize("what", ["emits", "run", "rest"])
+async def test_what_is_to_end_does_not_come_back_after_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, handler: str, recovery: str
+) -> None:
+    """Whoever is told late has no row yet that says so when the firing is on record."""
+    monkeypatch.setattr(interrupting, "TOLD_AT_ONCE", 1)
+    work = f"recovery: {recovery}\n" + STEP.format(action="emit" if what == "emits" else "hold") + TIDIES
+    files = {"actions": TIDY + EMITS, "work": work, "save": LONG_SAVE, "other": f"recovery: {handler}\n{SAVE}"}
+    text = rules(jam="", stop=f"{END}, handler_starts: at_once, cooldown: 1h")
+    settings = lab_settings(tmp_path, lanes={"main": 5})
+    async with open_lab(tmp_path, backend=MemoryBackend(), rules=text, settings=settings, **files) as world:
+        await begin(world, what)
+        left = []
+        for _ in range(12):
+            left.append(crashed(world))
+            await turns(1)
+    found = [await states_after(tmp_path, backend) for backend in left if is_on_record(backend)]
+    assert found
+    assert {state for states in found for state in states} == {"cancelled"}, found
+
+
+async def states_after(folder: Path, backend: MemoryBackend) -> list[str]:
+    """What becomes of the victims in the next life of the server."""
+    async with open_lab(folder, backend=backend, write=False) as world:
+        await world.settle()
+        assert world.open_firings() == []
+        return [run.state for run in world.runs("work")]
