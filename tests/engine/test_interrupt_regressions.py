@@ -10,7 +10,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_run_that_two_rules_want_at_once_is_a_victim_of_the_first_alone(tmp_path: Path) -> None:
     both = '[{event: "battery.low"}]'
-    text = rules(a=f"triggers: {both}", b=f"triggers: {both}, then: cancel")
+    text = rules(a=f"triggers: {both}", b=f"triggers: {both}, then: restart")
     async with open_lab(tmp_path, rules=text) as world:
         run = await world.begin_run()
         first, second = (await world.tell()).interrupts

@@ -116,18 +116,21 @@ class Model:
         """A rule fires: what fits and runs is stopped, unless the engine starts nothing."""
         handler.firing = firing = ModelFiring(rule, number, handler, [], [], set(), now + rule.grace + SLACK)
         self.firings.append(firing)
-        for run in self.placed() if self.engine == "running" else ():
-            if firing.fits(run) if run.firing is None else run.firing.rule.priority < rule.priority:
-                if run.preempt is Preempt.NEVER and run.state == "running":
-                    firing.spared.append(run)
-                else:
-                    firing.awaited.add(run)
-                    if run.state == "running":
-                        self.displace(firing, run, now)
+        for run in [*self.runs.values()] if self.engine == "running" else ():
+            was_stopped = run.stopped_by is not None and run.state in ("preempted", "stopping")
+            if not (firing.fits(run) if run.firing is None else run.firing.rule.priority < rule.priority):
+                continue
+            if run.preempt is Preempt.NEVER and run.state == "running":
+                firing.spared.append(run)
+            elif run.state == "running" or (was_stopped and rule.then is Then.CANCEL and run.firing is None):
+                self.displace(firing, run, now)
+            elif run.state == "stopping":
+                firing.awaited.add(run)
 
     def displace(self, firing: ModelFiring, run: ModelRun, now: float) -> None:
         run.stopped_by, run.told = firing, True
         firing.victims.append(run)
+        firing.awaited.add(run)
         for_good = firing.rule.then is Then.CANCEL and run.firing is None
         if for_good:
             self.leave(run, "cancelled")

@@ -69,6 +69,16 @@ async def test_emergency_stop_ends_everything(world, printing):
     world.assert_started("halt", times=1)
 
 
+async def test_emergency_stop_ends_a_print_that_waits_for_a_jam_to_be_cleared(world, printing):
+    await world.emit("press.jammed")
+    await world.until(printing, state="preempted")
+    await world.emit("press.emergency")
+    await world.settle()
+    printing.assert_state("cancelled")
+    assert diary(printing)[-4:] == [*PUT_AWAY[:2], *PUT_AWAY[1:]]  # parked for the jam, and when it ends
+    assert printing.preemptions == 2
+
+
 async def test_print_that_is_cancelled_is_put_away(world, printing):
     await printing.cancel()
     await world.settle()

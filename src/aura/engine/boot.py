@@ -12,7 +12,7 @@ from contextlib import suppress
 import msgspec
 
 from aura.clock import Clock
-from aura.engine.deadfirings import DeadFiring, dead_of, end_dead, restarted_by, tell_dead
+from aura.engine.deadfirings import DeadFiring, dead_of, end_dead, ended_by, restarted_by, tell_dead
 from aura.engine.orphans import IN_THE_MIDDLE, UNKNOWN_STEP, Orphan, decide_all
 from aura.errors import StoreCannotCreate, StoreReadOnly
 from aura.events import Chain, EventEntry
@@ -87,10 +87,11 @@ def settle_orphans(execute: Execute, runtime: Runtime, clock: Clock) -> list[Ope
 def _decide(execute: Execute, now: float) -> tuple[list[Orphan], list[DeadFiring]]:
     """What becomes of each orphan, and the firings that end."""
     found, again, firings = read_open_runs(execute), read_again(execute), read_open_firings(execute)
-    orphans = decide_all(found, again, now)
+    ended = ended_by(firings)
+    orphans = decide_all(found, again, now, to_end=ended)
     dead = dead_of(firings, orphans)
     if restarted := restarted_by(dead):  # handlers stay as they are decided, and so the dead are the same
-        orphans = decide_all(found, again, now, restarted)
+        orphans = decide_all(found, again, now, restarted, ended)
     return orphans, dead
 
 

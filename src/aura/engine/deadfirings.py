@@ -3,7 +3,8 @@
 Theory of operation. An open firing lives as long as its handler does. One whose handler has ended, ends in this boot,
 or is gone, is *dead*: it ends in the same transaction, and what it had stopped goes back by its rule. What is to start
 over does so in that transaction as well: else the next crash would forget that it was to. A firing whose handler goes
-on, or starts over, stays open, and keeps what it covers (``Interrupts.take_over``).
+on, or starts over, stays open, and keeps what it covers (``Interrupts.take_over``). What either was to end for good
+(``then: cancel``) ends in the same transaction as well: it is told before that is on record, and may have cleaned up.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,6 +40,14 @@ def dead_of(found: Iterable[OpenFiring], orphans: Iterable[Orphan]) -> list[Dead
 def restarted_by(dead: Iterable[DeadFiring]) -> set[int]:
     """The sequences of what such firings have stopped, and want to start over."""
     return {victim.seq for one in dead if one.found.row.terms.then is Then.RESTART for victim in one.found.victims}
+
+
+def ended_by(found: Iterable[OpenFiring]) -> dict[int, str]:
+    """The sequences of what open firings end for good, with the reasons, whether their handlers live or not."""
+    ending = [one for one in found if one.row.terms.then is Then.CANCEL]
+    return {
+        victim.seq: f"interrupted by {one.row.plan_name}/{one.row.rule}" for one in ending for victim in one.victims
+    }
 
 
 def end_dead(execute: Execute, runtime: Runtime, dead: Sequence[DeadFiring], now: float) -> Iterator[EventEntry]:

@@ -115,7 +115,8 @@ class Engine:
             self.admission,
             self.dispatcher,
             self.stops,
-            self.seal.start_over,
+            self.seal,
+            lambda run: self.pausing.find_code(run),
             lambda: self._state == "running",
         )
         self.polls = Polls(runtime)

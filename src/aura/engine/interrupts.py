@@ -7,6 +7,9 @@ at, and from this turn on nothing that it covers starts (``holds``). Event, hand
 - *Stopping.* From the next turn on, a hundred in each, without waiting for the commit, each victim is told to stop by
   the kind interrupt, or by a cancel if the rule says ``then: cancel``. Only an emitter is told later: when its event is
   on record and it has been answered, so that it need not emit it again.
+- *Ending.* ``then: cancel`` also ends what another firing has stopped to come back, whether that still cleans up or
+  rests, and whatever the priorities: those order handlers, and a firing before or after the other one would have ended
+  it. Such a run is a victim of both (``LiveRun.ended_by``). The other handler goes on as if nothing had happened.
 - *Waiting.* The handler waits for the *awaited*: all that fits and holds a place, also what was stopping already. A run
   leaves that set in the turn in which its seal has handed over what became of it, or in which it is given up as stuck.
   When the graces are over the set is emptied, whoever is left. So the handler's start stands behind the victims' rows
@@ -24,7 +27,7 @@ handler has ended with it, or goes on with none; the others are open again befor
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aura.bus import Delivery, Offered, joined
@@ -35,7 +38,7 @@ from aura.engine.holds import active_below, fits, topmost
 from aura.engine.rules import LastFired, LiveRule
 from aura.errors import StoreError
 from aura.events import EventEntry, Fired, chain_after
-from aura.interrupt import Terms
+from aura.interrupt import Terms, Then
 from aura.lifecycle import FINAL, PLACED, RunState, Stop
 from aura.records.events import insert_event
 from aura.records.firings import OpenFiring, open_firing
@@ -46,6 +49,7 @@ from aura.runs.firing import Firing, ending_payload, ending_text, payload_of
 from aura.runs.liverun import LiveRun
 from aura.runs.preempting import preempt_of
 from aura.runs.runtime import Runtime
+from aura.runs.seal import Seal
 from aura.runs.stops import Stops
 from aura.runs.victims import STUCK, ends_for_good, starts_over
 from aura.task import Preempt
@@ -69,7 +73,10 @@ class Sight(NamedTuple):
 
 
 class Interrupts:
-    """Opens firings and ends them. ``is_running`` says whether the engine starts runs."""
+    """Opens firings and ends them.
+
+    ``find_code`` gives a run that rests the code that it began with. ``is_running``: whether the engine starts runs.
+    """
 
     def __init__(
         self,
@@ -77,14 +84,16 @@ class Interrupts:
         admission: Admission,
         dispatcher: Dispatcher,
         stops: Stops,
-        start_over: Callable[[LiveRun], object],
+        seal: Seal,
+        find_code: Callable[[LiveRun], object],
         is_running: Callable[[], bool],
     ) -> None:
         self._runtime = runtime
         self._admission = admission
         self._dispatcher = dispatcher
         self._stops = stops
-        self._start_over = start_over
+        self._seal = seal
+        self._find_code = find_code
         self._is_running = is_running
         self._holds = dispatcher.holds
         dispatcher.on_left = self._left
@@ -144,7 +153,10 @@ class Interrupts:
         for awaited in sight.awaited:
             awaited.awaited_by = (*awaited.awaited_by, firing)
         for victim in sight.victims:
-            victim.stopped_by = firing  # in this turn: another rule may fire before it is told
+            if victim.stopped_by is None:  # in this turn: another rule may fire before it is told
+                victim.stopped_by = firing
+            else:
+                victim.ended_by = firing
         self._holds.add(firing)
         self._dispatcher.hold_begun()
         live.note_fired(self._last_fired(firing))
@@ -192,20 +204,32 @@ class Interrupts:
         for run in [*self._dispatcher.placed(), *self._dispatcher.gone]:
             if run.firing is not None:
                 if run.firing.priority < priority:  # it is displaced, whatever the terms say
-                    self._sort(run, sight)
+                    self._sort(run, sight, terms)
             elif run.lane != HANDLERS:
                 for found in _topmost(terms, run):
-                    self._sort(found, sight)
+                    self._sort(found, sight, terms)
+        for run in dict.fromkeys(self._resting(terms)) if terms.then is Then.CANCEL else ():
+            sight.awaited.append(run)
+            sight.victims.append(run)
         return sight
 
-    def _sort(self, run: LiveRun, sight: Sight) -> None:
+    def _resting(self, terms: Terms) -> Iterator[LiveRun]:
+        """What open firings have stopped, rests until it may go on, and fits: some of it may come more than once."""
+        for victim in [run for firing in self._holds.open for run in firing.victims]:
+            for run in _topmost(terms, victim):
+                if run.state is RunState.PREEMPTED and topmost(terms, run) is run and _may_end(run):
+                    yield run
+
+    def _sort(self, run: LiveRun, sight: Sight, terms: Terms) -> None:
         if run.sealed or run.stuck or run.state not in PLACED:  # a sub-task may rest, or wait for what it needs
             return
         if preempt_of(run) is Preempt.NEVER and run.stop is None:
             sight.spared.append(run)
             return
         sight.awaited.append(run)
-        if run.state is RunState.RUNNING and (run.stop, run.stopped_by) == (None, None) and run.ending not in FINAL:
+        untouched = run.state is RunState.RUNNING and (run.stop, run.stopped_by) == (None, None)
+        stopped_to_come_back = run.stopped_by is not None and terms.then is Then.CANCEL and _may_end(run)
+        if (untouched and run.ending not in FINAL) or stopped_to_come_back:
             sight.victims.append(run)
 
     def _emitter_of(self, event: EventEntry, victims: Sequence[LiveRun]) -> LiveRun | None:
@@ -232,6 +256,10 @@ class Interrupts:
         kind = Stop.CANCEL if ends_for_good(firing, victim) else Stop.INTERRUPT
         if firing.ended or not _may_tell(victim, kind):
             return  # it has ended or rests, or ends, for another reason
+        if victim.gone_at is not None:
+            self._seal.seal(victim)  # as what has stopped it before wants it; it rests then
+        if kind is Stop.CANCEL:
+            self._find_code(victim)
         victim.told_at = asyncio.get_running_loop().time()
         self._stops.request_stop(victim, kind, f"interrupted by {firing.name}", firing.terms.grace)
         held_back = any(attempt.held_back is not None for attempt in victim.live.values())
@@ -318,10 +346,12 @@ class Interrupts:
             firing.timer.cancel()
         self._holds.remove(firing)
         for victim in firing.victims:
+            if victim.ended_by is firing and victim.stop is not Stop.CANCEL:  # it has not been told
+                victim.ended_by = None
             if victim.stopped_by is firing and victim.told_at is None:  # else its seal sees that the firing has ended
                 victim.stopped_by = None
                 if victim.state is RunState.PREEMPTED and starts_over(firing, victim):
-                    self._start_over(victim)
+                    self._seal.start_over(victim)
         firing.victims, firing.spared = [], []  # it and its handler name each other: the collector would find all these
         self._dispatcher.hold_changed()
 
@@ -366,6 +396,12 @@ def _may_tell(victim: LiveRun, kind: Stop) -> bool:
     if victim.sealed or victim.ending in FINAL:
         return False
     return victim.state is RunState.RUNNING or (kind is Stop.CANCEL and victim.stop in (None, Stop.INTERRUPT))
+
+
+def _may_end(run: LiveRun) -> bool:
+    """Whether a run that was stopped to come back can be told to end for good; a handler cannot."""
+    ends = run.ended_by is not None or (run.stopped_by is not None and ends_for_good(run.stopped_by, run))
+    return run.firing is None and not ends and run.stop in (None, Stop.INTERRUPT) and run.ending not in FINAL
 
 
 def _topmost(terms: Terms, run: LiveRun) -> Iterable[LiveRun]:

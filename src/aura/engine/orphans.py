@@ -15,6 +15,7 @@ for nothing: the second runs anew whenever the run goes on, and a sub-task of ei
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -67,17 +68,25 @@ class Orphan(msgspec.Struct, frozen=True):
         return self.to not in FINAL and (self.goes_on or self.found).held
 
 
-def decide_all(found: Sequence[OpenRun], again: Again, now: float, to_start_over: Collection[int] = ()) -> list[Orphan]:
+def decide_all(
+    found: Sequence[OpenRun],
+    again: Again,
+    now: float,
+    to_start_over: Collection[int] = (),
+    to_end: Mapping[int, str] = MappingProxyType({}),
+) -> list[Orphan]:
     """Say what becomes of each; they come in the order of acceptance, and so a parent before its sub-tasks.
 
     ``again`` says which steps may run again; ``now`` is in Unix seconds. ``to_start_over`` are the sequences of those
-    that do if they rest.
+    that do if they rest, ``to_end`` those of what an interrupt ends for good, with the reasons.
     """
     able = _Able(found, again)
     decided: dict[str, Orphan] = {}
     for one in found:
         parent_cid = one.record.parent_cid
         own = decide(one, now, able.rules(one) if able.can_go_on(one) else None)
+        if one.record.seq in to_end:
+            own = end_for_good(own, to_end[one.record.seq])
         if one.record.seq in to_start_over:
             own = start_over(own)
         decided[one.record.cid] = own if parent_cid is None else decide_child(own, decided.get(parent_cid))
@@ -153,6 +162,18 @@ def start_over(orphan: Orphan) -> Orphan:
     to = RunState.PREEMPTED if orphan.held or record.parent_cid else RunState.QUEUED
     reason = record.reason if orphan.held else None
     return msgspec.structs.replace(orphan, to=to, reason=reason, goes_on=None, starts_over=True)
+
+
+def end_for_good(orphan: Orphan, reason: str) -> Orphan:
+    """Let a run end as cancelled that a firing ends for good: it may have been told, and that not be on record.
+
+    One that has its outcome keeps it, and so does a handler that was displaced: it comes back.
+    """
+    record = orphan.found.record
+    if record.lane == HANDLERS or (orphan.to in FINAL and orphan.to is not RunState.CRASHED):
+        return orphan
+    begun = record.started_at is not None
+    return Orphan(orphan.found, RunState.CANCELLED, reason, None, _not_run(begun), orphan.crashes)
 
 
 def _resting(own: Orphan) -> Orphan:

@@ -172,6 +172,8 @@ class LiveRun(msgspec.Struct, eq=False):
     firing: "Firing[LiveRun] | None" = None
     stopped_by: "Firing[LiveRun] | None" = None
     told_at: float | None = None
+    #: Which firing ends it for good, if another one had stopped it before, to come back.
+    ended_by: "Firing[LiveRun] | None" = None
     #: Loop time at which it gave its place back, until its seal, if that comes later (``leaving``).
     gone_at: float | None = None
     #: Loop time at which the grace of the firing that has stopped it is over, its clean-up included.

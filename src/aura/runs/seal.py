@@ -147,7 +147,8 @@ class Seal:
             run.end_former_steps(now)
         run.happened.append((f"run.{outcome.value}", None, _payload(run, outcome)))
         waits = partial(forget_waits, seq=run.seq) if run.has_waited else None  # those whose end was lost as well
-        also = waits if run.firing is run.stopped_by is None else self._with_firings(run, outcome, waits)
+        concerns_none = run.firing is run.stopped_by is run.ended_by is None
+        also = waits if concerns_none else self._with_firings(run, outcome, waits)
         self._runtime.hand_over(run, outcome, partial(self._runtime.forget, run), also=also)
 
     def _with_firings(self, run: LiveRun, outcome: RunState, other: Unit | None) -> Unit | None:

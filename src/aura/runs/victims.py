@@ -6,7 +6,7 @@ A handler that a more urgent one displaces is a victim like any other, but it co
 import asyncio
 
 from aura.interrupt import Then
-from aura.lifecycle import RunState
+from aura.lifecycle import FINAL, RunState
 from aura.records.firings import end_firing, victim_gone
 from aura.records.runs import together
 from aura.run import PreemptedBy
@@ -35,12 +35,15 @@ def note_gone(run: LiveRun, outcome: RunState, now: float) -> Unit | None:
 
     ``now`` is in Unix seconds.
     """
-    firing = run.stopped_by
-    if firing is None:
+    firings = [run.stopped_by] if run.stopped_by is not None else []
+    if run.ended_by is not None and (run.stuck or outcome in FINAL):
+        firings.append(run.ended_by)
+    if not firings:
         return None
     if run.told_at is not None:  # else it came to this before it was told, or is gone already
-        _note_stopped(run, firing, outcome, now)
-    return victim_gone(firing.id, run.seq, now, STUCK if run.stuck else outcome.value)
+        _note_stopped(run, firings[-1], outcome, now)
+    said = STUCK if run.stuck else outcome.value
+    return together([victim_gone(firing.id, run.seq, now, said) for firing in firings])
 
 
 def _note_stopped(run: LiveRun, firing: Firing[LiveRun], outcome: RunState, now: float) -> None:
