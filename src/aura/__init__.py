@@ -4,7 +4,8 @@ Plan authors import from here: ``from aura import action, service, Context``.
 The layers, from nouns to doors, are listed in ``tests/meta/test_layers.py``.
 """
 
-from aura.actions import Context, action
+from aura.actions import action
+from aura.context import Context
 from aura.servicedef import service
 
 __all__ = ["Context", "__version__", "action", "service"]

@@ -29,7 +29,8 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from aura.actions import Log, plain_json
+from aura.actions import plain_json
+from aura.context import Log
 from aura.errors import BadOutput, FieldError, RequestError
 from aura.eventnames import is_own, matches, read_name
 from aura.events import Chain, Emitter, EventEntry, Fired

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast, overload
 
 import msgspec
 
-from aura.actions import Context, ContextHost, Log
+from aura.context import Context, ContextHost, Log
 from aura.errors import ContextClosed, NoRun, ServiceFailed
 
 F = TypeVar("F", bound=Callable[..., Any])

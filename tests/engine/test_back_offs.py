@@ -8,7 +8,7 @@ import pytest
 from tests.engine.kit import opened, step, task, until
 from tests.fakes.kernel import begun, fails, forever, works
 
-from aura.actions import Context
+from aura.context import Context
 from aura.errors import EndRun
 from aura.lifecycle import Recovery, Stop
 

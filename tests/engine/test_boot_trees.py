@@ -10,7 +10,7 @@ from tests.engine.test_children import child_of, runs
 from tests.fakes.invariants import check_history, check_idle
 from tests.fakes.kernel import begun, cleaning, copy_of, forever, works
 
-from aura.actions import Context
+from aura.context import Context
 from aura.lifecycle import Recovery, RunState
 from aura.plan import Semaphore
 from aura.runs.liverun import LiveRun

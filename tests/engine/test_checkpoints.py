@@ -9,7 +9,7 @@ import pytest
 from tests.engine.kit import Opened, PythonGenerations, opened, step, task, turns, until
 from tests.fakes.kernel import FaultyBackend, begun, copy_of
 
-from aura.actions import Context
+from aura.context import Context
 from aura.errors import CheckpointInvalid, ContextClosed
 from aura.lifecycle import Recovery, RunState, Stop
 from aura.runs.keepable import MAX_VALUE

@@ -11,7 +11,7 @@ from tests.engine.kit import Opened, opened, quiet, step, task, until
 from tests.fakes.invariants import check_idle
 from tests.fakes.kernel import FaultyBackend, forever, noting, works
 
-from aura.actions import Context
+from aura.context import Context
 from aura.errors import RequestError, StoreReadOnly, TaskFailed
 from aura.lifecycle import Stop
 from aura.runs.liverun import LiveRun

@@ -12,7 +12,7 @@ from tests.engine.test_children import child_of, runs
 from tests.fakes.invariants import check_history, check_idle
 from tests.fakes.kernel import FaultyBackend, forever, noting, works
 
-from aura.actions import Context
+from aura.context import Context
 from aura.errors import StoreReadOnly, TaskFailed
 from aura.lifecycle import RunState, Stop
 from aura.plan import Semaphore

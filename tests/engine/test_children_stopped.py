@@ -12,7 +12,7 @@ from tests.engine.test_stop_at_every_turn import TOO_MANY, accepted, stop_in
 from tests.fakes.invariants import check_history, check_idle
 from tests.fakes.kernel import cleaning, copy_of, first_time_forever, forever, no_hang, noting, swallowing, works
 
-from aura.actions import Context
+from aura.context import Context
 from aura.errors import EndRun, RequestError
 from aura.lifecycle import FINAL, Recovery, RunState, Stop
 from aura.runs.liverun import LiveRun

@@ -10,7 +10,7 @@ from tests.engine.kit import Opened, opened, step, task, until
 from tests.engine.test_on_preempt import preempted
 from tests.fakes.kernel import begun, fails, first_time_forever, forever, works
 
-from aura.actions import Context
+from aura.context import Context
 from aura.runs.liverun import LiveRun
 
 # -- what counts against which time-out

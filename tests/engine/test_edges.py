@@ -14,8 +14,8 @@ from tests.engine.kit import Opened, opened, quiet, step, task, until, virtual_l
 from tests.fakes.children import running_of
 from tests.fakes.kernel import begun, noting
 
-from aura.actions import Context
 from aura.builtin import shell
+from aura.context import Context
 from aura.lifecycle import Stop
 from aura.runs.liverun import LiveRun
 from aura.testing.virtual_time import START, ThreadGate

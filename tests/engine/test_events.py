@@ -9,8 +9,8 @@ import pytest
 from tests.engine.kit import Opened, opened, quiet, step, task, until
 from tests.fakes.kernel import works
 
-from aura.actions import Context
 from aura.bus import MAX_DEPTH, MAX_VIA, Delivery
+from aura.context import Context
 from aura.errors import RequestError
 from aura.events import Chain, Emitter, EventEntry, chain_after
 from aura.records.events import EventFilter

@@ -12,9 +12,9 @@ import anyio
 import pytest
 from tests.engine.kit import opened, step, task, until
 
-from aura.actions import Context
 from aura.builtin import http
 from aura.builtin.addresses import RESOLVE
+from aura.context import Context
 from aura.duration import Duration
 from aura.errors import HttpFailed
 from aura.lifecycle import Stop

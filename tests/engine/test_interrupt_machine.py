@@ -29,7 +29,7 @@ from tests.fakes.interruptmodel import LIMITS, Model, ModelFiring, ModelRun
 from tests.fakes.invariants import check_history, check_idle
 from tests.language.doing import Memory, Sqlite
 
-from aura.actions import Context
+from aura.context import Context
 from aura.errors import RequestError
 from aura.interrupt import HandlerStart, Preempts, Rule, Then
 from aura.lifecycle import FINAL, Recovery

@@ -10,7 +10,8 @@ import pytest
 from tests.engine.kit import Opened, opened, quiet, step, task, turns, until
 from tests.fakes.kernel import fails, forever, works
 
-from aura.actions import MAX_OUTPUT, Context
+from aura.actions import MAX_OUTPUT
+from aura.context import Context
 from aura.errors import EndRun
 from aura.records.loops import ITEMS_SHOWN
 from aura.runs.liverun import LiveRun

@@ -18,7 +18,7 @@ from tests.engine.test_stop_at_every_turn import TOO_MANY, accepted, end_of, sto
 from tests.fakes.invariants import check_forgotten, check_history, check_idle, record_of
 from tests.fakes.kernel import FaultyBackend, copy_of, works
 
-from aura.actions import Context
+from aura.context import Context
 from aura.lifecycle import FINAL, STEP_FINAL, Recovery, Stop
 from aura.runs import runtime
 from aura.runs.liverun import LiveRun

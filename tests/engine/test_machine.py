@@ -26,7 +26,7 @@ from tests.engine.kit import Opened, opened, quiet, step, task, turns
 from tests.fakes.invariants import check_history, check_idle
 from tests.fakes.kernel import FaultyBackend, copy_of
 
-from aura.actions import Context
+from aura.context import Context
 from aura.engine.keys import key_of
 from aura.engine.lanes import Lane
 from aura.errors import RequestError, StoreReadOnly

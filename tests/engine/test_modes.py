@@ -12,7 +12,7 @@ from tests.engine.kit import Opened, PythonGeneration, PythonGenerations, opened
 from tests.fakes.invariants import check_idle
 from tests.fakes.kernel import FaultyBackend, begun, copy_of, works
 
-from aura.actions import Context
+from aura.context import Context
 from aura.engine.keys import key_of
 from aura.errors import RequestError, StoreReadOnly
 from aura.expressions import template

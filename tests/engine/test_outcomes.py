@@ -9,7 +9,7 @@ import anyio.lowlevel
 import pytest
 from tests.engine.kit import opened, step, task
 
-from aura.actions import Context
+from aura.context import Context
 from aura.errors import EndRun
 from aura.lifecycle import StepState
 from aura.task import Dependency

@@ -21,7 +21,7 @@ from tests.fakes.kernel import (
     works,
 )
 
-from aura.actions import Context
+from aura.context import Context
 from aura.errors import EndRun, RequestError, StoreReadOnly
 from aura.lifecycle import Recovery, RunState, Stop
 from aura.records.reading import RunFilter

@@ -10,7 +10,7 @@ import pytest
 from tests.engine.kit import opened, step, task, turns, until
 from tests.fakes.kernel import FaultyBackend, copy_of
 
-from aura.actions import Context, State
+from aura.context import Context, State
 from aura.errors import ContextClosed, StateFull, StateInvalid, StoreReadOnly
 from aura.lifecycle import Stop
 from aura.records.columns import encode

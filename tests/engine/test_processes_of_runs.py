@@ -16,8 +16,8 @@ from tests.fakes.children import running_of, until_file
 from tests.fakes.children import until as really_until
 from tests.fakes.kernel import forever, works
 
-from aura.actions import Context
 from aura.builtin import shell
+from aura.context import Context
 from aura.lifecycle import Stop
 from aura.processes import leftovers
 from aura.runs.liverun import LiveRun

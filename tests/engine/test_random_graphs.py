@@ -17,8 +17,8 @@ from tests.engine.kit import Opened, opened, step, task
 from tests.fakes.children import running_of
 from tests.fakes.invariants import check_forgotten, check_idle
 
-from aura.actions import Context
 from aura.builtin import shell
+from aura.context import Context
 from aura.errors import RequestError
 from aura.lifecycle import FINAL, STEP_FINAL, RunState, StepState
 from aura.resources import Semaphore

@@ -11,7 +11,7 @@ from tests.engine.kit import Opened, PythonGeneration, PythonGenerations, opened
 from tests.fakes.invariants import check_idle
 from tests.fakes.kernel import FaultyBackend, begun, cleaning, copy_of, fails, forever, noting, swallowing, works
 
-from aura.actions import Context
+from aura.context import Context
 from aura.errors import EndRun
 from aura.lifecycle import RunState, StepState, Stop
 from aura.plan import Rate, Semaphore

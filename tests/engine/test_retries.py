@@ -9,7 +9,7 @@ import pytest
 from tests.engine.kit import Opened, opened, step, task, until
 from tests.fakes.kernel import fails, works
 
-from aura.actions import Context
+from aura.context import Context
 from aura.lifecycle import Stop
 from aura.run import MAX_DELAY
 from aura.runs.retries import delay_before

@@ -10,7 +10,7 @@ import pytest
 from tests.engine.kit import Opened, opened, quiet, step, task, until
 from tests.fakes.kernel import FaultyBackend, works
 
-from aura.actions import Context
+from aura.context import Context
 from aura.engine.keys import Key
 from aura.errors import RequestError, RunError, StoreFull
 from aura.events import EventEntry

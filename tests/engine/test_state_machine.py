@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from tests.engine.kit import Opened, opened, quiet, step, task
 from tests.language.doing import Memory, Sqlite, StoreKind
 
-from aura.actions import Context
+from aura.context import Context
 from aura.records.state import read_states
 from aura.runs.keepable import is_same
 from aura.store import StoreBackend

@@ -12,7 +12,7 @@ from anyio import to_thread
 from tests.engine.kit import Opened, opened, quiet, step, task, until, virtual_loop
 from tests.fakes.kernel import begun, noting, works
 
-from aura.actions import Context
+from aura.context import Context
 from aura.errors import ContextClosed
 from aura.lifecycle import Stop
 from aura.runs.attempt import PULSE

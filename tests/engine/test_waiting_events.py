@@ -9,7 +9,7 @@ from tests.engine.kit import Opened, opened, quiet, step, task, turns, until
 from tests.fakes.invariants import check_idle
 from tests.fakes.kernel import copy_of, noting
 
-from aura.actions import Context
+from aura.context import Context
 from aura.errors import WaitFor
 from aura.events import Chain, Emitter
 from aura.expressions import condition

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aura.actions import Action, Context
+from aura.actions import Action
 from aura.builtin import shipped
+from aura.context import Context
 from aura.loading.generations import Generations
 from aura.redaction import Redactor, Stream
 

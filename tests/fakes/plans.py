@@ -5,7 +5,8 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-from aura.actions import Action, Context, action
+from aura.actions import Action, action
+from aura.context import Context
 from aura.duration import Duration
 from aura.loading.loader import CheckedPlan, check_plans
 from aura.task import Task

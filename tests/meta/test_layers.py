@@ -19,7 +19,7 @@ LAYERS: Mapping[str, str] = {
     "nouns": """
         errors failpoints clock histogram eventloop duration lifecycle patterns masking secret secretforms needles
         redaction plaindata timefilters filters sandbox expressions valuepaths task plan resources run graph reasons
-        explain events actions servicedef settings config cron eventnames schedule interrupt wait why
+        explain events context actions servicedef settings config cron eventnames schedule interrupt wait why
         triggertext
     """,
     "text to plan": "loading",

@@ -14,7 +14,7 @@ from tests.engine.kit import Opened, opened, step, task, until
 from tests.power.connection import PowerBackend
 from tests.power.disk import Disk
 
-from aura.actions import Context
+from aura.context import Context
 from aura.errors import RequestError, StoreError, StoreIOError, StoreReadOnly, WaitFor
 from aura.run import Cause, Request
 from aura.store import Execute, StoreBackend

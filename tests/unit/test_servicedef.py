@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import aura
-from aura.actions import Action, Context, action
+from aura.actions import Action, action
 from aura.builtin import shipped
+from aura.context import Context
 from aura.loading.generations import Generations
 from aura.loading.loader import check_plans
 from aura.loading.pyscan import Scan, Shape, scan

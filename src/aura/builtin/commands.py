@@ -15,8 +15,8 @@ from pathlib import Path
 
 import msgspec
 
-from aura.actions import Context
 from aura.builtin.files import inside
+from aura.context import Context
 from aura.errors import ParamsInvalid, ShellFailed
 from aura.events import printable
 from aura.processes.process import child_environment

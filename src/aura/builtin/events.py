@@ -4,7 +4,8 @@ from typing import Any
 
 import msgspec
 
-from aura.actions import Context, action
+from aura.actions import action
+from aura.context import Context
 
 
 class EmittedEvent(msgspec.Struct, frozen=True):

@@ -19,8 +19,9 @@ from typing import BinaryIO, Self, TypeVar
 
 import msgspec
 
-from aura.actions import MAX_OUTPUT, Context, action
+from aura.actions import MAX_OUTPUT, action
 from aura.builtin.threads import in_thread
+from aura.context import Context
 
 T = TypeVar("T")
 

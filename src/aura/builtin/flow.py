@@ -5,7 +5,8 @@ from typing import Any, Literal
 import anyio
 import msgspec
 
-from aura.actions import Context, action
+from aura.actions import action
+from aura.context import Context
 from aura.duration import Duration
 from aura.errors import ActionFailed, AssertionFailed, EndRun, WaitFor
 from aura.wait import SHORTEST, Wait, WaitKind

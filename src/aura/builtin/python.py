@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from aura.actions import Context, action
+from aura.actions import action
 from aura.builtin import files
+from aura.context import Context
 from aura.errors import ParamsInvalid
 from aura.isolation.calls import run_code
 

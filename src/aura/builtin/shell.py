@@ -9,8 +9,9 @@ from contextlib import suppress
 import anyio
 import msgspec
 
-from aura.actions import MAX_OUTPUT, Context, action
+from aura.actions import MAX_OUTPUT, action
 from aura.builtin.commands import Command, Word, check_exit_codes, command_of, ending_of, why_unstarted
+from aura.context import Context
 from aura.errors import ContextClosed, ShellFailed
 from aura.events import printable
 from aura.processes.loglines import OutputLog

@@ -5,7 +5,8 @@ What they do is ``planstate``'s. It is the plan of the step whose state they wor
 
 from typing import Any
 
-from aura.actions import Context, action
+from aura.actions import action
+from aura.context import Context
 from aura.duration import Duration
 
 

@@ -6,8 +6,8 @@ runs or since the one before it, is doubted for ``DOUBT`` seconds, and whoever l
 that slept for days is doubted as well, which costs nothing but that day.
 """
 
-from aura.actions import Log
 from aura.clock import Clock, rfc3339
+from aura.context import Log
 from aura.store import Execute
 
 DAY = 24 * 3600.0

@@ -17,8 +17,8 @@ import anyio
 import anyio.to_thread
 import msgspec
 
-from aura.actions import Log
 from aura.bus import MAX_PAYLOAD
+from aura.context import Log
 from aura.engine.workdirs import remove_workdirs
 from aura.errors import BadOutput, StrayCancellation
 from aura.events import Emitter

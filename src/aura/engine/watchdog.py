@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from aura.actions import Log
+from aura.context import Log
 from aura.engine.blocks import BEAT, LONG, LOOK, Block, Watch
 from aura.engine.culprit import Place, culprit_of
 from aura.runs.runtime import Runtime

@@ -14,7 +14,8 @@ from typing import Any
 import anyio
 from anyio import CancelScope, create_task_group, get_cancelled_exc_class
 
-from aura.actions import Action, Context, plain_json
+from aura.actions import Action, plain_json
+from aura.context import Context
 from aura.errors import ContextClosed, ParamsInvalid, ProcessDied, RaisedElsewhere
 from aura.isolation.interpreter import Interpreter
 from aura.isolation.messages import (

@@ -19,7 +19,8 @@ from typing import Any
 
 import msgspec
 
-from aura.actions import MAX_OUTPUT, Action, Context, is_action, plain_json, too_large
+from aura.actions import MAX_OUTPUT, Action, is_action, plain_json, too_large
+from aura.context import Context
 from aura.errors import ActionMissing, BadOutput, RunError
 from aura.events import clean_text
 from aura.isolation.childctx import context_of

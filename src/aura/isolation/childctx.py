@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from aura.actions import Context, Log, StateHost
+from aura.context import Context, Log, StateHost
 from aura.events import clean_text, plain
 from aura.isolation.childlink import Link
 from aura.isolation.messages import About, Progressed, Said

@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 import anyio
 
-from aura.actions import Context
+from aura.context import Context
 from aura.events import MAX_LINE, printable
 from aura.processes.floods import Allowance, shared_bucket
 from aura.redaction import Stream

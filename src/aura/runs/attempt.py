@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
-from aura.actions import Log, StateHost
+from aura.context import Log, StateHost
 from aura.events import Emitter
 from aura.graph import Progress
 from aura.lifecycle import Stop

@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from aura.actions import Log
+from aura.context import Log
 from aura.errors import AuraError
 from aura.events import Chain, Emitter, clean_text
 from aura.graph import Graph, ItemProgress, Progress, StepProgress

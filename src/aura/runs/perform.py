@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from anyio import to_thread
 
-from aura.actions import MAX_OUTPUT, Action, Context, too_large
+from aura.actions import MAX_OUTPUT, Action, too_large
+from aura.context import Context
 from aura.errors import BadOutput, EndRun, NoRun, ParamsInvalid, WaitFor
 from aura.graph import Progress
 from aura.isolation.calls import run_action
