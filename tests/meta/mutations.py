@@ -134,7 +134,7 @@ MUTATIONS: Sequence[Mutation] = (
     ),
     Mutation(
         "whoever is told of a stop is told when it is on record",
-        "engine/engine.py",
+        "engine/steering.py",
         "ticket is not None:\n            try:\n                await ticket.wait()",
         "ticket is not None:\n            try:\n                pass",
         "tests/engine/test_told_is_on_record.py",

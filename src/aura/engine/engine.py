@@ -14,9 +14,9 @@ import msgspec
 from anyio.abc import TaskGroup
 
 import aura
-from aura.engine.admission import Admission, Admitted, refusal, stored
+from aura.engine.admission import Admission, Admitted, stored
 from aura.engine.boot import accepted_of
-from aura.engine.children import Children, adopt, family, is_unattended
+from aura.engine.children import Children, adopt, is_unattended
 from aura.engine.claims import Claims
 from aura.engine.dispatcher import Dispatcher
 from aura.engine.emitting import Emitting
@@ -35,6 +35,7 @@ from aura.engine.reruns import Reruns
 from aura.engine.retention import Retention
 from aura.engine.rules import LiveRule
 from aura.engine.ruleview import dry_run_shown, open_shown, reaches_others, rule_shown
+from aura.engine.steering import Steering, check_stands_alone
 from aura.engine.stuckview import stuck_shown
 from aura.engine.supervisor import Supervisor
 from aura.engine.takeovers import Takeovers
@@ -43,7 +44,7 @@ from aura.engine.watchdog import Watchdog
 from aura.engine.whyview import WhyPage, WhyView
 from aura.errors import RequestError
 from aura.events import EventReceipt
-from aura.lifecycle import FINAL, RunState, Stop
+from aura.lifecycle import RunState, Stop
 from aura.loading.generations import PlanStatus, Reading
 from aura.records.boots import OpenRun
 from aura.records.firings import OpenFiring
@@ -54,7 +55,7 @@ from aura.runs.liverun import LiveRun
 from aura.runs.restoring import inherited_of
 from aura.runs.runtime import Runtime
 from aura.runs.seal import Seal
-from aura.runs.stops import UNCERTAIN, Answer, Stops
+from aura.runs.stops import Stops
 from aura.runs.waits import Waits
 from aura.scheduling.debounce import Debounces
 from aura.scheduling.expected import Expects
@@ -68,7 +69,6 @@ from aura.scheduling.schedules import Schedules
 from aura.scheduling.sources import Source
 from aura.scheduling.starts import Starts
 from aura.scheduling.webhooks import Webhooks
-from aura.store import Ticket
 from aura.watching.folders import Folders
 from aura.watching.gate import Gate
 from aura.watching.reloader import Reloader
@@ -148,6 +148,7 @@ class Engine:
         self.reruns = Reruns(runtime, self.admission, self.history)
         self.priorities = Priorities(runtime, self.dispatcher, self.history)
         self.pausing = Pausing(runtime, self.stops, self.dispatcher, self.claims, self.waits, self._enter_again)
+        self.steering = Steering(runtime, self.admission, self.history, self.stops, self.pausing, self.waits)
         self.sub_tasks = Children(runtime, self.admission, self.stops, self.dispatcher, self.pausing)
         runtime.calls = self.sub_tasks
         executor = Executor(
@@ -159,7 +160,7 @@ class Engine:
             self.waits,
             self._give_place_back,
         )
-        self.modes.cancel = self.item_modes.cancel = self._request_cancel
+        self.modes.cancel = self.item_modes.cancel = self.steering.request_cancel
         self.item_modes.mode_of = self.items.mode_of
         self.waits.cancel = self.sub_tasks.cancel
         self.dispatcher.execute = executor.execute
@@ -478,7 +479,7 @@ class Engine:
     async def set_priority(self, cid: str, priority: int) -> Prioritized:
         """Give a run another priority; returns once it is on record. Raises as ``priorities.Priorities`` does."""
         if (run := self.runtime.open.get(cid)) is not None:
-            _check_stands_alone(run, "change the priority of")
+            check_stands_alone(run, "change the priority of")
         return await self.priorities.change(cid, priority)
 
     async def emit(self, name: str, payload: Any = None) -> EventReceipt:
@@ -535,104 +536,25 @@ class Engine:
         cross_plan = self.settings.interrupts.cross_plan
         return {live.plan_name for live in self.triggers.rules.values() if reaches_others(live, cross_plan)}
 
-    # -- cancelling
+    # -- steering: each raises as ``steering.Steering`` does
 
     async def cancel(self, cid: str, reason: str | None = None) -> str:
-        """Cancel a run, wherever it is; returns its state once the cancel is on record.
-
-        Raises:
-            RequestError: ``unknown_run``, or ``ended`` with its state.
-        """
-        run = await self._open_run(cid)
-        if self._has_no_time(run):
-            self.admission.check_open()
-        return await self._told(run, *self._request_cancel(run, reason))
-
-    def _request_cancel(self, run: LiveRun, reason: str | None = None) -> tuple[Answer, Ticket | None]:
-        self.pausing.find_code(run)  # that of one that rests may be served again: its clean-up needs it
-        return self.stops.request_stop(run, Stop.CANCEL, reason)
-
-    def _has_no_time(self, run: LiveRun) -> bool:
-        """Whether its clean-up would have to begin while the server is going; it keeps till the server is back."""
-        return self.admission.closed and run.state is RunState.PREEMPTED
+        """Cancel a run, wherever it is; returns its state once the cancel is on record."""
+        return await self.steering.cancel(cid, reason)
 
     async def pause(self, cid: str, reason: str | None = None) -> str:
-        """Pause a run, wherever it is; returns its state, ``stopping`` or ``preempted``, once that is on record.
-
-        Raises:
-            RequestError: ``unknown_run``, ``ended``, or ``conflict``: see ``pausing``.
-        """
-        self.admission.check_open()
-        run = await self._open_run(cid)
-        _check_stands_alone(run, "pause")
-        return await (self._told(run, Answer.ENDED, None) if run.sealed else self.pausing.pause(run, reason))
+        """Pause a run, wherever it is; returns its state, ``stopping`` or ``preempted``, once that is on record."""
+        return await self.steering.pause(cid, reason)
 
     async def resume(self, cid: str) -> str:
-        """Let a paused run go on; returns its state, ``preempted`` or ``stopping``, once that is on record.
-
-        Raises:
-            RequestError: ``unknown_run``, ``ended``, or ``conflict``: see ``pausing``.
-        """
-        self.admission.check_open()
-        run = await self._open_run(cid)
-        _check_stands_alone(run, "resume")
-        return await (self._told(run, Answer.ENDED, None) if run.sealed else self.pausing.resume(run))
+        """Let a paused run go on; returns its state, ``preempted`` or ``stopping``, once that is on record."""
+        return await self.steering.resume(cid)
 
     async def answer(
         self, cid: str, step: str, index: int | None, approved: bool, values: Mapping[str, Any], by: str
     ) -> str:
-        """Answer a step, or an item of one, that waits for it; returns the run's state once that is on record.
-
-        ``by`` is whoever answers, as it is shown; ``values`` count with a yes alone.
-
-        Raises:
-            RequestError: ``unknown_run``; ``ended``, ``not_waiting`` or ``answered`` with the run's state;
-                ``inputs_invalid`` with all values that do not fit.
-        """
-        self.admission.check_open()
-        run = await self._open_run(cid)
-        if run.sealed and run.state in FINAL:
-            return await self._told(run, Answer.ENDED, None)
-        run, ticket = self.waits.answer(cid, step, index, approved, values, by)
-        try:
-            await ticket.wait()
-        except Exception as error:
-            raise refusal(error, "nothing has been answered; ask again") from error
-        return run.state.value
-
-    async def _open_run(self, cid: str) -> LiveRun:
-        """A run that has not ended on record, as it is in memory.
-
-        Raises:
-            RequestError: ``unknown_run``, or ``ended`` with its state.
-        """
-        run = self.runtime.open.get(cid)
-        if run is None:
-            record = await self.history.record(cid)
-            if record.state in FINAL:
-                raise _ended(record.cid, record.state)
-            detail = (
-                f"run {cid} is {record.state} on record, but a change of it was lost; restart the server to settle it"
-            )
-            raise RequestError("conflict", detail, extra={"state": record.state})
-        return run
-
-    async def _told(self, run: LiveRun, answer: Answer, ticket: Ticket | None) -> str:
-        """Return once what the stop has found or done is on record."""
-        if answer is Answer.STOPPING and ticket is not None:
-            try:
-                await ticket.wait()
-            except Exception as error:
-                raise refusal(error, UNCERTAIN) from error
-            return RunState.STOPPING.value
-        await run.wait_end()  # its end, or that nothing of it had begun: nobody is told before it is committed
-        if run.refused:
-            raise RequestError("unknown_run", f"run {run.cid} could not be stored; nothing of it was kept")
-        if run.lost:
-            raise RequestError("internal", f"the end of run {run.cid} could not be stored; restart the server")
-        if answer is Answer.ENDED:
-            raise _ended(run.cid, run.state.value)
-        return run.state.value
+        """Answer a step, or an item of one, that waits for it; returns the run's state once that is on record."""
+        return await self.steering.answer(cid, step, index, approved, values, by)
 
     async def cancel_where(
         self,
@@ -644,25 +566,9 @@ class Engine:
         labels: Mapping[str, str] | None = None,
     ) -> list[str]:
         """Cancel every open run that fits all that is given, and name those that were told."""
-        fits = [
-            run
-            for run in list(self.runtime.open.values())
-            if not (run.sealed or self._has_no_time(run))
-            and state in (None, run.state)
-            and plan_name in (None, run.plan_name)
-            and task_name in (None, run.task_name)
-            and lane in (None, run.lane)
-            and (labels or {}).items() <= run.accepted.labels.items()
-        ]
-        told = [(run, *self._request_cancel(run)) for run in fits]  # all in this turn: one commit
-        cancelled = []
-        for run, answer, ticket in told:
-            try:
-                await self._told(run, answer, ticket)
-            except RequestError:  # it could not be stored
-                continue
-            cancelled.append(run.cid)
-        return cancelled
+        return await self.steering.cancel_where(
+            state=state, plan_name=plan_name, task_name=task_name, lane=lane, labels=labels
+        )
 
     # -- looking
 
@@ -749,18 +655,6 @@ class Engine:
         ]
 
 
-def _check_stands_alone(run: LiveRun, verb: str) -> None:
-    """Refuse what cannot be asked of a part of another run.
-
-    Raises:
-        RequestError: ``conflict``, with the ``cid`` of the run of which it can.
-    """
-    if run.parent is not None and not run.sealed:
-        *_, top = family(run)
-        detail = f"run {run.cid} is a sub-task: {verb} its parent {top.cid}"
-        raise RequestError("conflict", detail, extra={"state": run.state.value, "cid": top.cid})
-
-
 async def _outcome(admitted: Admitted | RequestError) -> Receipt | RequestError:
     if isinstance(admitted, RequestError):
         return admitted
@@ -773,7 +667,3 @@ async def _outcome(admitted: Admitted | RequestError) -> Receipt | RequestError:
 
 def _accepted(run: LiveRun) -> Receipt:
     return Receipt(run.cid, RunState.QUEUED.value, run.plan_name, run.task_name)
-
-
-def _ended(cid: str, state: str) -> RequestError:
-    return RequestError("ended", f"run {cid} has already ended: it is {state}", extra={"state": state})
