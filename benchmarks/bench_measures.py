@@ -16,8 +16,8 @@ from typing import Any
 import anyio
 import bench_runs
 
-from aura.engine.executor import Executor
 from aura.histogram import Histogram
+from aura.kernel.executor import Executor
 from aura.runs.measures import Measures
 from aura.stores.memory import MemoryBackend
 

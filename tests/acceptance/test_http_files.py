@@ -17,7 +17,7 @@ import httpx2
 import pytest
 from tests.fakes.web import Web, connections, open_web
 
-from aura.engine.workfiles import OpenFile
+from aura.runs.workfiles import OpenFile
 from aura.web import download
 from aura.web.download import PIECE, wanted_part
 

@@ -14,8 +14,8 @@ import msgspec
 from tests.fakes.kernel import copy_of
 
 from aura.config import Settings, load_settings
-from aura.engine.rules import LiveRule
 from aura.events import EventReceipt
+from aura.interrupts.rules import LiveRule
 from aura.records.firings import FiringRow, VictimRow, read_open_firings, read_victims
 from aura.run import Cause, Request
 from aura.runs.liverun import LiveRun

@@ -9,8 +9,8 @@ import anyio
 import pytest
 from tests.engine.kit import PythonGeneration, PythonGenerations, opened, quiet, step, task, until
 
-from aura.engine import admission
 from aura.errors import RequestError
+from aura.kernel import admission
 from aura.lifecycle import Recovery, Stop
 from aura.records.runs import accept_run
 from aura.run import Cause, Request

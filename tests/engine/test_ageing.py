@@ -9,7 +9,7 @@ from tests.engine.interrupts_kit import lab_settings, open_lab, rules
 from tests.engine.kit import Opened, opened, quiet, step, task
 from tests.fakes.kernel import FaultyBackend, works
 
-from aura.engine.dispatcher import Dispatcher
+from aura.kernel.dispatcher import Dispatcher
 from aura.run import Cause, Request
 from aura.runs.liverun import AGEING, LiveRun
 from aura.testing.world import World

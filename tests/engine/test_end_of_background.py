@@ -7,7 +7,7 @@ import pytest
 from tests.engine.kit import opened, step, task
 from tests.fakes.kernel import begun, forever
 
-from aura.engine import executor
+from aura.kernel import executor
 from aura.runs.stops import HANDLER_GRACE
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.engine.interrupts_kit import SAVE, WORK, Lab, crashed, lab_settings, open_lab, preempted, rules
 from tests.engine.kit import turns
 
-from aura.engine import interrupts as interrupting
+from aura.interrupts import interrupts as interrupting
 from aura.stores.memory import MemoryBackend
 from aura.testing.run import Run
 

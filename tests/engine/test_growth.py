@@ -8,7 +8,7 @@ import pytest
 from tests.engine.kit import Opened, opened, quiet, step, task, turns, until
 from tests.fakes.kernel import begun, fails, forever, works
 
-from aura.engine.lanes import STALE_AT_LEAST
+from aura.kernel.lanes import STALE_AT_LEAST
 from aura.lifecycle import Stop
 from aura.run import Cause, Request
 from aura.runs.attempt import Attempt

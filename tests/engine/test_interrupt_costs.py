@@ -10,10 +10,10 @@ import pytest
 from tests.engine.interrupts_kit import Lab, lab_settings, open_lab, rule
 from tests.engine.kit import quiet, turns
 
-from aura.engine import dispatcher as dispatching
-from aura.engine import interrupts as interrupting
-from aura.engine.dispatcher import Dispatcher
-from aura.engine.holds import Holds
+from aura.interrupts import interrupts as interrupting
+from aura.kernel import dispatcher as dispatching
+from aura.kernel.dispatcher import Dispatcher
+from aura.kernel.holds import Holds
 from aura.run import Cause, Request
 from aura.runs.liverun import LiveRun
 

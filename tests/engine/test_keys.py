@@ -12,9 +12,9 @@ from tests.engine.test_undone import fails_when_it_runs
 from tests.fakes.invariants import check_idle
 from tests.fakes.kernel import FaultyBackend, copy_of, works
 
-from aura.engine import admission
-from aura.engine.keys import Key, Keys, key_of
 from aura.errors import RequestError
+from aura.kernel import admission
+from aura.kernel.keys import Key, Keys, key_of
 from aura.records.keys import KEEP_KEYS, OLD_KEYS
 from aura.records.runs import accept_run
 from aura.run import Cause, Outcomes, Receipt, Request

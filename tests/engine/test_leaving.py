@@ -6,7 +6,7 @@ import pytest
 from tests.engine.interrupts_kit import Lab, lab_settings, open_lab, preempted, rule, rules
 from tests.engine.kit import turns
 
-from aura.engine import interrupts as interrupting
+from aura.interrupts import interrupts as interrupting
 from aura.lifecycle import RunState
 from aura.run import Cause, Request
 from aura.runs import leaving

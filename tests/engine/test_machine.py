@@ -27,9 +27,9 @@ from tests.fakes.invariants import check_history, check_idle
 from tests.fakes.kernel import FaultyBackend, copy_of
 
 from aura.context import Context
-from aura.engine.keys import key_of
-from aura.engine.lanes import Lane
 from aura.errors import RequestError, StoreReadOnly
+from aura.kernel.keys import key_of
+from aura.kernel.lanes import Lane
 from aura.lifecycle import FINAL, PLACED, STARTABLE, STEP_FINAL, Recovery, RunState
 from aura.plan import Rate, Semaphore
 from aura.run import Cause, Request

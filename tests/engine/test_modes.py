@@ -13,9 +13,9 @@ from tests.fakes.invariants import check_idle
 from tests.fakes.kernel import FaultyBackend, begun, copy_of, works
 
 from aura.context import Context
-from aura.engine.keys import key_of
 from aura.errors import RequestError, StoreReadOnly
 from aura.expressions import template
+from aura.kernel.keys import key_of
 from aura.lifecycle import Recovery, RunState, Stop
 from aura.plan import Semaphore
 from aura.run import Cause, Outcomes, Receipt, Request

@@ -12,8 +12,8 @@ from tests.engine.interrupts_kit import ACTIONS, Lab, lab_settings, write_plan
 from tests.engine.polls_kit import POLL, SENSE, Deaf, asked, lines, low, open_polled, poll_of, sensor
 from tests.fakes.kernel import no_hang
 
-from aura.engine.question import GRACE, LONGEST
 from aura.errors import ExitCode
+from aura.polling.question import GRACE, LONGEST
 from aura.runs.attempt import PULSE
 from aura.testing.virtual_time import ThreadGate
 from aura.testing.world import open_world

@@ -7,7 +7,7 @@ import pytest
 from tests.engine.interrupts_kit import WORK, crashed
 from tests.engine.polls_kit import POLL, asked, lines, low, open_polled, poll_of, sensor
 
-from aura.engine.polls import LONGEST_PAUSE
+from aura.polling.polls import LONGEST_PAUSE
 from aura.testing.virtual_time import LULL, Deadlock
 
 pytestmark = pytest.mark.anyio

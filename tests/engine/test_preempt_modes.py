@@ -12,7 +12,7 @@ from tests.engine.kit import opened, quiet, step, task, turns, until
 from tests.fakes.invariants import check_history
 from tests.fakes.kernel import begun, cleaning, forever, noting
 
-from aura.engine.interrupts import SLACK
+from aura.interrupts.interrupts import SLACK
 from aura.lifecycle import RunState, Stop
 from aura.runs.attempt import PULSE
 from aura.task import Preempt

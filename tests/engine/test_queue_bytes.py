@@ -10,8 +10,8 @@ import pytest
 from tests.engine.kit import Opened, opened, step, task
 from tests.fakes.kernel import FaultyBackend, copy_of, works
 
-from aura.engine import admission
 from aura.errors import RequestError
+from aura.kernel import admission
 from aura.run import Cause, Request
 from aura.runs.liverun import LiveRun
 from aura.store import Execute

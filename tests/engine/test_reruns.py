@@ -12,10 +12,10 @@ from tests.engine.test_undone import fails_when_it_runs
 from tests.fakes.invariants import check_idle, check_steps
 from tests.fakes.kernel import FaultyBackend, copy_of
 
-from aura.engine import admission
-from aura.engine.keys import Key, key_of
 from aura.engine.reruns import taken_over
 from aura.errors import RequestError
+from aura.kernel import admission
+from aura.kernel.keys import Key, key_of
 from aura.lifecycle import Recovery, RunState, Stop
 from aura.loading.taskfile import MAX_STEPS
 from aura.records.runs import accept_run

@@ -9,10 +9,10 @@ import pytest
 from tests.engine.interrupts_kit import Lab, open_lab, preempted, rule
 from tests.fakes.kernel import FaultyBackend
 
-from aura.engine import interrupts
-from aura.engine.triggers import REQUESTED
 from aura.errors import RequestError, StoreReadOnly
 from aura.events import STAGED
+from aura.interrupts import interrupts
+from aura.interrupts.triggers import REQUESTED
 from aura.records.firings import open_firing
 from aura.store import Execute
 

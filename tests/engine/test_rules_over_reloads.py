@@ -6,8 +6,8 @@ import pytest
 from tests.engine.interrupts_kit import Lab, crashed, open_lab, rule, rules, write_plan
 from tests.fakes.kernel import FaultyBackend
 
-from aura.engine import triggers
 from aura.errors import RequestError, StoreReadOnly
+from aura.interrupts import triggers
 
 pytestmark = pytest.mark.anyio
 

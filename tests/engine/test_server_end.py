@@ -14,8 +14,8 @@ from tests.engine.kit import PythonGenerations, opened, quiet, step, task, until
 from tests.fakes.kernel import SOON, begun, cleaning, forever, server_on
 
 from aura import server as server_module
-from aura.engine import executor
 from aura.errors import StoreInUse
+from aura.kernel import executor
 from aura.loading.generations import PlanStatus
 from aura.run import Cause, Request
 from aura.server import Server

@@ -11,9 +11,9 @@ from tests.engine.kit import Opened, opened, quiet, step, task, until
 from tests.fakes.kernel import FaultyBackend, works
 
 from aura.context import Context
-from aura.engine.keys import Key
 from aura.errors import RequestError, RunError, StoreFull
 from aura.events import EventEntry
+from aura.kernel.keys import Key
 from aura.records.events import EventFilter
 from aura.run import Cause, Request
 from aura.stores.disk import Free

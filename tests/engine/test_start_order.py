@@ -9,7 +9,7 @@ from tests.engine.kit import Opened, opened, step, task
 from tests.fakes.invariants import check_idle
 from tests.fakes.kernel import FaultyBackend, copy_of, works
 
-from aura.engine.lanes import Lane
+from aura.kernel.lanes import Lane
 from aura.run import Cause, Request
 from aura.runs.liverun import LiveRun
 

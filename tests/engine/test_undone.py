@@ -17,8 +17,8 @@ from tests.engine.kit import Opened, opened, quiet, step, task, turns, until
 from tests.fakes.invariants import check_idle, timers
 from tests.fakes.kernel import FaultyBackend, works
 
-from aura.engine import admission
 from aura.errors import RequestError, StoreReadOnly
+from aura.kernel import admission
 from aura.lifecycle import Stop
 from aura.records.runs import accept_run
 from aura.run import Cause, Request

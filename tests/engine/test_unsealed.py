@@ -14,8 +14,8 @@ from tests.engine.kit import Opened, opened, quiet, step, task
 from tests.fakes.invariants import check_history, check_idle, record_of
 from tests.fakes.kernel import begun, fails, forever, works
 
-from aura.engine.executor import Executor
 from aura.graph import Graph
+from aura.kernel.executor import Executor
 from aura.lifecycle import STEP_FINAL, Recovery, Stop
 from aura.run import Cause, Failure, Request
 from aura.runs.conclude import Conclusions

@@ -17,7 +17,6 @@ from aura.actions import Action, action
 from aura.api import EngineState, PlanState
 from aura.bus import check_event
 from aura.clock import SystemClock
-from aura.engine.keys import Key
 from aura.engine.overview import LaneFlow, Overview, PlanFlow
 from aura.engine.priorities import Prioritized
 from aura.engine.whyview import WhyPage, place_of
@@ -25,6 +24,7 @@ from aura.errors import FieldError, Problem, RequestError
 from aura.events import Entry, EventEntry, EventReceipt, Fired, LogEntry
 from aura.histogram import SHORT, SIZES, Histogram
 from aura.journal import Journal
+from aura.kernel.keys import Key
 from aura.lifecycle import FINAL, StepState
 from aura.loading.approvals import check_values
 from aura.records.events import EventFilter, EventPage

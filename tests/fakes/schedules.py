@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from aura.engine.keys import Key
 from aura.errors import RequestError
+from aura.kernel.keys import Key
 from aura.run import Cause, Receipt, Request
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from tests.scheduling.schedule_kit import Lab, at, clock_at, crashed, open_lab, schedule, write_plan
 
-from aura.engine.keys import key_of
 from aura.errors import RequestError
+from aura.kernel.keys import key_of
 from aura.run import Cause
 from aura.secrets import Environment, Secrets
 from aura.web import shapes

@@ -154,7 +154,7 @@ def test_every_own_event_is_told_and_nothing_else_is() -> None:
 
 def test_names_that_runs_and_steps_are_told_by_are_known() -> None:
     source = Path(__file__).parents[2] / "src" / "aura"
-    files = ("runs/seal", "runs/conclude", "engine/executor", "engine/starting", "engine/pausing", "engine/boot")
+    files = ("runs/seal", "runs/conclude", "kernel/executor", "kernel/starting", "kernel/pausing", "engine/boot")
     texts = [(source / f"{name}.py").read_text() for name in files]
     told = {name for text in texts for name in re.findall(r'"((?:run|step)\.[a-z_]+)"', text)} - {"step.step"}
     assert told - OWN == set()

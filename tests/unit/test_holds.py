@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.heldruns import a_run
 
-from aura.engine.holds import Holds, active_below, covers, fits, topmost
 from aura.interrupt import HandlerStart, Preempts, Terms, Then
+from aura.kernel.holds import Holds, active_below, covers, fits, topmost
 from aura.runs.firing import Firing
 from aura.runs.liverun import LiveRun
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.fakes.heldruns import a_run
 
-from aura.engine.lanes import Lane
+from aura.kernel.lanes import Lane
 from aura.runs.liverun import AGEING, LiveRun
 from aura.settings import LaneSettings
 

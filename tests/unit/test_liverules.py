@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from aura.engine.rules import LastFired, LiveRule, shape_of
 from aura.expressions import condition, template
 from aura.interrupt import Preempts, Rule
+from aura.interrupts.rules import LastFired, LiveRule, shape_of
 from aura.plan import Plan
 from aura.schedule import OnEvent, Poll, Trigger
 from aura.task import Source

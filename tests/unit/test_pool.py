@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aura.engine.pool import Pool
 from aura.errors import ResourceCircle, ResourceMissing
+from aura.kernel.pool import Pool
 from aura.plan import Rate, Semaphore
 from aura.resources import Claim, Holder, Name, Slot
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aura.engine.workdirs import list_workdirs, remove_workdirs
+from aura.runs.workdirs import list_workdirs, remove_workdirs
 
 NAME = "0198c0de-0000-7000-8000-00000000000f"
 OTHER = "0198c0de-0000-7000-8000-0000000000ff"

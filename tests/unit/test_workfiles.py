@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aura.engine import workfiles
-from aura.engine.workfiles import list_files, open_file
+from aura.runs import workfiles
+from aura.runs.workfiles import list_files, open_file
 
 NAMES = st.sampled_from(["a", "b", "a-b", "a.b", "a b", "z", "é", "A", "-", "0", "a0"])
 TREES = st.lists(st.lists(NAMES, min_size=1, max_size=4).map("/".join), max_size=25)

@@ -29,8 +29,8 @@ from aura import api
 from aura.config import Settings, make_settings
 from aura.duration import parse_duration
 from aura.engine.engine import Engine
-from aura.engine.keys import key_of
 from aura.errors import AuraError, EmbedError, FieldError, RequestError, ServerEnded, WorkLeft
+from aura.kernel.keys import key_of
 from aura.lifecycle import FINAL
 from aura.records.reading import RunFilter
 from aura.run import Cause, Request, RunRecord, leaves_of

@@ -1,1 +1,1 @@
-"""All runs together: who is admitted, who gets a place, and what a boot, a stop and a start of the engine do."""
+"""The work layer as one thing: its boot, its start and stop, what doors may ask of it, and what watches over it."""

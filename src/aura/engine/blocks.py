@@ -10,7 +10,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from aura.engine.culprit import Culprit, Place
-from aura.engine.question import Question
+from aura.polling.question import Question
 from aura.runs.attempt import Attempt
 from aura.runs.liverun import LiveRun
 

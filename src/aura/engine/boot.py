@@ -12,11 +12,11 @@ from contextlib import suppress
 import msgspec
 
 from aura.clock import Clock
-from aura.engine.deadfirings import DeadFiring, dead_of, end_dead, ended_by, restarted_by, tell_dead
-from aura.engine.orphans import IN_THE_MIDDLE, UNKNOWN_STEP, Orphan, decide_all
 from aura.errors import StoreCannotCreate, StoreReadOnly
 from aura.events import Chain, EventEntry
 from aura.failpoints import Moment, Site, passed
+from aura.interrupts.deadfirings import DeadFiring, dead_of, end_dead, ended_by, restarted_by, tell_dead
+from aura.kernel.orphans import IN_THE_MIDDLE, UNKNOWN_STEP, Orphan, decide_all
 from aura.lifecycle import FINAL, STARTABLE, STEP_FINAL, RunState, StepState
 from aura.records.boots import OpenRun, read_open_runs
 from aura.records.checkpoints import forget_checkpoints

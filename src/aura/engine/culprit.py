@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from anyio._backends._asyncio import _task_states
 
-from aura.engine.question import Question
 from aura.loading.importing import is_plan_code
+from aura.polling.question import Question
 from aura.runs.attempt import Attempt
 from aura.runs.liverun import LiveRun
 from aura.runs.perform import perform

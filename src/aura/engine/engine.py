@@ -14,38 +14,38 @@ import msgspec
 from anyio.abc import TaskGroup
 
 import aura
-from aura.engine.admission import Admission, Admitted, stored
 from aura.engine.boot import accepted_of
-from aura.engine.children import Children, adopt, is_unattended
-from aura.engine.claims import Claims
-from aura.engine.dispatcher import Dispatcher
-from aura.engine.emitting import Emitting
-from aura.engine.executor import Executor
 from aura.engine.history import History
-from aura.engine.interrupts import Interrupts, Sight
-from aura.engine.keys import Key, Keys
-from aura.engine.modes import Modes
 from aura.engine.overview import Overview, look
 from aura.engine.ownevents import OwnEvents
-from aura.engine.pausing import Pausing
 from aura.engine.planlines import say_load
-from aura.engine.polls import Polls
 from aura.engine.priorities import Priorities, Prioritized
 from aura.engine.reruns import Reruns
 from aura.engine.retention import Retention
-from aura.engine.rules import LiveRule
-from aura.engine.ruleview import dry_run_shown, open_shown, reaches_others, rule_shown
 from aura.engine.steering import Steering, check_stands_alone
 from aura.engine.stuckview import stuck_shown
 from aura.engine.supervisor import Supervisor
-from aura.engine.takeovers import Takeovers
-from aura.engine.triggers import Triggers
 from aura.engine.watchdog import Watchdog
 from aura.engine.whyview import WhyPage, WhyView
 from aura.errors import RequestError
 from aura.events import EventReceipt
+from aura.interrupts.interrupts import Interrupts, Sight
+from aura.interrupts.rules import LiveRule
+from aura.interrupts.ruleview import dry_run_shown, open_shown, reaches_others, rule_shown
+from aura.interrupts.takeovers import Takeovers
+from aura.interrupts.triggers import Triggers
+from aura.kernel.admission import Admission, Admitted, stored
+from aura.kernel.children import Children, adopt, is_unattended
+from aura.kernel.claims import Claims
+from aura.kernel.dispatcher import Dispatcher
+from aura.kernel.emitting import Emitting
+from aura.kernel.executor import Executor
+from aura.kernel.keys import Key, Keys
+from aura.kernel.modes import Modes
+from aura.kernel.pausing import Pausing
 from aura.lifecycle import RunState, Stop
 from aura.loading.generations import PlanStatus, Reading
+from aura.polling.polls import Polls
 from aura.records.boots import OpenRun
 from aura.records.firings import OpenFiring
 from aura.records.why import WhyFilter

@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from aura.engine.claims import Claims
-from aura.engine.dispatcher import Dispatcher
-from aura.engine.ruleview import held_by
 from aura.errors import RequestError
 from aura.events import Entry
+from aura.interrupts.ruleview import held_by
+from aura.kernel.claims import Claims
+from aura.kernel.dispatcher import Dispatcher
 from aura.lifecycle import RunState
 from aura.records.events import EventFilter, EventPage, read_events
 from aura.records.firings import StoppedRuns, read_stopped

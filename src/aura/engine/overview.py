@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from aura.engine.lanes import Lane
+from aura.kernel.lanes import Lane
 from aura.runs.liverun import LiveRun
 from aura.runs.measures import OTHER, Recent, percentile
 from aura.runs.runtime import Runtime

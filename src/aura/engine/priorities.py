@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from aura.engine.admission import refusal
-from aura.engine.dispatcher import Dispatcher
 from aura.engine.history import History
 from aura.errors import FieldError, Lost, RequestError
 from aura.failpoints import Site
+from aura.kernel.admission import refusal
+from aura.kernel.dispatcher import Dispatcher
 from aura.lifecycle import FINAL
 from aura.records.runs import change_priority
 from aura.run import PRIORITIES

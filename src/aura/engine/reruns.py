@@ -12,9 +12,9 @@ What a crash does: the run is on record with what it takes over, or was never ac
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from aura.engine.admission import Admission, Admitted, Origin
 from aura.engine.history import History
 from aura.errors import FieldError, RequestError, did_you_mean
+from aura.kernel.admission import Admission, Admitted, Origin
 from aura.lifecycle import FINAL, StepState
 from aura.reasons import WHEN_IS_FALSE
 from aura.records.columns import decode

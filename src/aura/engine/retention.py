@@ -26,7 +26,6 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 
 from aura.engine.clockdoubt import DAY, ClockDoubt, read_gap
-from aura.engine.workdirs import Removed, list_workdirs, remove_workdirs
 from aura.failpoints import Site
 from aura.records.ageing import (
     NOBODYS,
@@ -53,6 +52,7 @@ from aura.records.removal import (
 from aura.records.runs import together
 from aura.records.sizes import Sizes, read_sizes
 from aura.runs.runtime import Runtime
+from aura.runs.workdirs import Removed, list_workdirs, remove_workdirs
 from aura.store import Unit
 
 T = TypeVar("T")

@@ -7,11 +7,11 @@ Each returns once what it has brought about is on record. How a run stops is dec
 from collections.abc import Mapping
 from typing import Any
 
-from aura.engine.admission import Admission, refusal
-from aura.engine.children import family
 from aura.engine.history import History
-from aura.engine.pausing import Pausing
 from aura.errors import RequestError
+from aura.kernel.admission import Admission, refusal
+from aura.kernel.children import family
+from aura.kernel.pausing import Pausing
 from aura.lifecycle import FINAL, RunState, Stop
 from aura.runs.liverun import LiveRun
 from aura.runs.runtime import Runtime

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import to_builtins
 
-from aura.engine.dispatcher import Dispatcher
+from aura.kernel.dispatcher import Dispatcher
 from aura.runs.liverun import LiveRun
 
 #: How many stuck runs the status names, those that hang longest.

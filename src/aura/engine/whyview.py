@@ -12,7 +12,7 @@ from itertools import islice
 import msgspec
 
 from aura.clock import rfc3339
-from aura.engine.dispatcher import Dispatcher
+from aura.kernel.dispatcher import Dispatcher
 from aura.lifecycle import RunState
 from aura.records.why import WhyFilter, fits
 from aura.runs.liverun import LiveRun

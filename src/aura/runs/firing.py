@@ -1,6 +1,6 @@
 """A firing in memory: one occurrence of an interrupt rule, as the runs know it that it concerns.
 
-It holds state and says how it is written down; ``engine.interrupts`` opens and ends it. A handler knows its own
+It holds state and says how it is written down; ``interrupts.interrupts`` opens and ends it. A handler knows its own
 (``LiveRun.firing``), a victim the one that has stopped it while that is open (``LiveRun.stopped_by``).
 """
 

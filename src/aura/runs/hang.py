@@ -1,7 +1,7 @@
 """What is known of a run that is stuck: where it hangs, since when, and who has taken over what it holds.
 
-``stops`` makes it when a run is given up, ``engine.takeovers`` notes what is taken, ``engine.stuckview`` shows it. What
-a crash does: nothing here is stored; what hangs ends with the process.
+``stops`` makes it when a run is given up, ``interrupts.takeovers`` notes what is taken, ``engine.stuckview`` shows it.
+What a crash does: nothing here is stored; what hangs ends with the process.
 """
 
 from collections.abc import Sequence

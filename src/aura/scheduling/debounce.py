@@ -22,10 +22,10 @@ from functools import partial
 from hashlib import sha256
 
 from aura.bus import Delivery
-from aura.engine.admission import Reserved
 from aura.errors import RequestError
 from aura.events import EventEntry
 from aura.failpoints import Site
+from aura.kernel.admission import Reserved
 from aura.records.columns import encode
 from aura.records.debounced import (
     DebouncedRow,

@@ -1,7 +1,7 @@
 """The modes of items: what happens when one is to start while runs of it are open.
 
 It counts the open runs of each item, whatever their task's own mode says of them; both have to be met. The words are
-those of ``engine.modes``, and so is the way: ``single`` and ``queued`` refuse at the start, ``restart`` cancels the
+those of ``kernel.modes``, and so is the way: ``single`` and ``queued`` refuse at the start, ``restart`` cancels the
 others once the new run is on record, and how many run at once is a slot of the pool, beside that of the task. When a
 mode comes with another version of the plan, the open runs that have begun hold their slots then.
 
@@ -12,8 +12,8 @@ out yet is carried out at the boot.
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from aura.engine.modes import NAMED, at_once, is_bounded, key_text
 from aura.errors import FieldError, RequestError
+from aura.kernel.modes import NAMED, at_once, is_bounded, key_text
 from aura.lifecycle import PLACED
 from aura.resources import Slot
 from aura.run import Cause

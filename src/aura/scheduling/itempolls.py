@@ -6,11 +6,11 @@ is over; only if nothing can be stored the next answer that holds is one once mo
 """
 
 from aura.bus import Delivery
-from aura.engine.polls import Interest, LivePoll, Polls
-from aura.engine.pollturns import Turning
 from aura.errors import RequestError
 from aura.events import EventEntry
 from aura.expressions import Condition
+from aura.polling.polls import Interest, LivePoll, Polls
+from aura.polling.pollturns import Turning
 from aura.runs.runtime import Runtime
 from aura.schedule import Poll
 from aura.scheduling.liveitem import LiveItem

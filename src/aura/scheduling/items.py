@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
-from aura.engine.admission import Admitted
 from aura.errors import RequestError
 from aura.failpoints import Site
+from aura.kernel.admission import Admitted
 from aura.plan import Plan
 from aura.records.items import MAX_AWAY, ItemRow, drop_item, put_item
 from aura.records.switches import Switch, drop_switch, put_switch

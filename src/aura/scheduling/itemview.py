@@ -6,8 +6,8 @@ It only looks. Times are Unix seconds. What starts items is in ``starts``, what 
 from collections.abc import Iterable
 from typing import Any
 
-from aura.engine.polls import Polls
 from aura.errors import RequestError
+from aura.polling.polls import Polls
 from aura.runs.runtime import Runtime
 from aura.schedule import At, Cron, Every, OnWebhook, Trigger
 from aura.scheduling.filetriggers import FileTriggers

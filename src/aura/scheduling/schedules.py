@@ -6,10 +6,10 @@ It decides nothing: ``items`` does. Each that changes something returns once tha
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aura.engine.admission import Admitted, stored
-from aura.engine.keys import Key, Keys
-from aura.engine.polls import Polls
+from aura.kernel.admission import Admitted, stored
+from aura.kernel.keys import Key, Keys
 from aura.lifecycle import RunState
+from aura.polling.polls import Polls
 from aura.run import Cause, Receipt
 from aura.runs.liverun import LiveRun
 from aura.runs.runtime import Runtime

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from aura.bus import Delivery
-from aura.engine.admission import Admission, Admitted, Origin, Reserved, refusal
-from aura.engine.refusals import detail_of
-from aura.engine.triggerscope import starting_scope
 from aura.errors import RequestError, StoreError
 from aura.events import EventEntry, chain_after
 from aura.failpoints import Site
+from aura.kernel.admission import Admission, Admitted, Origin, Reserved, refusal
+from aura.kernel.refusals import detail_of
+from aura.polling.triggerscope import starting_scope
 from aura.records.items import put_item
 from aura.records.runs import together
 from aura.records.why import put_why

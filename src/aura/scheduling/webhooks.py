@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import anyio
 
 from aura.bus import Delivery
-from aura.engine.admission import Admission, Reserved, refusal
 from aura.errors import FieldError, KeyTaken, RequestError, RunError
 from aura.events import EventEntry, size_of
+from aura.kernel.admission import Admission, Reserved, refusal
 from aura.records.deliveries import DeliveryRow, delivery_key, find_delivery, insert_delivery
 from aura.records.runs import together
 from aura.runs.runtime import Runtime

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aura.testing.world import World
 
 _FILE = "schedule.yaml"
-#: What the reason of such a run begins with (``engine.modes``).
+#: What the reason of such a run begins with (``kernel.modes``).
 _REPLACED = "replaced by "
 
 

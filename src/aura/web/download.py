@@ -13,8 +13,8 @@ import anyio.lowlevel
 import anyio.to_thread
 from starlette.types import Message, Receive, Send
 
-from aura.engine.workfiles import OpenFile
 from aura.errors import RequestError
+from aura.runs.workfiles import OpenFile
 from aura.web.sse import WRITE_TIMEOUT
 
 #: Bytes that are read and written at a time: a client has to take as much in ``WRITE_TIMEOUT`` seconds.

@@ -7,13 +7,13 @@ from typing import Any, Literal, Protocol
 from aura.actions import Action
 from aura.api import EngineState
 from aura.clock import Clock
-from aura.engine.keys import Key
 from aura.engine.overview import Overview
 from aura.engine.priorities import Prioritized
 from aura.engine.whyview import WhyPage
 from aura.errors import Problem, RequestError
 from aura.events import Entry, EventReceipt
 from aura.journal import Journal
+from aura.kernel.keys import Key
 from aura.records.events import EventFilter, EventPage
 from aura.records.firings import StoppedRuns
 from aura.records.reading import RunFilter

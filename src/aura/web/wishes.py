@@ -10,8 +10,8 @@ from typing import Any
 import anyio
 from starlette.responses import Response
 
-from aura.engine.keys import Key, Kind, key_of
 from aura.errors import RequestError
+from aura.kernel.keys import Key, Kind, key_of
 from aura.lifecycle import FINAL
 from aura.run import Receipt
 from aura.web import shapes

@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from aura import api
 from aura.clock import utc
-from aura.engine.workfiles import OpenFile, WorkFile, list_files, open_file
 from aura.errors import RequestError
+from aura.runs.workfiles import OpenFile, WorkFile, list_files, open_file
 from aura.web.auth import Access
 from aura.web.call import ApiRoute, Call, Media, json_response
 from aura.web.download import OCTETS, limiter, send_file, wanted_part

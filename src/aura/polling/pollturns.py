@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from aura.bus import Delivery
-from aura.engine.triggerscope import scope_of, starting_scope
 from aura.events import EventEntry
 from aura.expressions import Condition, condition
 from aura.plan import Plan
+from aura.polling.triggerscope import scope_of, starting_scope
 from aura.runs.firing import payload_of
 from aura.runs.runtime import Runtime
 

@@ -19,7 +19,6 @@ import msgspec
 
 from aura.bus import MAX_PAYLOAD
 from aura.context import Log
-from aura.engine.workdirs import remove_workdirs
 from aura.errors import BadOutput, StrayCancellation
 from aura.events import Emitter
 from aura.graph import StepProgress
@@ -31,6 +30,7 @@ from aura.runs.attempt import Attempt, EdgeCause
 from aura.runs.deadline import Timed
 from aura.runs.perform import ask, checked_output
 from aura.runs.runtime import Runtime
+from aura.runs.workdirs import remove_workdirs
 from aura.schedule import Poll
 from aura.task import Source, Step
 

@@ -12,9 +12,9 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
 
-from aura.engine.claims import Claims
-from aura.engine.dispatcher import Dispatcher
-from aura.engine.holds import active_below, covers
+from aura.kernel.claims import Claims
+from aura.kernel.dispatcher import Dispatcher
+from aura.kernel.holds import active_below, covers
 from aura.lifecycle import RunState
 from aura.resources import Claim, Holder
 from aura.runs.firing import Firing

@@ -6,9 +6,9 @@ executor decides when to look, begins what it is given, and alone waits.
 
 from collections.abc import Sequence
 
-from aura.engine.claims import Claims
 from aura.errors import RunError
 from aura.graph import Graph, Progress, StepProgress
+from aura.kernel.claims import Claims
 from aura.lifecycle import StepState
 from aura.reasons import WHEN_IS_FALSE
 from aura.run import Failure, failure_of

@@ -25,8 +25,8 @@ What a crash does: nothing here is stored.
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from aura.engine.circles import circle_text, find_left
 from aura.errors import ResourceCircle, ResourceMissing
+from aura.kernel.circles import circle_text, find_left
 from aura.resources import Bin, Claim, Holder, Loan, Name, Order, Rate, Resource, Slot, Timer
 
 #: The shortest wait for a rate, in seconds: time must pass, whatever rounding says.

@@ -32,11 +32,11 @@ import anyio
 from anyio import CancelScope
 
 from aura.actions import plain_json
-from aura.engine.admission import Admission, Admitted, Origin, refusal
-from aura.engine.dispatcher import Dispatcher
-from aura.engine.orphans import CRASH, NOT_BEGUN, PARENT_RESTS
-from aura.engine.pausing import Pausing
 from aura.errors import BadOutput, ParamsInvalid, RequestError, TaskFailed, TaskRecursion, WaitFor
+from aura.kernel.admission import Admission, Admitted, Origin, refusal
+from aura.kernel.dispatcher import Dispatcher
+from aura.kernel.orphans import CRASH, NOT_BEGUN, PARENT_RESTS
+from aura.kernel.pausing import Pausing
 from aura.lifecycle import FINAL, PLACED, RunState, Stop, end_of_stop
 from aura.records.columns import decode
 from aura.records.reading import get_child

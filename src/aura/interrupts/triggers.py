@@ -20,20 +20,20 @@ from functools import partial
 from typing import Any
 
 from aura.bus import LOOP_DETECTED, Delivery, Emitted, check_event
-from aura.engine.admission import Admission
-from aura.engine.dispatcher import Dispatcher
-from aura.engine.interrupts import Interrupts, Sight
-from aura.engine.polls import Polls
-from aura.engine.refusals import detail_of
-from aura.engine.rulechecks import Refusal, RuleChecks, why_refused
-from aura.engine.rulepolls import RulePolls
-from aura.engine.rules import LastFired, LiveRule
 from aura.errors import FieldError, RequestError
 from aura.events import EventEntry
 from aura.expressions import Condition
 from aura.failpoints import Site
 from aura.interrupt import Rule
+from aura.interrupts.interrupts import Interrupts, Sight
+from aura.interrupts.rulechecks import Refusal, RuleChecks, why_refused
+from aura.interrupts.rulepolls import RulePolls
+from aura.interrupts.rules import LastFired, LiveRule
+from aura.kernel.admission import Admission
+from aura.kernel.dispatcher import Dispatcher
+from aura.kernel.refusals import detail_of
 from aura.plan import Plan
+from aura.polling.polls import Polls
 from aura.records.firings import LastFiring
 from aura.records.switches import Switch, drop_switch, put_switch
 from aura.runs.runtime import Runtime

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from aura.bus import Offered, joined
-from aura.engine.dispatcher import HANDLERS, Dispatcher
-from aura.engine.modes import Modes, is_bounded
-from aura.engine.refusals import Refusals
 from aura.errors import FieldError, KeyTaken, RequestError, StoreClosed, StoreReadOnly
 from aura.events import Chain, EventEntry
 from aura.failpoints import Site
+from aura.kernel.dispatcher import HANDLERS, Dispatcher
+from aura.kernel.modes import Modes, is_bounded
+from aura.kernel.refusals import Refusals
 from aura.loading.inputs import check_inputs, secret_pointers
 from aura.records.columns import encode
 from aura.records.runs import Accepted, accept_run, together

@@ -25,11 +25,11 @@ from functools import partial
 
 import anyio
 
-from aura.engine.children import Children, key_of
-from aura.engine.claims import Claims
-from aura.engine.starting import Starting
 from aura.errors import AuraError, RequestError, RunError
 from aura.graph import Graph, Progress
+from aura.kernel.children import Children, key_of
+from aura.kernel.claims import Claims
+from aura.kernel.starting import Starting
 from aura.lifecycle import FINAL, PLACED, STARTABLE, Recovery, RunState, StepState, Stop, end_of_stop
 from aura.loading.generation import Generation
 from aura.loading.inputs import check_inputs

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from aura.engine.dispatcher import HANDLERS
+from aura.kernel.dispatcher import HANDLERS
 from aura.lifecycle import FINAL, PLACED, STEP_FINAL, Recovery, RunState, StepState, Stop, boot_move
 from aura.records.boots import OpenRun
 from aura.records.columns import encode

@@ -28,10 +28,10 @@ from typing import Any, Protocol
 
 import anyio
 
-from aura.engine.question import Answer, Question
 from aura.eventloop import IN_BACKGROUND
 from aura.lifecycle import Stop
 from aura.plan import Plan
+from aura.polling.question import Answer, Question
 from aura.run import Failure, failure_of
 from aura.runs.runtime import Runtime
 from aura.schedule import Poll

@@ -7,8 +7,8 @@ bus's own.
 from typing import Any
 
 from aura.bus import Emitted
-from aura.engine.admission import Admission, refusal
 from aura.errors import EventRefused, RequestError
+from aura.kernel.admission import Admission, refusal
 from aura.runs.attempt import Attempt
 from aura.runs.runtime import Runtime
 

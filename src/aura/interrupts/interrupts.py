@@ -31,14 +31,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aura.bus import Delivery, Offered, joined
-from aura.engine.admission import Admission, Origin, Reserved
-from aura.engine.children import family
-from aura.engine.dispatcher import HANDLERS, Dispatcher
-from aura.engine.holds import active_below, fits, topmost
-from aura.engine.rules import LastFired, LiveRule
 from aura.errors import StoreError
 from aura.events import EventEntry, Fired, chain_after
 from aura.interrupt import Terms, Then
+from aura.interrupts.rules import LastFired, LiveRule
+from aura.kernel.admission import Admission, Origin, Reserved
+from aura.kernel.children import family
+from aura.kernel.dispatcher import HANDLERS, Dispatcher
+from aura.kernel.holds import active_below, fits, topmost
 from aura.lifecycle import FINAL, PLACED, RunState, Stop
 from aura.records.events import insert_event
 from aura.records.firings import OpenFiring, open_firing

@@ -20,11 +20,11 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from aura.engine.holds import active_below
-from aura.engine.modes import Modes, is_bounded
-from aura.engine.pool import Pool
 from aura.errors import RequestError, ResourceMissing, RunError
 from aura.graph import Progress
+from aura.kernel.holds import active_below
+from aura.kernel.modes import Modes, is_bounded
+from aura.kernel.pool import Pool
 from aura.lifecycle import RunState
 from aura.loading.generation import Generation
 from aura.plan import Plan, Semaphore

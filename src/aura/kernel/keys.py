@@ -26,8 +26,8 @@ from typing import Any, Literal, NamedTuple
 import anyio
 import msgspec
 
-from aura.engine.admission import Admission, Admitted, refusal
 from aura.errors import FieldError, KeyTaken, RequestError
+from aura.kernel.admission import Admission, Admitted, refusal
 from aura.lifecycle import RunState
 from aura.records.columns import encode
 from aura.records.keys import KeyRow, find_key, insert_key

@@ -10,14 +10,14 @@ What is the same for the polls of items is in ``pollturns``.
 from collections.abc import Callable
 
 from aura.bus import Delivery
-from aura.engine.holds import Holds
-from aura.engine.polls import Interest, LivePoll, Polls
-from aura.engine.pollturns import Turning
-from aura.engine.rulechecks import RuleChecks
-from aura.engine.rules import LiveRule, firings_of
 from aura.events import EventEntry
 from aura.expressions import Condition
+from aura.interrupts.rulechecks import RuleChecks
+from aura.interrupts.rules import LiveRule, firings_of
+from aura.kernel.holds import Holds
 from aura.lifecycle import RunState
+from aura.polling.polls import Interest, LivePoll, Polls
+from aura.polling.pollturns import Turning
 from aura.runs.runtime import Runtime
 from aura.schedule import Poll
 

@@ -29,9 +29,9 @@ from typing import Any
 import anyio
 
 from aura.config import LaneSettings
-from aura.engine.claims import Claims
-from aura.engine.holds import Holds, active_below
-from aura.engine.lanes import STALE_AT_LEAST, Lane
+from aura.kernel.claims import Claims
+from aura.kernel.holds import Holds, active_below
+from aura.kernel.lanes import STALE_AT_LEAST, Lane
 from aura.lifecycle import STARTABLE, RunState
 from aura.runs.liverun import LiveRun
 from aura.runs.runtime import Runtime

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any, NamedTuple
 
-from aura.engine.dispatcher import Dispatcher
-from aura.engine.rules import LiveRule, waiting_of
-from aura.engine.triggerscope import scope_of, starting_scope
 from aura.errors import RequestError
 from aura.events import EventEntry
 from aura.expressions import Condition
+from aura.interrupts.rules import LiveRule, waiting_of
+from aura.kernel.dispatcher import Dispatcher
 from aura.lifecycle import PLACED
 from aura.plan import Plan
+from aura.polling.triggerscope import scope_of, starting_scope
 from aura.runs.firing import payload_of
 from aura.runs.runtime import Runtime
 from aura.why import reason_of

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from aura.engine.orphans import Orphan
 from aura.events import Chain, EventEntry
 from aura.interrupt import Then
+from aura.kernel.orphans import Orphan
 from aura.lifecycle import FINAL
 from aura.records.events import insert_event
 from aura.records.firings import OpenFiring, end_firing, read_handler_state

@@ -27,11 +27,11 @@ step: it goes by ``recovery``, and one that is to start over, or to go on, does 
 
 from collections.abc import Callable
 
-from aura.engine.admission import refusal
-from aura.engine.claims import Claims
-from aura.engine.dispatcher import Dispatcher
-from aura.engine.orphans import failure_on_record
 from aura.errors import RequestError
+from aura.kernel.admission import refusal
+from aura.kernel.claims import Claims
+from aura.kernel.dispatcher import Dispatcher
+from aura.kernel.orphans import failure_on_record
 from aura.lifecycle import FINAL, PLACED, RunState, Stop
 from aura.records.boots import OpenRun
 from aura.records.checkpoints import open_checkpoints

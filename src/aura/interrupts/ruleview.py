@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aura.engine.holds import fits
-from aura.engine.interrupts import Sight
-from aura.engine.rules import LiveRule, firings_of
 from aura.interrupt import Preempts, Terms
+from aura.interrupts.interrupts import Sight
+from aura.interrupts.rules import LiveRule, firings_of
+from aura.kernel.holds import fits
 from aura.runs.firing import Firing
 from aura.runs.liverun import LiveRun
 

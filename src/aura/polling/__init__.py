@@ -1,0 +1,1 @@
+"""Polls: actions that are asked again and again, and what the turns of their answers start."""
