@@ -1,10 +1,12 @@
 """A store that cannot be written for now: who is refused and when, who waits, and how long its end waits for it."""
 
+import gc
 import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from weakref import ref
 
 import anyio
 import pytest
@@ -225,3 +227,14 @@ async def test_fail_all_answers_everybody_once() -> None:
         await stored.wait()
         await kept.store.ended.wait()
     assert failed == ["lost", "lost"]
+
+
+def test_store_in_memory_ends_with_the_last_who_has_it() -> None:
+    backend = MemoryBackend()
+    ended = ref(backend.connection)
+    execute = backend.execute
+    del backend
+    assert execute("SELECT count(*) FROM run").fetchone() == (0,)
+    del execute
+    gc.collect()  # its cache of statements has it too
+    assert ended() is None  # and with warnings as errors, Python says nothing of a connection that nobody closed

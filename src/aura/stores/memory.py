@@ -21,8 +21,15 @@ from aura.stores.sqlite import migrate
 T = TypeVar("T")
 
 
+class _Database(sqlite3.Connection):
+    """A database in memory. It ends with the last who has it, who need not say so: Python is not to warn of it."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 def _connect() -> sqlite3.Connection:
-    return sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+    return sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None, factory=_Database)
 
 
 @cache

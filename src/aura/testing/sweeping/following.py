@@ -16,6 +16,7 @@ holding. It cannot hang for ever: whoever holds lets go in a ``finally`` (``swep
 import asyncio
 import sys
 from asyncio import CancelledError
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -29,8 +30,10 @@ from aura.testing.sweeping.catching import Catch
 if TYPE_CHECKING:
     from aura.testing.world import World
 
-#: What cannot be ended is kept, since Python complains of a coroutine that is collected and goes on awaiting.
-_ABANDONED: list[Any] = []
+#: How many coroutines that cannot be ended are kept, since Python complains of one that is collected and goes on
+#: awaiting. Each may have its whole world with it, so of more than these Python is left to complain of the oldest.
+KEPT = 200
+_ABANDONED: deque[Any] = deque(maxlen=KEPT)
 _AWAITED = ("cr_await", "gi_yieldfrom", "ag_await")
 #: After so many cancellations at one moment a coroutine is ended: it swallows them all, and time would never go on.
 ENOUGH = 100
