@@ -57,14 +57,14 @@ if TYPE_CHECKING:
 #: Asked for by what runs in virtual time; who parametrises ``anyio_backend`` looks for it.
 VIRTUAL = "_aura_virtual_time"
 _PACKAGE = "aura_plan_tests"
-_THREAD_TIMEOUT = "aura_thread_timeout"
+_THREAD_TIMEOUT, _DEFAULT_TIMEOUT = "aura_thread_timeout", "60s"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     said = "sweep each task of plans that have no tests: stop it at each of its await points"
     parser.getgroup("aura").addoption("--aura-sweep", action="store_true", help=said)
     said = "real time after which a `def` action that does not return fails its test (60s)"
-    parser.addini(_THREAD_TIMEOUT, said, default="60s")
+    parser.addini(_THREAD_TIMEOUT, said, default=_DEFAULT_TIMEOUT)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -72,6 +72,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "plan(path, *others): the plan that the test's world or sweep serves, by its folder"
     )
     _import_aura_as_it_is(config)
+    if config.getini(_THREAD_TIMEOUT) != _DEFAULT_TIMEOUT:  # who does not set it imports nothing of Aura's here
+        _thread_timeout(config)
 
 
 def _import_aura_as_it_is(config: pytest.Config) -> None:
@@ -106,15 +108,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _virtual_loop(config: pytest.Config) -> "type[VirtualLoop]":
     """The loop in virtual time, as the settings have it."""
-    from aura.duration import parse_duration
     from aura.testing.virtual_time import VirtualLoop
+
+    VirtualLoop.thread_timeout = _thread_timeout(config)
+    return VirtualLoop
+
+
+def _thread_timeout(config: pytest.Config) -> float:
+    """Seconds of the setting.
+
+    Raises:
+        pytest.UsageError: it is no time.
+    """
+    from aura.duration import parse_duration
 
     said = config.getini(_THREAD_TIMEOUT)
     try:
-        VirtualLoop.thread_timeout = float(parse_duration(said))
+        return float(parse_duration(said))
     except ValueError as error:
         raise pytest.UsageError(f"{_THREAD_TIMEOUT} = {said}: {error}") from None
-    return VirtualLoop
 
 
 @pytest.fixture

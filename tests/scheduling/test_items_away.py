@@ -62,13 +62,14 @@ async def test_slot_that_waits_when_its_trigger_leaves_the_file_is_a_line(
         assert "left its file" in line.detail
 
 
-async def test_start_that_is_lost_when_its_item_has_left_the_file_is_a_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("then", [NONE, BY_EVENT, SLOWER], ids=["gone", "no trigger with a time", "another time"])
+async def test_start_that_is_lost_when_its_trigger_has_left_the_file_is_a_line(tmp_path: Path, then: str) -> None:
     backend = FaultyBackend()
     async with open_lab(tmp_path, items=TICK, backend=backend, clock=clock_at("00:00")) as world:
         await world.advance(minutes=4, seconds=59)
         backend.gate = anyio.Event()
         await world.advance(seconds=2)
-        write_plan(tmp_path, items=NONE)
+        write_plan(tmp_path, items=then)
         await world.engine.reload()
         backend.error, backend.failing = StoreReadOnly("the disk is full"), 1
         backend.gate.set()

@@ -300,7 +300,8 @@ def test_action_that_never_returns_fails_its_test_and_no_other(pytester: pytest.
 
 def test_time_for_threads_that_is_no_time_is_said(pytester: pytest.Pytester, plans: Path) -> None:
     result = run_here(pytester, "-o", "aura_thread_timeout=soon", str(plans))
-    assert "aura_thread_timeout = soon: 'soon' is not a duration" in result.stdout.str() + result.stderr.str()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: aura_thread_timeout = soon: 'soon' is not a duration*"])
 
 
 def test_plan_that_cannot_be_served_is_said_with_its_place(pytester: pytest.Pytester, plans: Path) -> None:

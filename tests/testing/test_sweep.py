@@ -318,6 +318,13 @@ CATCHES = {
     finally:
         return 1  # caught
 """,
+    "finally-with-a-name-like-a-keyword": """
+    try:
+        await anyio.sleep(1)
+    finally:
+        exceptions = 1
+        return exceptions  # caught
+""",
     "further-out": """
     async def inner():
         try:

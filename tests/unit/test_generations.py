@@ -19,7 +19,7 @@ from tests.fakes.plans import LOG, SHIPPED, write_files
 
 from aura.errors import ActionMissing, ConfigError, RequestError
 from aura.loading.generations import Found, Generations, PlanStatus
-from aura.loading.importing import Package
+from aura.loading.importing import Abandonable, Package
 from aura.plan import Semaphore
 
 ACTIONS = """
@@ -318,7 +318,7 @@ async def test_slow_import_goes_on_while_others_are_loaded(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("how", ["changed", "gone", "closed", "too long"])
+@pytest.mark.parametrize("how", ["changed", "changed to one as slow", "gone", "closed", "too long"])
 async def test_slow_import_that_nobody_wants_any_more_ends(tmp_path: Path, how: str) -> None:
     plans = generations(tmp_path / "plans", import_timeout=0.1 if how == "too long" else 30.0)
     await plans.reload()
@@ -332,6 +332,10 @@ async def test_slow_import_that_nobody_wants_any_more_ends(tmp_path: Path, how: 
         values(tmp_path / "plans", "VALUE = 5")
         await plans.reload(lambda: hurried(plans, "lab"))
         assert call(plans) == 5
+    elif how == "changed to one as slow":
+        values(tmp_path / "plans", SLOW.format(str(tmp_path / "log"), 8))
+        await plans.reload(lambda: hurried(plans, "lab"))
+        plans.give_up()
     else:
         await anyio.sleep(0.1)
         (status,) = await plans.reload(lambda: hurried(plans, "lab"))
@@ -438,6 +442,27 @@ async def test_action_that_only_the_import_can_find(tmp_path: Path) -> None:
     assert str(status.errors[0]).startswith(
         "lab/tasks/t.yaml:1:21: there is no action 'get_2' in this plan; did you mean"
     )
+
+
+def _pass_on(told: threading.Event, tell: threading.Event) -> None:
+    told.wait()
+    tell.set()
+
+
+async def test_call_that_has_ended_harms_no_thread_that_has_its_number_now() -> None:
+    for _ in range(1000):
+        call = Abandonable(bool, 10, "aura import of lab")
+        call._thread.join()  # and the loop has not heard of it yet
+        go_on, ended_well = threading.Event(), threading.Event()
+        other = threading.Thread(target=_pass_on, args=(go_on, ended_well))
+        other.start()
+        call.give_up()
+        go_on.set()
+        other.join()
+        assert ended_well.is_set()
+        if other.ident == call._thread.ident:
+            return
+    pytest.skip("this system gives no thread's number away again")
 
 
 async def test_hung_import_harms_nobody_else(tmp_path: Path) -> None:

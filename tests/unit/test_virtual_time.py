@@ -259,6 +259,49 @@ async def test_work_that_goes_on_talking_lets_time_go_on_with_real_time(monkeypa
         told.set()
 
 
+async def works_in_threads(pieces: int) -> None:
+    for _ in range(pieces):
+        await to_thread.run_sync(time.sleep, 0.02)
+
+
+async def works_in_an_executor(pieces: int) -> None:
+    for _ in range(pieces):
+        await asyncio.to_thread(time.sleep, 0.02)
+
+
+async def works_in_processes(pieces: int) -> None:
+    for _ in range(pieces):
+        process = await asyncio.create_subprocess_exec("sleep", "0.02")
+        await process.wait()
+
+
+CHAINS = [works_in_threads, works_in_an_executor, works_in_processes]
+
+
+@pytest.mark.parametrize("chain", CHAINS, ids=lambda f: f.__name__)
+async def test_pieces_of_work_each_of_which_ends_hold_the_time_however_many(
+    chain: Callable[[int], Coroutine[Any, Any, None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(virtual_time, "ENDURANCE", 0.5)
+    began = loop().time()
+    async with anyio.create_task_group() as group:
+        group.start_soon(anyio.sleep, 1)
+        working = loop().create_task(chain(50))
+        await loop().wait_quiet()
+        assert working.done()
+        assert loop().time() == began
+
+
+@pytest.mark.parametrize("chain", CHAINS[:2], ids=lambda f: f.__name__)
+async def test_pieces_of_work_without_an_end_let_time_go_on_with_real_time(
+    chain: Callable[[int], Coroutine[Any, Any, None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(virtual_time, "LONGEST_HOLD", 0.05)
+    with anyio.move_on_after(0.1) as scope:  # its time-out, as it were
+        await chain(10**6)
+    assert scope.cancelled_caught
+
+
 async def test_quiet_comes_beside_work_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(virtual_time, "PATIENCE", 0.02)
     hanging = threading.Event()

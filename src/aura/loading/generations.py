@@ -353,9 +353,11 @@ class Generations:
 
     def _load_of(self, name: str, checked: CheckedPlan) -> Load:
         """The load of a version: the one whose import is under way, or a new one."""
-        under_way = self._importing.get(name)
+        under_way = self._importing.pop(name, None)
         if under_way is not None and under_way.hash == checked.snapshot.hash:
-            return self._importing.pop(name)
+            return under_way
+        if under_way is not None:  # of an older version: here, since a new one that hangs as well takes its place
+            under_way.give_up()
         return Load(checked, self._shipped, self.current, self._vars.get(name, {}))
 
     def give_up(self, wanted: Collection[str] = ()) -> None:

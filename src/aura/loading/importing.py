@@ -286,8 +286,11 @@ def _settle(done: "asyncio.Future[Any]", outcome: Any) -> None:
 
 
 def throw_exit_into(thread: threading.Thread) -> None:
-    """Throw SystemExit into a thread at its next step in Python; there is no other way to stop one."""
-    if thread.ident is not None:
+    """Throw SystemExit into a thread at its next step in Python; there is no other way to stop one.
+
+    Harmless if it has ended: another thread may have its number by then.
+    """
+    if thread.is_alive() and thread.ident is not None:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
 
 

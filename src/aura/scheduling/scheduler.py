@@ -296,14 +296,20 @@ class Scheduler:
     def _lost(self, wish: Wish, error: Exception | None) -> None:
         """The start of a slot was not stored. If the storage took nothing it is tried again."""
         assert wish.due is not None
-        watched = self._items.get(wish.live.key)
-        if isinstance(error, StoreReadOnly) and watched is not None and watched.live is wish.live:
+        if isinstance(error, StoreReadOnly) and self._watches(wish):
             self._look_again(wish.live, wish.due)
         elif isinstance(error, StoreReadOnly):
             detail = f"its start was not stored, and it has left its file since; due {rfc3339(wish.due)}"
             self._starts.note(wish.live, "storage_full", detail)
         else:
             self._starts.note(wish.live, "duplicate", f"its start was not stored: {error}; due {rfc3339(wish.due)}")
+
+    def _watches(self, wish: Wish) -> bool:
+        """Whether the trigger of a start is in its file still: else its slots are not found again."""
+        watched = self._items.get(wish.live.key)
+        if watched is None or watched.live is not wish.live or wish.trigger is None:
+            return False
+        return says(wish.trigger) in {says(trigger) for trigger, _ in watched.triggers}
 
     def _delay(self, live: LiveItem, slot: Slot, now: float) -> float:
         """Seconds by which a slot begins later than it is due: the same for each slot, whenever it is asked."""

@@ -103,12 +103,20 @@ def _hang_of(thread: _anyio.WorkerThread, frames: Mapping[int, FrameType]) -> Ha
 
 
 class _Worker(_anyio.WorkerThread):
-    """One of anyio's; the end of the process does not wait for those of a loop whose threads may be abandoned."""
+    """One of anyio's; the end of the process does not wait for those of a loop whose threads may be abandoned.
+
+    Such a loop is told of each answer.
+    """
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         if getattr(self.loop, "thread_timeout", None) is not None:
             self.daemon = True
+
+    def _report_result(self, *args: Any) -> None:
+        if (note_answer := getattr(self.loop, "note_answer", None)) is not None:
+            note_answer()
+        super()._report_result(*args)
 
 
 def let_threads_be_left() -> None:

@@ -11,7 +11,8 @@ The ties.
   what a frozen life has started: it answers nobody.
   What answers nothing for ``PATIENCE`` seconds lets time go on, no faster than real time: so the grace of a stop ends
   what hangs for ever. So does what has been in flight for ``ENDURANCE`` seconds, though it says something now and then:
-  a process that never stops printing meets its time-out. A ``def`` action that never returns is given up (``hangs``).
+  a process that never stops printing meets its time-out. Of work that ends, and is followed by other work at once, that
+  counts anew for each piece, up to ``LONGEST_HOLD``. A ``def`` action that never returns is given up (``hangs``).
 - *Quiet* is the moment in which no turn of the loop has anything to do and nothing is in flight that is still waited
   for: ``wait_quiet`` returns there, before any time passes. ``wait_until`` looks at its condition after every turn, and
   misses nothing that is so between two turns.
@@ -59,8 +60,10 @@ START = 1000.0
 BEGINNING = 1767225600.0
 #: Real seconds for which work in flight may be silent before time goes on beside it.
 PATIENCE = 1.0
-#: Real seconds for which work in flight may hold the time, whatever it says.
+#: Real seconds for which the same work in flight may hold the time, whatever it says.
 ENDURANCE = 10.0
+#: Real seconds for which work may, each piece of which answers and is followed by another one at once.
+LONGEST_HOLD = 60.0
 #: Real seconds of such a silence after which the terminal is told who it is.
 TOLD_AFTER = 10.0
 #: Real seconds for which a ``def`` action may give no sign before its thread is abandoned.
@@ -110,6 +113,8 @@ class VirtualLoop(StayingLoop):
         #: How work in flight holds the clock now; None while nothing is in flight.
         self._held: _Hold | None = None
         self._hangs = Hangs()
+        #: How often a worker thread has answered.
+        self._answers = 0
         let_threads_be_left()
         #: How many turns it has gone.
         self.turns = 0
@@ -323,7 +328,7 @@ class VirtualLoop(StayingLoop):
         if self._held is None:
             self._held = _Hold()
         events = self._input.look(LOOK_EVERY)
-        passed = self._held.look(bool(events))
+        passed = self._held.look(bool(events), self._work())
         if self._held.is_to_be_told():
             self._tell_of_silence()
         if self._held.is_over and not events:
@@ -332,6 +337,15 @@ class VirtualLoop(StayingLoop):
         if self._held.is_over and timeout is not None:
             self._jump(min(timeout, passed))
         return events
+
+    def note_answer(self) -> None:
+        """A worker thread has answered; what is in flight after that is other work."""
+        self._answers += 1
+
+    def _work(self) -> object:
+        """What is another thing once any of the work in flight has ended."""
+        running = tuple(transport.get_pid() for transport, _ in self._processes if transport.get_returncode() is None)
+        return self._answers, frozenset(self._executing), frozenset(leftovers.awaited), running
 
     def _abandon_threads(self) -> None:
         """Give up what never returns, and tell whoever waits. A frozen life's holds nobody up."""
@@ -515,21 +529,26 @@ class _Hold:
     """One time in which work in flight holds the clock."""
 
     def __init__(self) -> None:
-        self._begun = self._heard = self._looked = time.monotonic()
+        self._begun = self._changed = self._heard = self._looked = time.monotonic()
+        self._work: object = None
         self._told = False
 
-    def look(self, heard: bool) -> float:
-        """Note a look and whether anything was heard in it; give the real seconds since the last one."""
+    def look(self, heard: bool, work: object) -> float:
+        """Note a look, whether anything was heard in it and what works; give the real seconds since the last one."""
         now = time.monotonic()
         if heard:
             self._heard, self._told = now, False
+        if work != self._work:
+            self._changed, self._work = now, work
         passed, self._looked = now - self._looked, now
         return passed
 
     @property
     def is_over(self) -> bool:
         """Whether time may go on beside the work."""
-        return self._looked - self._heard > PATIENCE or self._looked - self._begun > ENDURANCE
+        if self._looked - self._heard > PATIENCE or self._looked - self._changed > ENDURANCE:
+            return True
+        return self._looked - self._begun > LONGEST_HOLD
 
     def is_to_be_told(self) -> bool:
         """Whether the terminal is to be told of it now: once for each silence."""

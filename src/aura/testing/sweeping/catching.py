@@ -19,7 +19,8 @@ from aura.testing.plancode import plan_place
 
 #: How many lines are noted of a frame: what follows a catch soon says no more.
 _MOST = 100
-_CATCHES = ("except", "with ", "async with ")
+_EXCEPT = ("except ", "except:", "except(", "except*")
+_CATCHES = (*_EXCEPT, "with ", "async with ")
 _LEAVES = ("return", "break", "continue")
 
 
@@ -65,6 +66,6 @@ class Catch:
         if first is None:
             line, text = said[-1]
             return plan_place(file, line) if text.startswith(_LEAVES) else None
-        while first + 1 < len(said) and said[first + 1][1].startswith("except"):  # the one before did not fit
+        while first + 1 < len(said) and said[first + 1][1].startswith(_EXCEPT):  # the one before did not fit
             first += 1
         return plan_place(file, said[first][0])
