@@ -205,8 +205,10 @@ async def test_reader_that_has_stopped_reading_is_cut(web: Web, monkeypatch: pyt
         with anyio.fail_after(20):
             while not web.engine.journal.readers:
                 await anyio.lowlevel.checkpoint()
-            while web.engine.journal.readers:
+            for _ in range(300):  # 18 MB, more than sockets hold
                 log(web, "x" * 60_000)
+                await anyio.lowlevel.checkpoint()
+            while web.engine.journal.readers:
                 await anyio.lowlevel.checkpoint()
 
 

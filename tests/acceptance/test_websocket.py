@@ -25,6 +25,8 @@ BASE = BOOT << BOOT_SHIFT
 PATH = "/ws/logs"
 KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
 UPGRADE = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", KEY)
+#: Messages of 60 kB: 18 MB.
+MORE_THAN_SOCKETS_HOLD = 300
 
 
 @pytest.fixture
@@ -349,8 +351,10 @@ async def test_reader_that_has_stopped_reading_is_cut(web: Web, monkeypatch: pyt
         await client.send(web.head("GET", PATH, *UPGRADE))
         await until(lambda: web.engine.journal.readers)
         with anyio.fail_after(20):
-            while web.engine.journal.readers or connections():
+            for _ in range(MORE_THAN_SOCKETS_HOLD):
                 log(web, "x" * 60_000)
+                await anyio.lowlevel.checkpoint()
+            while web.engine.journal.readers or connections():
                 await anyio.lowlevel.checkpoint()
 
 
