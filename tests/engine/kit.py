@@ -124,6 +124,9 @@ class PythonGenerations:
     async def reload(self, _read: object = None) -> list[PlanStatus]:
         return []
 
+    def give_up(self) -> None:
+        pass
+
     async def load_kept(self, plan_name: str, hash: str, files: Mapping[str, bytes]) -> PythonGeneration:
         raise PlanError([Problem(f"{plan_name}/plan.yaml", 1, 1, f"{hash} cannot be made of {len(files)} files")])
 

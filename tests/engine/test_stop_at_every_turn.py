@@ -202,7 +202,7 @@ async def test_stop_at_every_turn(tmp_path: Path, shape: str, kind: Stop, recove
                 assert not bodies.since_the_stop(), turn
             if state == by_itself != STOPS[kind, recovery]:
                 assert main_steps(kit, run) == whole, turn
-        assert turn > 4
+        assert turn > 3
         check_idle(kit)
 
 
