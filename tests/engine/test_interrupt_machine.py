@@ -147,6 +147,9 @@ class InterruptMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = VirtualLoop()
+        #: What callbacks of the loop have raised: it tells nobody else.
+        self.raised: list[dict[str, Any]] = []
+        self.loop.set_exception_handler(lambda _loop, context: self.raised.append(context))
         self.place = self.folder / str(next(self.numbers))
         self.place.mkdir()
         self.store = self.kind(self.place)
@@ -395,6 +398,7 @@ class InterruptMachine(RuleBasedStateMachine):
 
     @invariant()
     def engine_has_no_fault(self) -> None:
+        assert not self.raised
         assert not self.kit.engine.runtime.faults
         for name, lane in self.kit.engine.dispatcher.lanes.items():
             assert {run.cid for run in lane.placed} == {run.cid for run in self.model.placed(name)}
