@@ -204,8 +204,7 @@ class InterruptMachine(RuleBasedStateMachine):
         """Tell the model of a run."""
         word, _, recovery = task_name.partition("_") if lane == "interrupt" else task_name.rpartition("_")
         preempt = Preempt.NOW if lane == "interrupt" else Preempt(word)
-        number = len(self.model.runs)
-        run = ModelRun(cid, number, lane, since=self.now, preempt=preempt, recovery=Recovery(recovery), **keys)
+        run = ModelRun(cid, lane, since=self.now, preempt=preempt, recovery=Recovery(recovery), **keys)
         self.model.runs[cid] = run
         return run
 
@@ -239,7 +238,7 @@ class InterruptMachine(RuleBasedStateMachine):
         for fired in receipt.interrupts:
             made = RULES[fired.rule]
             handler = self.add(fired.cid, made.task_name, "interrupt", priority=made.priority)
-            self.model.fire(made, len(self.model.firings), handler, self.now)
+            self.model.fire(made, handler, self.now)
         self.model.settle()
 
     @rule(name=st.sampled_from(sorted(RULES)), enabled=st.booleans())
