@@ -147,6 +147,9 @@ class InterruptMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = VirtualLoop()
+        #: What callbacks of the loop have raised: it tells nobody else.
+        self.raised: list[dict[str, Any]] = []
+        self.loop.set_exception_handler(lambda _loop, context: self.raised.append(context))
         self.place = self.folder / str(next(self.numbers))
         self.place.mkdir()
         self.store = self.kind(self.place)
@@ -201,8 +204,7 @@ class InterruptMachine(RuleBasedStateMachine):
         """Tell the model of a run."""
         word, _, recovery = task_name.partition("_") if lane == "interrupt" else task_name.rpartition("_")
         preempt = Preempt.NOW if lane == "interrupt" else Preempt(word)
-        number = len(self.model.runs)
-        run = ModelRun(cid, number, lane, since=self.now, preempt=preempt, recovery=Recovery(recovery), **keys)
+        run = ModelRun(cid, lane, since=self.now, preempt=preempt, recovery=Recovery(recovery), **keys)
         self.model.runs[cid] = run
         return run
 
@@ -236,7 +238,7 @@ class InterruptMachine(RuleBasedStateMachine):
         for fired in receipt.interrupts:
             made = RULES[fired.rule]
             handler = self.add(fired.cid, made.task_name, "interrupt", priority=made.priority)
-            self.model.fire(made, len(self.model.firings), handler, self.now)
+            self.model.fire(made, handler, self.now)
         self.model.settle()
 
     @rule(name=st.sampled_from(sorted(RULES)), enabled=st.booleans())
@@ -395,6 +397,7 @@ class InterruptMachine(RuleBasedStateMachine):
 
     @invariant()
     def engine_has_no_fault(self) -> None:
+        assert not self.raised
         assert not self.kit.engine.runtime.faults
         for name, lane in self.kit.engine.dispatcher.lanes.items():
             assert {run.cid for run in lane.placed} == {run.cid for run in self.model.placed(name)}

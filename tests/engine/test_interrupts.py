@@ -12,6 +12,7 @@ import anyio.lowlevel
 import pytest
 from tests.engine.interrupts_kit import Lab, lab_settings, open_lab, preempted, rule, rules
 
+from aura.interrupts import interrupts as interrupting
 from aura.lifecycle import RunState
 from aura.testing.run import Run
 
@@ -334,6 +335,46 @@ async def test_victims_go_on_as_the_rule_says(tmp_path: Path, then: str, state: 
         if then == "cancel":
             assert run.record.reason == "interrupted by lab/low_battery"
         assert preempted(run)[1] == world.runs("save")[0].cid
+
+
+#: A handler of it has ended before many victims were told, or the emitter.
+BRIEF = "steps: [{name: save, action: log, params: {message: saved}}]\n"
+
+
+@pytest.mark.parametrize(
+    ("then", "state", "stopped", "first"),
+    [
+        pytest.param("resume", "succeeded", {0, 1}, 1, id="resume"),
+        pytest.param("restart", "succeeded", {1}, 2, id="restart"),
+        pytest.param("cancel", "cancelled", {1}, 1, id="cancel"),
+    ],
+)
+async def test_handler_that_ends_before_all_are_told_spares_only_what_would_go_on_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str, state: str, stopped: set[int], first: int
+) -> None:
+    monkeypatch.setattr(interrupting, "TOLD_AT_ONCE", 1)
+    text, settings = rule(f"handler_starts: at_once, then: {then}"), lab_settings(tmp_path, lanes={"main": 40})
+    async with open_lab(tmp_path, rules=text, save=BRIEF, settings=settings) as world:
+        for _ in range(40):
+            await world.start("work")
+        await world.until(world.runs("work")[-1], step="long", state="running")
+        await world.tell()
+        await world.settle()
+        found = world.runs("work")
+        assert {run.state for run in found} == {state}
+        assert {preempted(run)[0] for run in found} == stopped
+        starts = world.backend.execute("SELECT DISTINCT starts FROM step WHERE name='first'").fetchall()
+        assert starts == [(first,)]
+        assert not world.engine.runtime.faults
+
+
+async def test_emitter_ends_though_the_handler_has_ended_before_it_was_answered(tmp_path: Path) -> None:
+    text = rule("handler_starts: at_once, then: cancel")
+    async with open_lab(tmp_path, emits=EMITS, rules=text, save=BRIEF) as world:
+        run = await world.run("emits")
+        assert (run.state, run.record.reason) == ("cancelled", "interrupted by lab/low_battery"), run.explain()
+        [victim] = world.victims(world.runs("save")[0].cid)
+        assert victim.outcome == "cancelled"
 
 
 async def test_displaced_handler_comes_back_whatever_the_rule_that_displaced_it_says(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ LIMITS = {"interrupt": 1, "main": 2, "event": 1}
 CLEANUP, SLACK = 10.0, 0.07
 #: After so many crashes in a row a run is not started again.
 PARKED = 3
+#: What becomes of a run that the engine's end cuts off, by its recovery; any other ends.
+KEPT = {Recovery.RESUME: "preempted", Recovery.RESTART: "queued"}
 
 
 @dataclass(eq=False)
@@ -25,7 +27,6 @@ class ModelRun:
     """A run; of a handler ``firing`` is what it handles, of what a handler has started ``root`` is that one."""
 
     cid: str
-    number: int
     lane: str
     priority: int
     since: float
@@ -40,13 +41,13 @@ class ModelRun:
     paused: bool = False
     until: float = 0.0
     stopped_by: "ModelFiring | None" = None
-    told: bool = False
     preemptions: int = 0
     crashes: int = 0
 
     @property
-    def rank(self) -> tuple[float, int]:
-        return (self.since - AGEING * self.priority, self.number)
+    def told(self) -> bool:
+        """Whether a firing has told it to stop, and it has not yet."""
+        return self.stopped_by is not None and self.state == "stopping"
 
 
 @dataclass(eq=False)
@@ -54,7 +55,6 @@ class ModelFiring:
     """A firing: ``awaited`` are those whose clean-up its handler waits for, until ``until``."""
 
     rule: Rule
-    number: int
     handler: ModelRun
     victims: list[ModelRun]
     spared: list[ModelRun]
@@ -84,7 +84,7 @@ class Model:
     @property
     def open(self) -> list[ModelFiring]:
         """The open firings, the most urgent first."""
-        return sorted((f for f in self.firings if f.open), key=lambda f: (-f.rule.priority, f.number))
+        return sorted((f for f in self.firings if f.open), key=lambda f: -f.rule.priority)
 
     def placed(self, lane: str | None = None) -> list[ModelRun]:
         return [r for r in self.runs.values() if r.state in ("running", "stopping") and lane in (None, r.lane)]
@@ -102,9 +102,9 @@ class Model:
         if self.engine == "stopping" and not self.placed():
             self.engine = "stopped"
         for lane, limit in LIMITS.items() if self.engine == "running" else ():
-            waiting = sorted(filter(self.may_start, self.runs.values()), key=lambda run: run.rank)
-            free = limit - len(self.placed(lane))
-            for run in [run for run in waiting if run.lane == lane][:free]:
+            waiting = [run for run in self.runs.values() if run.lane == lane and self.may_start(run)]
+            waiting.sort(key=lambda run: run.since - AGEING * run.priority)
+            for run in waiting[: limit - len(self.placed(lane))]:
                 run.state = "running"
                 if run.doomed:
                     self.leave(run, "failed")
@@ -112,9 +112,9 @@ class Model:
 
     # -- firings
 
-    def fire(self, rule: Rule, number: int, handler: ModelRun, now: float) -> None:
+    def fire(self, rule: Rule, handler: ModelRun, now: float) -> None:
         """A rule fires: what fits and runs is stopped, unless the engine starts nothing."""
-        handler.firing = firing = ModelFiring(rule, number, handler, [], [], set(), now + rule.grace + SLACK)
+        handler.firing = firing = ModelFiring(rule, handler, [], [], set(), now + rule.grace + SLACK)
         self.firings.append(firing)
         for run in [*self.runs.values()] if self.engine == "running" else ():
             was_stopped = run.stopped_by is not None and run.state in ("preempted", "stopping")
@@ -128,11 +128,10 @@ class Model:
                 firing.awaited.add(run)
 
     def displace(self, firing: ModelFiring, run: ModelRun, now: float) -> None:
-        run.stopped_by, run.told = firing, True
+        run.stopped_by, run.state = firing, "stopping"
         firing.victims.append(run)
         firing.awaited.add(run)
-        for_good = firing.rule.then is Then.CANCEL and run.firing is None
-        if for_good:
+        if firing.rule.then is Then.CANCEL and run.firing is None:
             self.leave(run, "cancelled")
         else:
             self.interrupt(run, now + firing.rule.grace)
@@ -141,24 +140,24 @@ class Model:
 
     def interrupt(self, run: ModelRun, until: float) -> None:
         """It is stopped to come back: now, or when its step has ended, but not later than ``until``."""
+        run.state, run.until = "stopping", until
         if run.preempt is Preempt.NOW:
             self.leave(run, "preempted")
-        else:
-            run.state, run.until = "stopping", until
 
     def leave(self, run: ModelRun, state: str) -> None:
         """It has cleaned up, or ended, and gives its place back; the firing of a handler ends with it."""
-        if run.told and state in ("preempted", "cancelled"):
-            run.preemptions += 1
-        was_told, run.told, run.state = run.told, False, state
+        was_told, run.state = run.told, state
+        run.preemptions += was_told and state in ("preempted", "cancelled")
         for firing in self.open:
             firing.awaited.discard(run)
         if state not in ("queued", "preempted"):
             run.paused = False
             if run.firing is not None:
                 self.end(run.firing)
-        elif run.stopped_by is not None and not run.stopped_by.open and was_told:
+        elif was_told and run.stopped_by is not None and not run.stopped_by.open:
             self.come_back(run)
+        if state == "queued":
+            self.start_over(run)
 
     def end(self, firing: ModelFiring) -> None:
         firing.open = False
@@ -195,22 +194,15 @@ class Model:
 
     def stop_all(self) -> None:
         """The engine stops what runs, by its recovery."""
-        ends = {Recovery.FAIL: "cancelled", Recovery.RESUME: "preempted", Recovery.RESTART: "queued"}
         for run in self.placed():
             run.crashes = 0
-            self.leave(run, "preempted" if run.paused else ends[run.recovery])
-            if run.state == "queued":
-                self.start_over(run)
+            self.leave(run, "preempted" if run.paused else KEPT.get(run.recovery, "cancelled"))
 
     def crash(self) -> None:
         """The server is gone, and starts again."""
-        ends = {Recovery.FAIL: "crashed", Recovery.RESUME: "preempted", Recovery.RESTART: "queued"}
         for run in self.placed():
-            run.crashes, run.told = run.crashes + 1, False
-            to = "crashed" if run.crashes >= PARKED else ends[run.recovery]
-            self.leave(run, to)
-            if to == "queued":
-                self.start_over(run)
+            run.crashes, run.state = run.crashes + 1, "running"  # as its row says, whoever has told it to stop
+            self.leave(run, "crashed" if run.crashes >= PARKED else KEPT.get(run.recovery, "crashed"))
         for firing in self.open:
             firing.spared.clear()
             firing.awaited.clear()

@@ -6,7 +6,8 @@ at, and from this turn on nothing that it covers starts (``holds``). Event, hand
 
 - *Stopping.* From the next turn on, a hundred in each, without waiting for the commit, each victim is told to stop by
   the kind interrupt, or by a cancel if the rule says ``then: cancel``. Only an emitter is told later: when its event is
-  on record and it has been answered, so that it need not emit it again.
+  on record and it has been answered, so that it need not emit it again. A handler that starts at once may end before
+  all are told: what is to end, or to start over, is told then, and what would go on as it was is spared.
 - *Ending.* ``then: cancel`` also ends what another firing has stopped to come back, whether that still cleans up or
   rests, and whatever the priorities: those order handlers, and a firing before or after the other one would have ended
   it. Such a run is a victim of both (``LiveRun.ended_by``). The other handler goes on as if nothing had happened.
@@ -260,11 +261,20 @@ class Interrupts:
             self._seal.seal(victim)  # as what has stopped it before wants it; it rests then
         if kind is Stop.CANCEL:
             self._find_code(victim)
-        victim.told_at = asyncio.get_running_loop().time()
+        victim.told_at = told_at = asyncio.get_running_loop().time()
         self._stops.request_stop(victim, kind, f"interrupted by {firing.name}", firing.terms.grace)
         held_back = any(attempt.held_back is not None for attempt in victim.live.values())
-        victim.graces_end = victim.told_at + firing.terms.grace * (2 if held_back else 1)
+        victim.graces_end = told_at + firing.terms.grace * (2 if held_back else 1)
         firing.graces_end = max(firing.graces_end, victim.graces_end)
+
+    def _stop_rest(self, firing: Firing[LiveRun]) -> None:
+        """Tell those that were not told yet and are to end, or to start over: the handler ends in this turn.
+
+        Not in turns of their own: once its end is on record, a crash would forget what they were to come to.
+        """
+        for victim in firing.victims:
+            if victim.told_at is None and (ends_for_good(firing, victim) or starts_over(firing, victim)):
+                self._stop(firing, victim)
 
     def _bound(self, firing: Firing[LiveRun]) -> None:
         """Let the handler wait until the graces are over of all that were told, and no longer."""
@@ -327,6 +337,7 @@ class Interrupts:
         own = run.firing
         if own is not None and (run.sealed or run.stuck) and not own.ended:  # else it was lost, and never was
             self._tell_end(run, own)
+            self._stop_rest(own)
             self._end(own)
 
     def _tell_end(self, run: LiveRun, firing: Firing[LiveRun]) -> None:
