@@ -259,6 +259,11 @@ class Generations:
         """Whether a plan that is not served has a version in its folder that has not passed its gate."""
         return plan_name in self._kept_back and plan_name not in self._current
 
+    @property
+    def awaits_some(self) -> bool:
+        """Whether any plan ``is_awaited``."""
+        return any(map(self.is_awaited, self._kept_back))
+
     def close(self) -> None:
         """Serve nothing more, and take the plans' modules out of ``sys.modules`` now: no run is left."""
         self.give_up()
