@@ -60,7 +60,7 @@ class FakeSchedules:
             raise RequestError("unknown_item", f"plan {plan_name} has no item {item_name!r}; it has nightly")
         return self.items[plan_name, item_name]
 
-    def preview(self, plan_name: str, item_name: str, begin: float | None, end: float | None) -> dict[str, Any]:
+    async def preview(self, plan_name: str, item_name: str, begin: float | None, end: float | None) -> dict[str, Any]:
         self.shown(plan_name, item_name)
         self._engine.calls.append(("preview", plan_name, item_name, begin, end))
         slot = {"due": 90_000.0, "local": "1970-01-02T02:00:00+01:00", "dst": "gap"}

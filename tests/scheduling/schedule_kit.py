@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from anyio import create_task_group
+from anyio.lowlevel import checkpoint
 from tests.fakes.kernel import copy_of
 
 from aura.config import Settings, load_settings
@@ -68,6 +70,22 @@ def at(text: str) -> float:
 def clock_at(text: str, recheck: float = 86_400.0) -> VirtualClock:
     """A clock that shows a time now; one that is to jump needs a ``recheck`` of a few seconds."""
     return VirtualClock(at(text) - (asyncio.get_running_loop().time() - START), recheck)
+
+
+@asynccontextmanager
+async def counted_turns() -> AsyncIterator[list[None]]:
+    """Others beside what is done here: as many as their turns of the loop is the length of the list."""
+    turns = list[None]()
+
+    async def others() -> None:
+        while True:
+            turns.append(None)
+            await checkpoint()
+
+    async with create_task_group() as group:  # one child, cancelled when this has been left
+        group.start_soon(others)
+        yield turns
+        group.cancel_scope.cancel()
 
 
 class Lab(World):

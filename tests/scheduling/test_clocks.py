@@ -7,6 +7,7 @@ import pytest
 from tests.scheduling.schedule_kit import Lab, at, clock_at, crashed, open_lab, schedule
 
 from aura.scheduling.preview import preview
+from aura.scheduling.watched import Watched
 
 pytestmark = pytest.mark.anyio
 
@@ -176,7 +177,7 @@ async def test_schedule_at_the_ends_of_the_calendar(tmp_path: Path, begin: str) 
 
 
 def shown(world: Lab, name: str, begin: str, end: str, limit: int = 1000) -> list[tuple[str, str | None]]:
-    found = preview(world.item(name), at(begin), at(end), limit)
+    found = preview(Watched.of(world.item(name)), at(begin), at(end), limit)
     return [(slot.local, slot.dst) for slot in found.slots]
 
 
@@ -197,8 +198,8 @@ async def test_preview_is_merged_once_each_and_cut(tmp_path: Path) -> None:
     zone = "{cron: '30 0 * * *', timezone: 'Asia/Kolkata'}"
     items = schedule(many=f"triggers: [{{cron: '0 * * * *'}}, {{every: 30m}}, {zone}]", none="enabled: true")
     async with open_lab(tmp_path, items=items, clock=clock_at("00:00")) as world:
-        found = preview(world.item("many"), at("00:00"), at("2027-01-01T00:00:00Z"), 4)
+        found = preview(Watched.of(world.item("many")), at("00:00"), at("2027-01-01T00:00:00Z"), 4)
         assert found.cut
         assert [slot.due - at("00:00") for slot in found.slots] == [0, 1800, 3600, 5400]
         assert shown(world, "many", "19:00", "19:01") == [("2026-01-01T19:00:00+00:00", None)]
-        assert preview(world.item("none"), at("00:00"), at("05:00")) == ([], False)
+        assert preview(Watched.of(world.item("none")), at("00:00"), at("05:00")) == ([], False)

@@ -182,6 +182,32 @@ async def test_when_is_asked_of_the_files(tmp_path: Path) -> None:
         assert (told(world), world.reasons()) == ([["added a.csv"]], ["condition_false"])
 
 
+@pytest.mark.parametrize(
+    ("spec", "target", "runs"),
+    [
+        pytest.param("", "inbox/out.csv", None, id="circle"),
+        pytest.param("", "elsewhere/out.csv", 1, id="elsewhere"),
+        pytest.param("pattern: '*.csv'", "inbox/out.txt", 1, id="another-pattern"),
+        pytest.param("changes: [added]", "inbox/out.csv", 2, id="added-alone"),
+    ],
+)
+async def test_circle_of_files_ends_by_what_the_docs_advise(
+    tmp_path: Path, spec: str, target: str, runs: int | None
+) -> None:
+    written = '{path: "{{ plan.dir }}/../../' + target + '", content: "{{ run.cid }}"}'
+    writes = f"steps: {{only: {{action: file.write, params: {written}}}}}"
+    async with open_lab(tmp_path, items=watching(spec, "task: writes, "), writes=writes) as world:
+        world.allow(str(tmp_path))
+        inbox(tmp_path)
+        await looked(world)
+        inbox(tmp_path, "first.csv")
+        for _ in range(6):
+            await looked(world)
+        found = [run.state for run in world.runs("writes")]
+        assert set(found) == {"succeeded"}
+        assert len(found) == runs if runs is not None else len(found) > 10
+
+
 async def test_folder_that_is_away_takes_none_of_its_files_with_it(tmp_path: Path) -> None:
     folder, away = inbox(tmp_path, "a", "b"), tmp_path / "away"
     async with open_lab(tmp_path, items=watching(ALL)) as world:

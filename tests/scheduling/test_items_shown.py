@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.scheduling.schedule_kit import Lab, at, clock_at, crashed, open_lab, schedule, write_plan
+from tests.scheduling.schedule_kit import Lab, at, clock_at, counted_turns, crashed, open_lab, schedule, write_plan
 
 from aura.errors import RequestError
 from aura.kernel.keys import key_of
@@ -191,22 +191,31 @@ async def test_status_says_how_many_items_there_are_and_which_is_next(tmp_path: 
 async def test_preview_is_of_the_next_week_unless_it_is_said(tmp_path: Path) -> None:
     items = schedule(daily="enabled: false, triggers: [{cron: '30 2 * * *', timezone: Europe/Berlin}]")
     async with open_lab(tmp_path, items=items, clock=clock_at("2027-03-25T12:00:00Z")) as world:
-        found = shapes.preview(world.engine.schedules.preview("lab", "daily", None, None))
+        found = shapes.preview(await world.engine.schedules.preview("lab", "daily", None, None))
         assert len(found.items) == 7
         gap = next(slot for slot in found.items if slot.dst)
         assert (gap.local, gap.dst) == ("2027-03-28T03:00:00+02:00", "gap")
         begin = at("2027-03-26T01:30:00Z")
-        span = world.engine.schedules.preview("lab", "daily", begin, begin + 86_400)
+        span = await world.engine.schedules.preview("lab", "daily", begin, begin + 86_400)
         assert [slot["due"] for slot in span["items"]] == [begin]
         with pytest.raises(RequestError, match="no time in it"):
-            world.engine.schedules.preview("lab", "daily", begin, begin - 1)
+            await world.engine.schedules.preview("lab", "daily", begin, begin - 1)
 
 
 async def test_preview_has_no_times_that_cannot_be_said(tmp_path: Path) -> None:
     async with open_lab(tmp_path, items=schedule(daily="triggers: [{cron: '30 2 * * *'}]")) as world:
-        found = shapes.preview(world.engine.schedules.preview("lab", "daily", at("0001-01-01T00:00:00Z"), 200_000.0))
+        begin = at("0001-01-01T00:00:00Z")
+        found = shapes.preview(await world.engine.schedules.preview("lab", "daily", begin, 200_000.0))
         assert [slot.local for slot in found.items] == [slot.due.isoformat() for slot in found.items]
         assert [slot.local[:10] for slot in found.items] == ["1970-01-01", "1970-01-02", "1970-01-03"]
+
+
+async def test_largest_preview_leaves_the_loop_to_others(tmp_path: Path) -> None:
+    async with open_lab(tmp_path, items=schedule(rare="triggers: [{cron: '0 0 29 2 *'}]")) as world:
+        async with counted_turns() as turns:
+            found = await world.engine.schedules.preview("lab", "rare", None, at("9000-01-01T00:00:00Z"))
+        assert (len(found["items"]), found["cut"]) == (1000, True)
+        assert len(turns) > 100
 
 
 @pytest.mark.parametrize(
@@ -223,4 +232,4 @@ async def test_unknown_item_is_refused(tmp_path: Path, plan_name: str, name: str
             world.engine.schedules.shown(plan_name, name)
         assert refused.value.code == code
         with pytest.raises(RequestError, match=said):
-            world.engine.schedules.preview(plan_name, name, None, None)
+            await world.engine.schedules.preview(plan_name, name, None, None)

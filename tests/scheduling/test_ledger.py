@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from tests.scheduling.schedule_kit import Lab, clock_at, crashed, open_lab, schedule, write_plan
+from tests.scheduling.schedule_kit import Lab, clock_at, counted_turns, crashed, open_lab, schedule, write_plan
 
+from aura.engine.whyview import AT_ONCE
 from aura.errors import RequestError, StoreReadOnly
 from aura.ledger import WRITE_EVERY
 from aura.records.ageing import MOST_WHY, Ageing, find_why_cutoff, take_why
@@ -229,6 +230,20 @@ async def test_what_a_hold_covers_is_held_until_its_end(tmp_path: Path) -> None:
         assert line.detail == f"it waits for the end of rule lab/low, handled by run {handler}"
         await world.settle()
         assert (await world.engine.why(ALL, 100)).lines == []
+
+
+async def test_thousands_of_queued_runs_are_one_line_and_leave_the_loop_to_others(tmp_path: Path) -> None:
+    async with open_lab(tmp_path) as world:
+        await world.engine.stop("cancel", 1.0)
+        began = world.now
+        await world.engine.submit_batch([Request("lab", "work")] * 1000, Cause("api"), True)
+        await world.advance(minutes=1)
+        await world.engine.submit_batch([Request("lab", "work")] * 1000, Cause("api"), True)
+        async with counted_turns() as turns:
+            [line] = (await world.engine.why(ALL, 100)).lines
+        assert (line.count, line.first_at) == (2000, began)
+        assert len(turns) >= 2000 / AT_ONCE
+        assert (await world.engine.why(WhyFilter(reason="mode"), 100)).lines == []
 
 
 async def test_pages_go_from_what_waits_to_what_did_not_start(tmp_path: Path) -> None:

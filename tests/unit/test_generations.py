@@ -343,6 +343,36 @@ async def test_slow_import_that_nobody_wants_any_more_ends(tmp_path: Path, how: 
     join_imports()
 
 
+def two_plans(log: Path, other: str) -> dict[str, str]:
+    """The plan ``lab``, whose import is slow, and after it ``other``."""
+    second = {f"other{path[3:]}": text for path, text in LAB.items()}
+    slow = SLOW.format(str(log), 7)
+    return {**LAB, **second, "lab/actions/values.py": slow, "other/actions/values.py": other}
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_whole_load_imports_others_while_one_is_slow(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    wakes = f"from pathlib import Path\nPath({str(log)!r} + '.go').touch()\nVALUE = 3\n"
+    plans = generations(tmp_path / "plans", two_plans(log, wakes), import_timeout=5.0)
+    assert [(one.name, one.status) for one in await plans.reload()] == [("lab", "ready"), ("other", "ready")]
+    other = plans.current("other").action("other.value")
+    assert (call(plans), other.function(None), log.read_text()) == (7, 3, "begun ")
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_whole_load_that_is_cancelled_gives_all_imports_up(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    plans = generations(tmp_path / "plans", two_plans(log, SLOW.format(str(log), 3)), import_timeout=30.0)
+    async with anyio.create_task_group() as group:  # one child: the load, cancelled once both imports are under way
+        group.start_soon(plans.reload)
+        while not log.exists() or log.read_text().count("begun") < 2:  # noqa: ASYNC110 - threads wake nobody
+            await anyio.sleep(0.01)
+        group.cancel_scope.cancel()
+    join_imports()
+    assert plans.statuses() == []
+
+
 @pytest.mark.usefixtures("impatient")
 async def test_whole_load_waits_for_a_slow_import_that_is_under_way(tmp_path: Path) -> None:
     plans = generations(tmp_path / "plans", LAB | {"lab/actions/values.py": SLOW.format(str(tmp_path / "log"), 7)})

@@ -6,10 +6,12 @@ stopped, will begin or be settled later: that is looked up in the memory when so
 Unix seconds.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import islice
 
 import msgspec
+from anyio.lowlevel import checkpoint
 
 from aura.clock import rfc3339
 from aura.kernel.dispatcher import Dispatcher
@@ -25,6 +27,13 @@ from aura.why import Place, Why
 
 #: How many of the slots that wait are counted of a trigger.
 SLOTS_COUNTED = 20
+#: How many queued runs it looks at before others have their turn.
+AT_ONCE = 500
+#: The reasons that what does not begin yet may have, and no wish for one.
+WAITING = (None, "paused", "held", "gate")
+PAUSED = ("paused", "the engine is stopped: it is queued until `aura start`")
+#: The plan, the item, the rule and the task of a start.
+Names = tuple[str | None, str | None, str | None, str | None]
 
 
 class WhyPage(msgspec.Struct, frozen=True):
@@ -47,45 +56,55 @@ class WhyView:
         """What does not begin yet, by name, then what did not start, the newest first; behind the place ``after``."""
         lines: list[Why] = []
         if after is None or after.at is None:
-            lines = [line for line in self.waiting(wanted) if after is None or _name(line) > after.name]
+            lines = [line for line in await self.waiting(wanted) if after is None or _name(line) > after.name]
         before = None if after is None or after.at is None else (after.at, after.id)
         if len(lines) <= limit:
             lines += await self._runtime.ledger.read(wanted, limit - len(lines) + 1, before)
         shown = lines[:limit]
         return WhyPage(shown, place_of(shown[-1]) if len(lines) > limit else None)
 
-    def waiting(self, wanted: WhyFilter) -> list[Why]:
+    async def waiting(self, wanted: WhyFilter) -> list[Why]:
         """What does not begin yet, a line for what is of the same thing, by name; ``at`` is now."""
+        if wanted.reason not in WAITING:
+            return []
         now = self._runtime.clock.wall()
         lines: dict[str, Why] = {}
-        for line in self._each(now):
+        for line in (*await self._of_runs(now), *self._of_items(now)):
             first = lines.setdefault(_name(line), line)
             if first is not line:
                 since = min(first.first_at or now, line.first_at or now)
                 lines[_name(line)] = msgspec.structs.replace(first, count=first.count + line.count, first_at=since)
         return [lines[name] for name in sorted(lines) if fits(lines[name], wanted)]
 
-    def _each(self, now: float) -> Iterator[Why]:
+    async def _of_runs(self, now: float) -> Iterator[Why]:
+        """The queued runs that do not begin, a line for those that are alike: there may be thousands of these."""
+        is_stopped = not self._is_running()
+        if not (is_stopped or self._dispatcher.keeps_some):
+            return iter([])
+        alike = defaultdict[tuple[str, str, *Names], list[float]](list)
+        for number, run in enumerate(list(self._dispatcher.in_no_order())):
+            if number % AT_ONCE == AT_ONCE - 1:
+                await checkpoint()
+            if run.state is RunState.QUEUED and (kept := self._kept(run, is_stopped, now)) is not None:
+                alike[*kept, *_names(run)].append(max(run.accepted.accepted_at, run.not_before or 0.0))
+        return (Why(*key, len(since), now, min(since)) for key, since in alike.items())
+
+    def _kept(self, run: LiveRun, is_stopped: bool, now: float) -> tuple[str, str] | None:
+        """What keeps a queued run from starting beside its lane and what it needs: the reason and the detail."""
+        if is_stopped:
+            return PAUSED if (run.not_before or 0.0) <= now else None
+        if self._dispatcher.is_kept(run) and (firings := self._dispatcher.holds.over(run)):
+            rule = f"rule {firings[0].plan_name}/{firings[0].rule}"
+            return "held", f"it waits for the end of {rule}, handled by run {firings[0].cid}"
+        if self._dispatcher.lacks_code(run):
+            return "gate", f"it waits for the tests of plan {run.plan_name}, which have not passed"
+        return None
+
+    def _of_items(self, now: float) -> Iterator[Why]:
         if not self._is_running():
-            for run in self._dispatcher.queued():
-                if run.state is RunState.QUEUED and (run.not_before or 0.0) <= now:
-                    yield _of_run(run, "paused", "the engine is stopped: it is queued until `aura start`", now)
             for live in self._items.live.values():
                 if live.enabled and live.next_due is not None and live.next_due <= now:
                     yield _of_slots(live, live.next_due, now)
-        else:
-            for run in self._dispatcher.queued():
-                if run.state is RunState.QUEUED and (line := self._of_kept(run, now)) is not None:
-                    yield line
-
-    def _of_kept(self, run: LiveRun, now: float) -> Why | None:
-        """What keeps a queued run from starting that is neither its lane nor what it needs."""
-        for firing in self._dispatcher.holds.over(run)[:1] if self._dispatcher.is_kept(run) else ():
-            rule = f"rule {firing.plan_name}/{firing.rule}"
-            return _of_run(run, "held", f"it waits for the end of {rule}, handled by run {firing.cid}", now)
-        if self._dispatcher.lacks_code(run):
-            return _of_run(run, "gate", f"it waits for the tests of plan {run.plan_name}, which have not passed", now)
-        return None
 
 
 def place_of(line: Why) -> Place:
@@ -98,11 +117,11 @@ def _name(line: Why) -> str:
     return "\0".join([line.reason, *(part or "" for part in (line.plan_name, line.item, line.rule, line.task_name))])
 
 
-def _of_run(run: LiveRun, reason: str, detail: str, now: float) -> Why:
+def _names(run: LiveRun) -> Names:
+    """Whose start a run is."""
     cause = run.accepted.cause
     plan_name = (cause.plan_name or run.plan_name) if cause.item or cause.rule else run.plan_name
-    since = max(run.accepted.accepted_at, run.not_before or 0.0)
-    return Why(reason, detail, plan_name, cause.item, cause.rule, run.task_name, 1, now, since)
+    return (plan_name, cause.item, cause.rule, run.task_name)
 
 
 def _of_slots(live: LiveItem, since: float, now: float) -> Why:

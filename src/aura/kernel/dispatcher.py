@@ -22,7 +22,7 @@ What a crash does: nothing here is stored. Queued runs are rows; the boot puts t
 
 import asyncio
 import heapq
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -443,6 +443,18 @@ class Dispatcher:
         ready = [run for found in wanted for run in found.in_order()]
         delayed = [entry[2] for entry in sorted(self._delayed, key=lambda d: d[:2]) if entry[2].entry is entry]
         return ready + [run for run in delayed if lane in (None, run.lane)]
+
+    def in_no_order(self) -> Iterator[LiveRun]:
+        """All that waits; nobody may come or go meanwhile."""
+        self.take_in()
+        for lane in self.lanes.values():
+            yield from lane.in_no_order()
+        yield from (entry[2] for entry in self._delayed if entry[2].entry is entry)
+
+    @property
+    def keeps_some(self) -> bool:
+        """Whether anything at all may be ``is_kept`` or ``lacks_code``."""
+        return bool(self.holds.open) or self._runtime.generations.awaits_some
 
     def is_kept(self, run: LiveRun) -> bool:
         """Whether a run waits in its lane, or a sub-task until it may start, while a firing is open."""

@@ -14,6 +14,7 @@ shrinks, so that hanging work cannot pile up without a bound.
 """
 
 import heapq
+from collections.abc import Iterator
 
 from aura.config import LaneSettings
 from aura.runs.liverun import LiveRun
@@ -125,8 +126,16 @@ class Lane:
 
     def in_order(self) -> list[LiveRun]:
         """What waits here, in the order in which it would start."""
-        heap = self._heap if not self.aside else [*self._heap, *(run.entry for run in self.aside if run.entry)]
-        return [entry[2] for entry in sorted(heap, key=lambda e: e[:2]) if entry[2].entry is entry]
+        return [entry[2] for entry in sorted(self._entries(), key=lambda e: e[:2])]
+
+    def in_no_order(self) -> Iterator[LiveRun]:
+        """The same, for whoever looks at each."""
+        return (entry[2] for entry in self._entries())
+
+    def _entries(self) -> Iterator[Entry]:
+        """What counts of the heap, and what was set aside."""
+        yield from (entry for entry in self._heap if entry[2].entry is entry)
+        yield from (run.entry for run in self.aside if run.entry)
 
     def place(self, run: LiveRun) -> None:
         """Give a run a place."""

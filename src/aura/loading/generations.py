@@ -7,9 +7,12 @@ else is affected, but for plans that use it (``fitting``).
 
 Whoever knows better than to read everything (``watching``) gives ``reload`` a *reading* of its own, which leaves plans
 out of it that nothing has happened to, and says of which ones the last word may not be written yet: such a plan that
-cannot be served is put off, and stands as it did. So is one whose import takes longer than ``PATIENCE``: it goes on, in
-its thread, while others are loaded, and the next load of the plan waits for the same import again. One that hangs thus
-holds each load of others by no more than that, until its own time is over.
+cannot be served is put off, and stands as it did.
+
+An import that takes longer than ``PATIENCE`` goes on, in its thread, while others begin. A load that is in a hurry puts
+such a plan off as well, and the next load of the plan waits for the same import again: one that hangs thus holds each
+load of others by no more than that, until its own time is over. Any other load waits for all of them in the end, for no
+longer than for the last one that began: the time of each runs from its own beginning.
 
 A version of a plan with a gate (``gating``) is imported only once it may pass. Until then it is *kept back*: the plan
 stands as it did, and the gate has its tests run and asks for this load again when they have ended. That load is given
@@ -48,7 +51,7 @@ from aura.task import Task
 READ_TIMEOUT = 60.0
 #: For how many seconds what could not be imported is not tried again, unless somebody asks for a load of everything.
 FAILS_FOR = 60.0
-#: For how many seconds a load that is in a hurry waits for one import.
+#: For how many seconds a load waits for one import before it begins the next one.
 PATIENCE = 0.5
 
 Status = Literal["ready", "stale", "broken"]
@@ -212,7 +215,7 @@ class Generations:
         async with self._lock:
             found = await self._check(read or self._read_all)
             self._failed = {} if read is None else {name: one for name, one in self._failed.items() if name in found}
-            loaded = {name: await self._load(name, one) for name, one in found.items()}
+            loaded = await self._load_all(found)
             fit_together(loaded)
             self.put_off = frozenset(
                 name
@@ -258,6 +261,11 @@ class Generations:
     def is_awaited(self, plan_name: str) -> bool:
         """Whether a plan that is not served has a version in its folder that has not passed its gate."""
         return plan_name in self._kept_back and plan_name not in self._current
+
+    @property
+    def awaits_some(self) -> bool:
+        """Whether any plan ``is_awaited``."""
+        return any(map(self.is_awaited, self._kept_back))
 
     def close(self) -> None:
         """Serve nothing more, and take the plans' modules out of ``sys.modules`` now: no run is left."""
@@ -320,7 +328,19 @@ class Generations:
     def _check_plan(self, snapshot: Snapshot) -> CheckedPlan:
         return check_plan(snapshot, self._shipped, self._timezone, self._resources)
 
-    async def _load(self, name: str, found: _Checked) -> Loaded:
+    async def _load_all(self, found: Mapping[str, _Checked]) -> dict[str, Loaded]:
+        """Load what was found. **Cancellation** gives up all imports that are under way."""
+        try:
+            loaded = {name: await self._load(name, one, PATIENCE) for name, one in found.items()}
+            for name, one in found.items():
+                if loaded[name].importing and not one.hurried:
+                    loaded[name] = await self._load(name, one, math.inf)
+        except BaseException:
+            self.give_up()
+            raise
+        return loaded
+
+    async def _load(self, name: str, found: _Checked, patience: float) -> Loaded:
         former, using = self._current.get(name), self._using.get(name, Using(name))
         kept = Loaded(former, using, former, using)
         checked = found.plan
@@ -339,7 +359,7 @@ class Generations:
             kept.errors, kept.warnings = failed.errors, failed.warnings
         else:
             load = self._load_of(name, checked)
-            generation = await load.run(self._import_timeout, PATIENCE if found.hurried else math.inf)
+            generation = await load.run(self._import_timeout, patience)
             if generation is not None:
                 return Loaded(generation, checked.using, former, using, warnings=load.warnings)
             if load.is_importing:

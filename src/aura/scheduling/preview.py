@@ -1,4 +1,7 @@
-"""When an item is due in a span, for people: the times, by which clock, and what is unusual about them."""
+"""When an item is due in a span, for people: the times, by which clock, and what is unusual about them.
+
+Some thousand rare times take half a second to find: it is done in a thread, on an item as it stood when it was asked.
+"""
 
 import heapq
 import math
@@ -12,8 +15,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from aura.errors import FieldError, RequestError
 from aura.schedule import Cron, Trigger
 from aura.scheduling.crontimes import LAST, cron_times, zone_of
-from aura.scheduling.liveitem import LiveItem, says
 from aura.scheduling.slots import slots_after
+from aura.scheduling.watched import Watched
 
 #: How many slots are shown at once.
 MAX_SHOWN = 1000
@@ -39,7 +42,7 @@ class Preview(NamedTuple):
     cut: bool
 
 
-def preview(live: LiveItem, begin: float, end: float, limit: int = MAX_SHOWN) -> Preview:
+def preview(item: Watched, begin: float, end: float, limit: int = MAX_SHOWN) -> Preview:
     """The slots of an item from ``begin`` on, that included, to ``end``, that not, whatever its switch says.
 
     Those of a cron are there for the past too, back to 1970: clients are told no times before that. An ``every`` begins
@@ -52,22 +55,22 @@ def preview(live: LiveItem, begin: float, end: float, limit: int = MAX_SHOWN) ->
         raise RequestError("invalid", "the span has no time in it", errors=[FieldError("/to", "must be after `from`")])
     after, end = math.nextafter(max(begin, 0.0), -math.inf), min(end, LAST)
     try:
-        merged = heapq.merge(*(_slots(live, trigger, after, end) for trigger in live.timed()), key=itemgetter(0))
+        merged = heapq.merge(*(_slots(item, *one, after, end) for one in item.triggers), key=itemgetter(0))
         once = (next(same) for _, same in groupby(merged, itemgetter(0)))
-        found = [_previewed(due, trigger, _zone(live, trigger)) for due, trigger in islice(once, limit + 1)]
+        found = [_previewed(due, trigger, _zone(item, trigger)) for due, trigger in islice(once, limit + 1)]
     except ZoneInfoNotFoundError as error:
-        raise RequestError("invalid", f"the times of {live.name} cannot be said: {error.args[0]}") from error
+        raise RequestError("invalid", f"the times of {item.live.name} cannot be said: {error.args[0]}") from error
     return Preview(found[:limit], len(found) > limit)
 
 
-def _slots(live: LiveItem, trigger: Trigger, after: float, end: float) -> Iterator[tuple[float, Trigger]]:
-    dues = slots_after(trigger, live.plan.timezone, after, live.row.anchors[says(trigger)])
+def _slots(item: Watched, trigger: Trigger, anchor: float, after: float, end: float) -> Iterator[tuple[float, Trigger]]:
+    dues = slots_after(trigger, item.timezone, after, anchor)
     return ((due, trigger) for due in takewhile(lambda due: due < end, dues))
 
 
-def _zone(live: LiveItem, trigger: Trigger) -> ZoneInfo:
+def _zone(item: Watched, trigger: Trigger) -> ZoneInfo:
     named = trigger.kind.timezone if isinstance(trigger.kind, Cron) else None
-    return zone_of(named or live.plan.timezone)
+    return zone_of(named or item.timezone)
 
 
 def _previewed(due: float, trigger: Trigger, zone: ZoneInfo) -> Previewed:

@@ -101,11 +101,10 @@ class Scheduler:
 
     def _watch(self, live: LiveItem, timed: list[Trigger]) -> None:
         self._set_back(live, self._clock.wall())
-        triggers = [(trigger, live.row.anchors[says(trigger)]) for trigger in timed]
         if (former := self._items.get(live.key)) is not None:
             said = {says(trigger) for trigger in timed}
             self._leave(former._replace(triggers=[one for one in former.triggers if says(one[0]) not in said]))
-        self._items[live.key] = Watched(live, live.item, live.plan.timezone, triggers)
+        self._items[live.key] = Watched.of(live)
         self._arm(self._items[live.key])
 
     def drop(self, live: LiveItem) -> None:

@@ -6,6 +6,8 @@ It decides nothing: ``items`` does. Each that changes something returns once tha
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
+
 from aura.kernel.admission import Admitted, stored
 from aura.kernel.keys import Key, Keys
 from aura.lifecycle import RunState
@@ -18,6 +20,7 @@ from aura.scheduling.items import Items
 from aura.scheduling.itemview import ItemView, summary
 from aura.scheduling.liveitem import Key as ItemKey
 from aura.scheduling.preview import preview
+from aura.scheduling.watched import Watched
 from aura.store import Unit
 
 #: How far a preview looks whose end is not said, in seconds.
@@ -35,6 +38,8 @@ class Schedules:
         self._keys = keys
         self._view = ItemView(runtime, polls, files)
         self._state = state
+        #: For previews, one at a time.
+        self._limiter = CapacityLimiter(1)
 
     # -- looking
 
@@ -63,7 +68,7 @@ class Schedules:
         """The items in figures."""
         return summary(self._items.live.values())
 
-    def preview(self, plan_name: str, item_name: str, begin: float | None, end: float | None) -> dict[str, Any]:
+    async def preview(self, plan_name: str, item_name: str, begin: float | None, end: float | None) -> dict[str, Any]:
         """When an item is due, from ``begin`` (now) on until before ``end`` (``AHEAD`` later), in Unix seconds.
 
         Raises:
@@ -71,7 +76,8 @@ class Schedules:
         """
         live = self._items.find(plan_name, item_name)
         begin = self._runtime.clock.wall() if begin is None else begin
-        found = preview(live, begin, begin + AHEAD if end is None else end)
+        end = begin + AHEAD if end is None else end
+        found = await to_thread.run_sync(preview, Watched.of(live), begin, end, limiter=self._limiter)
         return {"items": [slot._asdict() for slot in found.slots], "cut": found.cut}
 
     # -- doing

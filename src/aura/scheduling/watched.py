@@ -4,11 +4,11 @@ It decides by the clock's time that it is given, and changes nothing.
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from aura.clock import rfc3339
 from aura.schedule import At, Cron, Every, Item, Misfire, Timed, Trigger
-from aura.scheduling.liveitem import LiveItem
+from aura.scheduling.liveitem import LiveItem, says
 from aura.scheduling.slots import latest_slots, next_slot
 
 #: How late a slot may be and still be on time, in seconds.
@@ -50,6 +50,12 @@ class Watched(NamedTuple):
     item: Item
     timezone: str
     triggers: list[tuple[Trigger, float]]
+
+    @classmethod
+    def of(cls, live: LiveItem) -> Self:
+        """An item as it stands now."""
+        triggers = [(trigger, live.row.anchors[says(trigger)]) for trigger in live.timed()]
+        return cls(live, live.item, live.plan.timezone, triggers)
 
     def next_due(self) -> float | None:
         """When the first slot comes after what was looked at."""

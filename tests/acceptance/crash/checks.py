@@ -154,6 +154,7 @@ CHECKS: tuple[Check, ...] = (
     itemchecks.items_that_are_off_start_nothing,
     itemchecks.events_start_their_item_once,
     itemchecks.files_start_their_item_once,
+    itemchecks.calls_start_their_item_once,
     nothing_is_left,
     database_is_whole,
 )

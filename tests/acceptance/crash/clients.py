@@ -49,6 +49,8 @@ class Client:
         self._journal = Journal(folder / f"journal.{number}")
         self._count = 0
         self._wanted: Wanted | None = None
+        #: The delivery with which the webhook was called, until it is known to be on record.
+        self._delivery: str | None = None
         self._mine: deque[str] = deque(maxlen=50)
         self._to_cancel: deque[str] = deque(maxlen=50)
         self._to_resume: deque[str] = deque(maxlen=50)
@@ -98,6 +100,8 @@ class Client:
             self._change_credentials(door, dice < 0.69)
         elif dice < 0.79:
             self._submit_batch(door, [self._pick(favoured) for _ in range(self._random.randint(2, 4))])
+        elif dice < 0.83:
+            self._call(door)
         else:
             self._submit(door, self._pick(favoured), favoured)
 
@@ -193,6 +197,21 @@ class Client:
         if status not in (202, 503) or len(handlers) > 1:
             self.wrong.append(f"event {rule} was answered with {status} {answer}")
 
+    def _call(self, door: Door) -> None:
+        """Call the webhook; with the same delivery again if nobody knows whether that was received."""
+        again, self._delivery = self._delivery is not None, self._delivery or self._new_key()
+        self.repeated += again
+        path, key = f"/api/hooks/{mix.PLAN}/{mix.HOOK}", self._delivery
+        self._journal.note(Note("call", key))
+        self.in_flight = "call"
+        status, answer = door.ask("POST", path, {"key": key}, key, mix.SECRET)
+        self.in_flight = None
+        self._journal.note(Note("called", key, "", status, "".join(answer.get("started") or ())))
+        if status not in ((202, 200, 503) if again else (202, 503)):
+            self.wrong.append(f"delivery {key} was answered with {status} {answer}")
+        if status != 503:
+            self._delivery = None
+
     def _switch(self, door: Door) -> None:
         """Switch a rule on or off, and see that it is."""
         wanted = self._random.choice(["enable", "disable"])
@@ -218,6 +237,8 @@ class Client:
         with closing(door.connection):
             if self._wanted is not None:
                 self._want(door, self._wanted, again=True)
+            if self._delivery is not None:
+                self._call(door)
 
     # -- what waits for this client
 

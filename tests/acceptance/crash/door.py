@@ -26,13 +26,15 @@ class Door(NamedTuple):
     connection: http.client.HTTPConnection
     token: str
 
-    def ask(self, method: str, path: str, body: Any = None, once: str | None = None) -> tuple[int, Any]:
-        """The status and the body of an answer. ``once`` is the idempotency key.
+    def ask(
+        self, method: str, path: str, body: Any = None, once: str | None = None, secret: str | None = None
+    ) -> tuple[int, Any]:
+        """The status and the body of an answer. ``once`` is the idempotency key; ``secret`` goes in the token's place.
 
         Raises:
             OSError, HTTPException: the server died under it (``CUT_OFF``).
         """
-        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {secret or self.token}", "Content-Type": "application/json"}
         if once is not None:
             headers["Idempotency-Key"] = once
         data = None if body is None else msgspec.json.encode(body)

@@ -57,6 +57,7 @@ class Run(msgspec.Struct, frozen=True):
     due: float = 0.0
     event_id: str | None = None
     file: str | None = None
+    delivery: str | None = None  # with which a client called the webhook
 
 
 class Missed(msgspec.Struct, frozen=True):
@@ -158,12 +159,14 @@ def _runs(db: sqlite3.Connection) -> dict[str, Run]:
             run, paused=rests or seq in paused, error=error or "", asked_by=asked, handles=rule
         )
         found[cid] = msgspec.structs.replace(run, seq=seq, preemptions=preemptions, item=because.get("item"))
-    for cid, due, event_id, file in db.execute(_TRIGGERED):
-        found[cid] = msgspec.structs.replace(found[cid], due=due, event_id=event_id, file=file and Path(file).name)
+    for cid, due, event_id, file, delivery in db.execute(_TRIGGERED):
+        name = file and Path(file).name
+        found[cid] = msgspec.structs.replace(found[cid], due=due, event_id=event_id, file=name, delivery=delivery)
     return found
 
 
-_TRIGGERED = """SELECT cid, due, json_extract(cause, '$.event_id'), json_extract(event, '$.payload.path') FROM run
+_TRIGGERED = """SELECT cid, due, json_extract(cause, '$.event_id'), json_extract(event, '$.payload.path'),
+  json_extract(event, '$.payload.key') FROM run
  WHERE json_extract(cause, '$.item') IS NOT NULL"""
 
 

@@ -54,6 +54,17 @@ def files_start_their_item_once(evidence: Evidence) -> Iterator[str]:
     yield from _once("file", evidence.inbox, (run.file for run in _started(evidence, mix.FILES)))
 
 
+def calls_start_their_item_once(evidence: Evidence) -> Iterator[str]:
+    """202 and 200 of a webhook are promises, and a delivery that comes again is the same."""
+    runs = _started(evidence, mix.HOOK)
+    told = {note.key: note.cid for note in evidence.notes if note.kind == "called" and note.cid}
+    unsure = {note.key for note in evidence.notes if note.kind == "call"} - told.keys()
+    here = {run.delivery for run in runs if run.delivery in unsure}  # of these nobody has been told
+    yield from _once("delivery", [*told, *here], (run.delivery for run in runs))
+    lost = told.items() - {(run.delivery, run.cid) for run in runs}
+    yield from (f"delivery {key} was acknowledged as run {cid}, which it has not started" for key, cid in lost)
+
+
 def _once(what: str, wanted: Iterable[str], got: Iterable[str | None]) -> Iterator[str]:
     counts, names = Counter(got), set(wanted)
     yield from (f"{what} {name} has started {counts[name]} runs" for name in names if counts[name] != 1)

@@ -13,7 +13,8 @@ class Note(msgspec.Struct, frozen=True):
     ``status`` 0 means that no answer came. ``seen``, ``cancel``, ``pause`` and ``resume``: what was answered about
     ``cid``, with its ``state``. ``emit``: the event ``key`` is emitted now for the run ``cid``; ``emitted``: so it was
     answered, ``state`` is the event's id. ``answer``: the run's question is answered ``yes`` or ``no`` (``state``) now;
-    ``answered``: so that was answered.
+    ``answered``: so that was answered. ``call``: the webhook is called now, the delivery is ``key``; ``called``: so it
+    was answered, ``cid`` is the run that it has started.
     """
 
     kind: str

@@ -23,7 +23,7 @@ START_TIME = 60.0
 #: Seconds that a boot takes, about, without the imports.
 BOOT = 0.15
 #: Settings of all lives: a short grace, and enough places that many runs are killed at once.
-SETTINGS = {"AURA_GRACE": "1s", "AURA_LANES__MAIN__LIMIT": "12"}
+SETTINGS = {"AURA_GRACE": "1s", "AURA_LANES__MAIN__LIMIT": "12", "AURA_SECRET_HOOK": mix.SECRET}
 
 _IN_BOOT = frozenset({Site.SCHEMA, Site.BOOT_COUNT, Site.BOOT_SETTLE})
 _IN_STOP = frozenset({Site.COME_BACK, Site.BOOT_END, Site.CHECKPOINT})

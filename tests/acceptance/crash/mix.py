@@ -107,6 +107,7 @@ MARKED: Mapping[str, frozenset[str]] = {
     "handle": frozenset({"h", "i"}),
     "tick": frozenset(),
     "take": frozenset(),
+    "receive": frozenset(),
 }
 #: Those of them that may be repeated after a crash in their middle, where the task resumes.
 REPEATABLE: Mapping[str, frozenset[str]] = {
@@ -125,6 +126,8 @@ SWITCHED = "idle"
 #: What starts by itself: items with times of their own, that which hears ``TOLD``, that which takes files, its task.
 TIMED = ("tick", "beat", "off")
 ECHO, FILES, TAKES = "echo", "files", "take"
+#: The item that clients call without a token, who know its secret.
+HOOK, SECRET = "hook", "knock knock knock"
 
 
 def files_of_marks(folder: Path) -> Mapping[str, Path]:
@@ -146,7 +149,7 @@ def plan_files(folder: Path) -> dict[str, str]:
         f"{PLAN}/interrupts.yaml": RULES,
         f"{PLAN}/schedule.yaml": ITEMS,
         f"{PLAN}/actions.py": ACTIONS,
-        f"{PLAN}/plan.yaml": f"vars:\n{told}  inbox: '{inbox(folder)}'\n",
+        f"{PLAN}/plan.yaml": f"secrets: [hook]\nvars:\n{told}  inbox: '{inbox(folder)}'\n",
     }
 
 

@@ -128,6 +128,7 @@ steps:
 """,
     "tick": "recovery: restart\nsteps:\n  a: {action: log, params: {message: tick}}\n",
     "take": "recovery: restart\nsteps:\n  a: {action: log, params: {message: a file}}\n",
+    "receive": "recovery: restart\nsteps:\n  a: {action: log, params: {message: a call}}\n",
     "tally": "steps:\n  a: {action: count_in_state}\n",
     "tell": "steps:\n  a: {action: mark_and_emit}\n",
     "beget": """
@@ -160,6 +161,7 @@ items:
   deaf: {task: tick, triggers: [{event: run.started, when: "{{ false }}"}]}
   echo: {task: tick, triggers: [{event: told}]}
   files: {task: take, triggers: [{file: {path: "{{ vars.inbox }}", each: true}}]}
+  hook: {task: receive, triggers: [{webhook: {secret: hook, scheme: bearer}}]}
 """
 
 _SCRIPT = r"""

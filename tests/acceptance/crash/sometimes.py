@@ -48,6 +48,7 @@ _IN_FLIGHT: Mapping[str, str] = {
     "emit": "an event was emitted by a client",
     "answer": "a question was answered",
     "fire": "an interrupt rule was to be fired",
+    "call": "a webhook was called",
     "switch": "an interrupt rule was switched",
     "credentials": "a token or a session was changed",
 }

@@ -97,6 +97,13 @@ def started(*runs: dict[str, Any]) -> dict[str, Any]:
     return {"runs": {"c1": RUN} | made}
 
 
+def called(*deliveries: str, cid: str = "s0") -> dict[str, Any]:
+    """The good run, and those of a webhook's deliveries; the first is acknowledged, of the second nobody knows."""
+    told = (Note("call", "0-3"), Note("called", "0-3", "", 202, cid), Note("call", "0-4"))
+    runs = [{"item": "hook", "task": "receive", "delivery": one} for one in deliveries]
+    return {**started(*runs), **notes(*told)}
+
+
 TWICE = (MARK._replace(step="b"), MARK._replace(step="b"))
 WHOLE = (Note("sent", "0-1", "slow", batch="0-1"), Note("sent", "0-9", "slow", batch="0-1"))
 TOLD_EVENT = Emitted("9", "told", "", "c1", "a")
@@ -124,6 +131,8 @@ def step(**changes: Any) -> dict[str, Any]:
         pytest.param({**resumed("wake", finishes=2), "marks": (MARK._replace(step="wake"),)}, id="greeted-twice"),
         pytest.param({"counts": (Count("c1", 0), Count("c1", 1), Count("c1", 1), Count("c1", 2))}, id="counted-on"),
         pytest.param(asked_for(("c1", "b")), id="asked-for-another"),
+        pytest.param(called("0-3"), id="called"),
+        pytest.param(called("0-3", "0-4"), id="called-and-killed"),
         pytest.param(fired(), id="fired"),
         pytest.param(fired(other(victims=((1, None),)), preemptions=0), id="fired-and-killed"),
     ],
@@ -245,6 +254,10 @@ def test_what_may_be_is_not_reported(changes: dict[str, Any]) -> None:
         ),
         pytest.param("events_start_their_item_once", started({"item": "echo", "event_id": "9"}), id="run-of-no-event"),
         pytest.param("files_start_their_item_once", {"inbox": ("c1",)}, id="file-without-a-run"),
+        pytest.param("calls_start_their_item_once", called(), id="delivery-without-a-run"),
+        pytest.param("calls_start_their_item_once", called("0-3", "0-3"), id="delivery-with-two-runs"),
+        pytest.param("calls_start_their_item_once", called("0-3", cid="c9"), id="another-run-of-a-delivery"),
+        pytest.param("calls_start_their_item_once", called("0-3", "0-5"), id="run-of-no-delivery"),
         pytest.param("nothing_is_left", {"processes": ("7 sleep",)}, id="process"),
         pytest.param("nothing_is_left", {"files": ("aura.db-wal",)}, id="file"),
         pytest.param("nothing_is_left", {"lock_is_free": False}, id="lock"),
@@ -257,7 +270,7 @@ def test_check_finds_what_it_is_for(check: str, changes: dict[str, Any]) -> None
 
 
 def test_every_check_is_run() -> None:
-    assert len(set(CHECKS)) == len(CHECKS) == 35
+    assert len(set(CHECKS)) == len(CHECKS) == 36
 
 
 def test_client_that_cannot_go_on_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

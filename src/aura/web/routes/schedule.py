@@ -57,7 +57,8 @@ async def preview(call: Call) -> Response:
     """The times at which an item is due, with the changes of daylight saving that they meet."""
     query = call.query(PreviewQuery)
     span = _seconds(query.begin), _seconds(query.end)
-    return json_response(shapes.preview(call.engine.schedules.preview(call.path["plan"], call.path["item"], *span)))
+    found = await call.engine.schedules.preview(call.path["plan"], call.path["item"], *span)
+    return json_response(shapes.preview(found))
 
 
 def _seconds(time: datetime | None) -> float | None:
