@@ -190,6 +190,9 @@ class EngineMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = VirtualLoop()
+        #: What callbacks of the loop have raised: it tells nobody else.
+        self.raised: list[dict[str, Any]] = []
+        self.loop.set_exception_handler(lambda _loop, context: self.raised.append(context))
         #: (cid, step) → how often its body has begun.
         self.began: Counter[tuple[str, str]] = Counter()
         #: cid → task, of all who were told that it is accepted.
@@ -546,6 +549,7 @@ class EngineMachine(RuleBasedStateMachine):
             self.record_is_what_was_told()
             self.places_and_queues_agree_with_the_runs()
             assert not world.clients
+            assert not self.raised
             check_idle(world.kit)
             for cid, name in self.accepted.items():
                 self.check_end(cid, name, self.final[cid])

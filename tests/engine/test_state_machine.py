@@ -70,6 +70,9 @@ class StateMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = VirtualLoop()
+        #: What callbacks of the loop have raised: it tells nobody else.
+        self.raised: list[dict[str, Any]] = []
+        self.loop.set_exception_handler(lambda _loop, context: self.raised.append(context))
         self.folder = tempfile.TemporaryDirectory()
         self.store = self.kind(Path(self.folder.name))
         #: key → what it may be, by what was answered; more than one if a crash came before an answer.
@@ -246,6 +249,10 @@ class StateMachine(RuleBasedStateMachine):
         assert state._count == len(rows)
         assert state._bytes == sum(len(key.encode()) + len(value) for key, (value, _) in rows.items())
         assert not state._pending
+
+    @invariant()
+    def no_callback_has_failed(self) -> None:
+        assert not self.raised
 
     def teardown(self) -> None:
         self.close()

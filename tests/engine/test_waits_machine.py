@@ -73,6 +73,9 @@ class WaitsMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = VirtualLoop()
+        #: What callbacks of the loop have raised: it tells nobody else.
+        self.raised: list[dict[str, Any]] = []
+        self.loop.set_exception_handler(lambda _loop, context: self.raised.append(context))
         place = self.folder / str(next(self.numbers))
         self.plan = write_files(place / "plans", tasks_of_plan("p")) / "p"
         flags = {"data": place / "data", "plans": place / "plans"}
@@ -311,6 +314,7 @@ class WaitsMachine(RuleBasedStateMachine):
     @invariant()
     def engine_has_no_fault(self) -> None:
         assert not self.world.engine.runtime.faults
+        assert not self.raised
 
     def teardown(self) -> None:
         try:

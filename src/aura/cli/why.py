@@ -29,7 +29,7 @@ ADVICE: dict[Reason, str] = {
     "debounced": "nothing is lost: the last event of its kind starts it, see `debounce`",
     "duplicate": "the same was there before and has started what it had to",
     "loop_detected": "events go round in a circle through it: break it, then aura reload",
-    "bad_inputs": "what it was given does not fit the task: aura check, aura tasks PLAN",
+    "bad_inputs": "its plan cannot be loaded, or what it was given does not fit its task: aura plans, aura check",
     "storage_full": "the storage took nothing: aura status, aura doctor",
 }
 
