@@ -342,7 +342,7 @@ async def test_folder_that_hangs_holds_up_no_other(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(filewatch, "look_at", look)
     monkeypatch.setattr(filewatch, "LONGEST_LOOK", 0.2)
     monkeypatch.setattr(filewatch, "AGAIN", 0.2)
-    monkeypatch.setattr("aura.testing.virtual_time.PATIENCE", 0.1)  # real seconds: the thread that hangs holds the time
+    monkeypatch.setattr("aura.testing.holding.PATIENCE", 0.1)  # real seconds: the thread that hangs holds the time
     items = f"{watching()}  stuck: {{task: work, triggers: [{{file: {{path: {hanging}}}}}]}}\n"
     async with open_lab(tmp_path, items=items) as world:
         await world.until(lambda: "does not answer" in str(world.engine.file_triggers.trouble(world.item("stuck"))))

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from aura.eventloop import StayingLoop, is_alone
 from aura.loading.importing import call_abandonable
 from aura.processes import leftovers
-from aura.testing import virtual_time
+from aura.testing import holding
 from aura.testing.lives import Life
 from aura.testing.virtual_time import START, Deadlock, NotReached, ThreadGate, VirtualClock, VirtualLoop
 
@@ -215,7 +215,7 @@ async def test_thread_at_a_gate_holds_nothing_until_it_is_opened() -> None:
 
 
 async def test_work_that_says_nothing_lets_time_go_on_with_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(virtual_time, "PATIENCE", 0.02)
+    monkeypatch.setattr(holding, "PATIENCE", 0.02)
     hanging = threading.Event()
     began = time.monotonic()
     async with anyio.create_task_group() as group:
@@ -228,8 +228,8 @@ async def test_work_that_says_nothing_lets_time_go_on_with_real_time(monkeypatch
 async def test_terminal_is_told_who_holds_the_time(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(virtual_time, "PATIENCE", 0.02)
-    monkeypatch.setattr(virtual_time, "TOLD_AFTER", 0.05)
+    monkeypatch.setattr(holding, "PATIENCE", 0.02)
+    monkeypatch.setattr(holding, "TOLD_AFTER", 0.05)
     hanging = threading.Event()
 
     def computes() -> None:
@@ -246,7 +246,7 @@ async def test_terminal_is_told_who_holds_the_time(
 
 
 async def test_work_that_goes_on_talking_lets_time_go_on_with_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(virtual_time, "ENDURANCE", 0.05)
+    monkeypatch.setattr(holding, "ENDURANCE", 0.05)
     told = threading.Event()
 
     def talks() -> None:
@@ -282,7 +282,7 @@ CHAINS = [works_in_threads, works_in_an_executor, works_in_processes]
 async def test_pieces_of_work_each_of_which_ends_hold_the_time_however_many(
     chain: Callable[[int], Coroutine[Any, Any, None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(virtual_time, "ENDURANCE", 0.5)
+    monkeypatch.setattr(holding, "ENDURANCE", 0.5)
     began = loop().time()
     async with anyio.create_task_group() as group:
         group.start_soon(anyio.sleep, 1)
@@ -296,14 +296,14 @@ async def test_pieces_of_work_each_of_which_ends_hold_the_time_however_many(
 async def test_pieces_of_work_without_an_end_let_time_go_on_with_real_time(
     chain: Callable[[int], Coroutine[Any, Any, None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(virtual_time, "LONGEST_HOLD", 0.05)
+    monkeypatch.setattr(holding, "LONGEST_HOLD", 0.05)
     with anyio.move_on_after(0.1) as scope:  # its time-out, as it were
         await chain(10**6)
     assert scope.cancelled_caught
 
 
 async def test_quiet_comes_beside_work_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(virtual_time, "PATIENCE", 0.02)
+    monkeypatch.setattr(holding, "PATIENCE", 0.02)
     hanging = threading.Event()
     async with anyio.create_task_group() as group:
         group.start_soon(to_thread.run_sync, hanging.wait, 20)

@@ -9,10 +9,8 @@ The ties.
   them, since their answer would have come first. The loop then waits in real time. A thread that waits for the loop
   (``from_thread.run``) is not in flight, nor one that stands at a ``ThreadGate`` or listens for changes of folders, nor
   what a frozen life has started: it answers nobody.
-  What answers nothing for ``PATIENCE`` seconds lets time go on, no faster than real time: so the grace of a stop ends
-  what hangs for ever. So does what has been in flight for ``ENDURANCE`` seconds, though it says something now and then:
-  a process that never stops printing meets its time-out. Of work that ends, and is followed by other work at once, that
-  counts anew for each piece, up to ``LONGEST_HOLD``. A ``def`` action that never returns is given up (``hangs``).
+  What does not come to an end lets time go on after a while, no faster than real time (``holding``). A ``def`` action
+  that never returns is given up (``hangs``).
 - *Quiet* is the moment in which no turn of the loop has anything to do and nothing is in flight that is still waited
   for: ``wait_quiet`` returns there, before any time passes. ``wait_until`` looks at its condition after every turn, and
   misses nothing that is so between two turns.
@@ -34,7 +32,6 @@ import asyncio
 import selectors
 import sys
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import Context, copy_context
@@ -49,7 +46,9 @@ from aura.eventloop import IN_BACKGROUND, StayingLoop
 from aura.loading import importing
 from aura.processes import leftovers
 from aura.runs.edge import suspended_in
+from aura.testing import holding
 from aura.testing.hangs import Hangs, let_threads_be_left
+from aura.testing.holding import Hold
 from aura.testing.lives import LIFE, Life
 from aura.testing.whereabouts import describe_children, describe_threads
 from aura.watching import folders
@@ -58,14 +57,6 @@ from aura.watching import folders
 START = 1000.0
 #: What ``VirtualClock`` gives as wall time at the start: 2026-01-01T00:00:00Z.
 BEGINNING = 1767225600.0
-#: Real seconds for which work in flight may be silent before time goes on beside it.
-PATIENCE = 1.0
-#: Real seconds for which the same work in flight may hold the time, whatever it says.
-ENDURANCE = 10.0
-#: Real seconds for which work may, each piece of which answers and is followed by another one at once.
-LONGEST_HOLD = 60.0
-#: Real seconds of such a silence after which the terminal is told who it is.
-TOLD_AFTER = 10.0
 #: Real seconds for which a ``def`` action may give no sign before its thread is abandoned.
 THREAD_TIMEOUT = 60.0
 #: Real seconds between two looks at work in flight; an answer wakes the loop at once.
@@ -111,7 +102,7 @@ class VirtualLoop(StayingLoop):
     def __init__(self) -> None:
         self._now = START
         #: How work in flight holds the clock now; None while nothing is in flight.
-        self._held: _Hold | None = None
+        self._held: Hold | None = None
         self._hangs = Hangs()
         #: How often a worker thread has answered.
         self._answers = 0
@@ -326,7 +317,7 @@ class VirtualLoop(StayingLoop):
 
     def _hold(self, timeout: float | None) -> list[Any]:
         if self._held is None:
-            self._held = _Hold()
+            self._held = Hold()
         events = self._input.look(LOOK_EVERY)
         passed = self._held.look(bool(events), self._work())
         if self._held.is_to_be_told():
@@ -360,7 +351,7 @@ class VirtualLoop(StayingLoop):
     def _tell_of_silence(self) -> None:
         """Say what holds the clock: a thread cannot be ended, so a test whose thread never returns ends never."""
         lines = describe_threads() or ["a child process, or a thread of a library"]
-        head = f"aura: time has stood still for {TOLD_AFTER:g} s, since something works and gives no answer:"
+        head = f"aura: time has stood still for {holding.TOLD_AFTER:g} s, since something works and gives no answer:"
         print("\n  ".join(["", head, *lines]), file=sys.__stderr__, flush=True)
 
     def _tell_quiet(self) -> None:
@@ -523,39 +514,6 @@ class _Selector(selectors.DefaultSelector):
     def look(self, timeout: float) -> list[Any]:
         """Wait for input in real time."""
         return super().select(timeout)
-
-
-class _Hold:
-    """One time in which work in flight holds the clock."""
-
-    def __init__(self) -> None:
-        self._begun = self._changed = self._heard = self._looked = time.monotonic()
-        self._work: object = None
-        self._told = False
-
-    def look(self, heard: bool, work: object) -> float:
-        """Note a look, whether anything was heard in it and what works; give the real seconds since the last one."""
-        now = time.monotonic()
-        if heard:
-            self._heard, self._told = now, False
-        if work != self._work:
-            self._changed, self._work = now, work
-        passed, self._looked = now - self._looked, now
-        return passed
-
-    @property
-    def is_over(self) -> bool:
-        """Whether time may go on beside the work."""
-        if self._looked - self._heard > PATIENCE or self._looked - self._changed > ENDURANCE:
-            return True
-        return self._looked - self._begun > LONGEST_HOLD
-
-    def is_to_be_told(self) -> bool:
-        """Whether the terminal is to be told of it now: once for each silence."""
-        if self._told or self._looked - self._heard <= TOLD_AFTER:
-            return False
-        self._told = True
-        return True
 
 
 class _Watch:
