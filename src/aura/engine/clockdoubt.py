@@ -16,13 +16,13 @@ JUMP = DAY
 #: For how many seconds of running it is.
 DOUBT = DAY
 
-_GAP = """SELECT started_at - (SELECT max(max(started_at, coalesce(ended_at, 0))) FROM boot WHERE number < ?1)
- FROM boot WHERE number = ?1"""
+_GAP = """SELECT started_at - (SELECT max(max(started_at, coalesce(ended_at, 0))) FROM boot WHERE number < ?)
+ FROM boot WHERE number = ?"""
 
 
 def read_gap(execute: Execute, boot: int) -> float:
     """The seconds between the last sign of an older start of the server and this one; 0 for the first."""
-    row = execute(_GAP, (boot,)).fetchone()
+    row = execute(_GAP, (boot, boot)).fetchone()
     return float(row[0] or 0.0) if row else 0.0
 
 

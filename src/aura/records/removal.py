@@ -24,13 +24,13 @@ NO_SEQ = -MAX_SEQ
 _EACH_FINAL = [f"SELECT seq FROM run WHERE state={state}" for state in FINAL_STATES.split(", ")]  # noqa: S608
 _NEWEST = f"{' UNION ALL '.join(_EACH_FINAL)} ORDER BY seq DESC LIMIT 1 OFFSET ?"
 _OLDEST = (
-    " UNION ALL ".join(f"SELECT * FROM ({sql} AND seq>?1 AND seq<=?2 ORDER BY seq LIMIT ?3)" for sql in _EACH_FINAL)  # noqa: S608
-    + " ORDER BY 1 LIMIT ?3"
+    " UNION ALL ".join(f"SELECT * FROM ({sql} AND seq>? AND seq<=? ORDER BY seq LIMIT ?)" for sql in _EACH_FINAL)  # noqa: S608
+    + " ORDER BY 1 LIMIT ?"
 )
 _LAST = "SELECT max(seq) FROM run"
 _LAST_BEFORE = "SELECT seq FROM run WHERE accepted_at<? ORDER BY accepted_at DESC LIMIT 1"
 #: What is to be gone through is given as one JSON list: a statement for many runs leaves the interpreter to others.
-_GIVEN = "(SELECT value FROM json_each(?1))"
+_GIVEN = "(SELECT value FROM json_each(?))"
 #: Whether a run has a parent that is still there, and whether it has sub-tasks.
 _LOOK = f"""SELECT r.seq, r.cid, r.finished_at,
  r.parent_cid IS NOT NULL AND EXISTS (SELECT 1 FROM run AS p WHERE p.cid = r.parent_cid),
@@ -45,11 +45,11 @@ _OF_RUN = {"history": "id", "step": "name", "loop": "step", "item": "step, idx",
     "victim": "firing",
 }
 _CLEAR_BY_SEQ = [
-    f"DELETE FROM {table} WHERE (seq, {key}) IN (SELECT seq, {key} FROM {table} WHERE seq IN {_GIVEN} LIMIT ?2)"  # noqa: S608
+    f"DELETE FROM {table} WHERE (seq, {key}) IN (SELECT seq, {key} FROM {table} WHERE seq IN {_GIVEN} LIMIT ?)"  # noqa: S608
     for table, key in _OF_RUN.items()
 ]
 _CLEAR_BY_CID = [
-    f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE cid IN {_GIVEN} LIMIT ?2)"  # noqa: S608
+    f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE cid IN {_GIVEN} LIMIT ?)"  # noqa: S608
     for table in ("log", "event", "firing")
 ]
 _REMOVE = [
@@ -58,8 +58,8 @@ _REMOVE = [
     f"INSERT INTO removed SELECT seq, cid FROM run WHERE seq IN {_GIVEN}",  # noqa: S608
     f"DELETE FROM run WHERE seq IN {_GIVEN}",  # noqa: S608
 ]
-_LAST_OF_HISTORY = "SELECT max((SELECT max(id) FROM history WHERE seq = value)) FROM json_each(?1)"
-_LAST_OF_TABLE = "SELECT max((SELECT max(id) FROM {} WHERE cid = value)) FROM json_each(?1)"
+_LAST_OF_HISTORY = "SELECT max((SELECT max(id) FROM history WHERE seq = value)) FROM json_each(?)"
+_LAST_OF_TABLE = "SELECT max((SELECT max(id) FROM {} WHERE cid = value)) FROM json_each(?)"
 _MARK = """INSERT INTO meta VALUES (?,?) ON CONFLICT DO UPDATE SET value=excluded.value
  WHERE CAST(value AS INTEGER) < CAST(excluded.value AS INTEGER)"""
 #: The streams, by the key under which ``meta`` has the highest id that was taken off each.
@@ -115,7 +115,7 @@ def _one(execute: Execute, sql: str, *values: float) -> int:
 
 def find_runs(execute: Execute, bounds: Bounds, window: Window, after: int, limit: int) -> Found:
     """Look at the next ``limit`` ended runs of the window and give those that may go, with their sub-tasks."""
-    seqs = [seq for (seq,) in execute(_OLDEST, (after, window.last, limit))]
+    seqs = [seq for (seq,) in execute(_OLDEST, (*(after, window.last, limit) * len(_EACH_FINAL), limit))]
     found: list[Gone] = []
     for seq, cid, ended_at, has_parent, has_children in execute(_LOOK, (_json(seqs),)).fetchall():
         if has_parent:
@@ -201,7 +201,7 @@ def forget_removed(runs: Sequence[Gone]) -> Unit:
 def find_known(execute: Execute, cids: Sequence[str]) -> set[str]:
     """Which of these runs are on record, or noted as removed."""
     found = [f"SELECT cid FROM {table} WHERE cid IN {_GIVEN}" for table in ("run", "removed")]  # noqa: S608 - our own words
-    return {cid for (cid,) in execute(" UNION ALL ".join(found), (_json(cids),))}
+    return {cid for (cid,) in execute(" UNION ALL ".join(found), (_json(cids),) * len(found))}
 
 
 def _json(values: Sequence[int] | Sequence[str]) -> str:
