@@ -321,11 +321,14 @@ class Bus:
         entry = self._stage(name, payload, origin, plan_name=plan_name)
         return self._hand_over(entry, also=also, after=after, failed=failed, owner=owner).ticket
 
-    def address(self, to: Subscriber, name: str, payload: Any = None, *, plan_name: str) -> Emitted:
+    def address(
+        self, to: Subscriber, name: str, payload: Any = None, *, plan_name: str, certain: bool = False
+    ) -> Emitted:
         """Hand over an event of Aura's own that is meant for one subscriber; the others hear of it as of any other.
 
         It is stored with what it brings about there, or not at all. The payload is plain JSON. Does not wait. What the
-        subscriber raises is raised, and nothing was handed over.
+        subscriber raises is raised, and nothing was handed over. ``certain``: so is what it brings about there
+        (``Ticket.certain``).
         """
         entry = self._stage(name, payload, plan_name=plan_name)
         try:
@@ -333,7 +336,8 @@ class Bus:
         except BaseException:
             self._journal.settle([entry], False)
             raise
-        return self._hand_over(entry, meant=Offered(to, delivery) if delivery else None, refusable=True)
+        meant = Offered(to, delivery) if delivery else None
+        return self._hand_over(entry, meant=meant, refusable=True, certain=certain)
 
     def _stage(
         self,
@@ -377,6 +381,7 @@ class Bus:
         refusable: bool = False,
         owner: Owner | None = None,
         meant: Offered | None = None,
+        certain: bool = False,
     ) -> Emitted:
         others = self.deliver([entry])
         deliveries = others if meant is None else [meant, *others]
@@ -406,6 +411,7 @@ class Bus:
             refusable=refusable,
             site=_site(deliveries),
             owner=owner,
+            certain=certain and not others,
         )
         return Emitted(entry, ticket, deliveries)
 

@@ -490,7 +490,7 @@ async def _store_lines(runtime: Runtime, lines: Sequence[LogEntry]) -> None:
     if runtime.space.log_refusal:
         raise StoreFull(runtime.space.log_refusal)
     unit = insert_logs([log_row(line) for line in lines])
-    await runtime.store.put(unit, refusable=True, site=Site.LOGS).wait()
+    await runtime.store.put(unit, refusable=True, site=Site.LOGS, certain=True).wait()
 
 
 async def _reap() -> None:

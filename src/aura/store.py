@@ -77,7 +77,7 @@ class Ticket:
     Invariant: ``done`` is set once, by the flusher, after the commit; ``error`` is set before it or never.
     """
 
-    __slots__ = ("_waiters", "after", "done", "error", "failed", "owner", "refusable", "site", "unit")
+    __slots__ = ("_waiters", "after", "certain", "done", "error", "failed", "owner", "refusable", "site", "unit")
 
     def __init__(
         self,
@@ -87,6 +87,7 @@ class Ticket:
         refusable: bool,
         site: Site | None = None,
         owner: Owner | None = None,
+        certain: bool = False,
     ) -> None:
         self.unit = unit
         self.owner = owner
@@ -94,6 +95,8 @@ class Ticket:
         self.failed = failed
         self.refusable = refusable
         self.site = site
+        #: Whether only a fault of Aura's own could make the unit fail: nobody takes that for an answer.
+        self.certain = certain
         self.done = False
         self.error: Exception | None = None
         #: Whoever waits, or has waited in vain; None if nobody has.
@@ -207,15 +210,17 @@ class Store:
         refusable: bool = False,
         site: Site | None = None,
         owner: Owner | None = None,
+        certain: bool = False,
     ) -> Ticket:
         """Hand over a unit. It is written with the next batch, in the order of handing over.
 
         ``after`` runs once it is committed, before any waiter; ``failed`` if it was rolled back. ``refusable`` units
         fail while the storage cannot be written, and with them those of an ``owner`` that is refused by it; all others
         wait until it can. ``site`` says what it commits; None is for units that nobody would miss
-        (``tests/unit/test_failpoints.py``).
+        (``tests/unit/test_failpoints.py``). ``certain``: the unit finds nothing out, and only a fault of Aura's own
+        could make it fail.
         """
-        ticket = Ticket(unit, after, failed, refusable, site, owner)
+        ticket = Ticket(unit, after, failed, refusable, site, owner, certain)
         if self._closed.is_set():
             ticket.error = StoreClosed("the store's intake is closed")
             ticket.resolve()

@@ -1,4 +1,4 @@
-"""Both stores keep the same promises: the same tests over each."""
+"""All stores keep the same promises: the same tests over each."""
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -21,10 +21,12 @@ from aura.run import Cause
 from aura.store import Execute, Store, StoreBackend
 from aura.stores.memory import MemoryBackend
 from aura.stores.sqlite import SqliteBackend
+from aura.testing.writebehind import WriteBehind
 
 Make = Callable[[Path], StoreBackend]
 MAKERS: dict[str, Make] = {
     "memory": lambda _: MemoryBackend(),
+    "write-behind": lambda _: WriteBehind(),
     "sqlite": lambda folder: SqliteBackend(folder / "aura.db"),
 }
 

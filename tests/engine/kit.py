@@ -22,6 +22,7 @@ from aura.runs.liverun import LiveRun
 from aura.servicedef import Service
 from aura.store import StoreBackend
 from aura.stores.disk import Disk
+from aura.stores.memory import MemoryBackend
 from aura.task import Dependency, Loop, Retry, Source, Step, Task
 from aura.testing.virtual_time import LIMIT, VirtualLoop
 from aura.testing.world import World, open_world
@@ -214,7 +215,7 @@ async def opened(
     async with open_world(
         folder / "p",
         settings=settings,
-        backend=backend,
+        backend=backend or MemoryBackend(),  # not a world's own: a unit that fails is to fail at once, and alone
         generations=cast(Generations, generations or PythonGenerations(*tasks)),
         leave=left.append,
         kind=Opened,

@@ -173,6 +173,7 @@ class Runtime:
             partial(self._lost, run, entries, deliveries, loops, waits, checkpoints, former, run.row),
             site=Site.STUCK if run.stuck and to is former else _SITES[None if to is former else to],
             owner=run,
+            certain=also is None and not deliveries,
         )
 
     def _stage(self, run: LiveRun) -> tuple[list[EventEntry], list[HistoryRow]]:

@@ -283,7 +283,9 @@ class Scheduler:
             payload = {"plan": live.plan_name, "item": live.item.name, "due": rfc3339(slot.due)}
             meant = _Slot(wish, self._starts, self._lost)
             try:
-                meant.ticket = self._bus.address(meant, DUE, payload, plan_name=live.plan_name).ticket
+                # that the slot has not started is known: the store does not find it out
+                addressed = self._bus.address(meant, DUE, payload, plan_name=live.plan_name, certain=True)
+                meant.ticket = addressed.ticket
                 return True
             except RequestError as refused:
                 if refused.code in LATER:

@@ -46,7 +46,7 @@ class FailpointBackend:
     def _watch(self, ticket: Ticket, site: Site) -> None:
         if ticket not in self._watched:
             self._watched.add(ticket)
-            ticket.unit = partial(_inside, ticket.unit, site)
+            ticket.unit, ticket.certain = partial(_inside, ticket.unit, site), False
             ticket.after = partial(_told, ticket.after, site)
 
     async def read(self, query: Callable[[Execute], T]) -> T:

@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import cache
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from anyio.lowlevel import checkpoint
 
@@ -67,16 +67,20 @@ class MemoryBackend:
     async def commit(self, batch: Sequence[Ticket]) -> None:
         if not is_alone(asyncio.get_running_loop()):  # else nobody would do anything in that turn
             await asyncio.sleep(0)  # anyio's looks for its backend first
+        self.commit_now(batch)
+
+    def commit_now(self, batch: Sequence[Ticket]) -> None:
+        """Commit a batch without a turn."""
         commit_batch(self._db.execute, batch)
 
     async def read(self, query: Callable[[Execute], T]) -> T:
         await checkpoint()
         return query(self._db.execute)
 
-    def copied(self) -> "MemoryBackend":
+    def copied(self) -> Self:
         """What a crash at this moment would leave: a store with what is committed."""
-        copy = MemoryBackend()
-        self._db.backup(copy.connection)
+        copy = type(self)()
+        self.connection.backup(copy.connection)
         return copy
 
     def close(self) -> None:

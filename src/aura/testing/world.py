@@ -43,7 +43,6 @@ from aura.secrets import secret_warnings
 from aura.server import Server
 from aura.store import StoreBackend
 from aura.stores.disk import Disk
-from aura.stores.memory import MemoryBackend
 from aura.testing.deadlocks import told_of_deadlocks
 from aura.testing.doors import Doors
 from aura.testing.fakes import Fake, make_fake
@@ -58,6 +57,7 @@ from aura.testing.state import WorldState
 from aura.testing.virtual_time import START, VirtualClock, VirtualLoop
 from aura.testing.waits import ENDED_WITHIN, Waits, seconds_of
 from aura.testing.whereabouts import describe_children, describe_threads
+from aura.testing.writebehind import WriteBehind
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class World(Record, Waits, Doors):
         self.loop = loop
         self.plan_name = plan_name
         self.settings = settings
-        self.backend = backend or MemoryBackend()
+        self.backend = backend or WriteBehind()
         self.clock = clock or VirtualClock()
         #: What the plan remembers. It may be changed until the world begins.
         self.state = WorldState(self)
