@@ -15,7 +15,7 @@ import msgspec
 from aura.plan import Plan
 from aura.records.items import ItemRow
 from aura.records.switches import Switch
-from aura.schedule import At, Cron, Every, Item, Trigger
+from aura.schedule import Item, TimedKind, Trigger
 from aura.scheduling.refusedslots import RefusedSlots
 from aura.task import Source
 
@@ -31,14 +31,14 @@ Key = tuple[str, str]
 class LiveItem:
     """One item. ``row`` is what the store knows of it, or will know once what was handed over is committed."""
 
-    def __init__(self, plan: Plan, item: Item, row: ItemRow, started: list[float]) -> None:
+    def __init__(self, plan: Plan, item: Item, row: ItemRow, started: Iterable[float]) -> None:
         self.plan = plan
         self.item = item
         self.row = row
         #: The slots not in ``row.settled`` that have started a run, or are being stored with one, as they were taken.
-        self.started = started
+        self.started = dict.fromkeys(started)
         #: The spans of ``row.settled`` in which no slot is on record, or will be when the starts so far are stored.
-        self._cleared = frozenset[tuple[float, float]]()
+        self._cleared: Sequence[tuple[float, float]] = ()
         self.switch: Switch | None = None
         #: By reason: how often it did not start. And the last time: the reason, the detail, when.
         self.missed: Counter[str] = Counter()
@@ -72,7 +72,7 @@ class LiveItem:
 
     def timed(self) -> list[Trigger]:
         """Its triggers with times of their own."""
-        return [one for one in self.item.triggers if isinstance(one.kind, Cron | Every | At)]
+        return [one for one in self.item.triggers if isinstance(one.kind, TimedKind)]
 
     # -- slots
 
@@ -87,26 +87,28 @@ class LiveItem:
 
     def take_slot(self, due: float, cid: str, now: float, mono: float) -> None:
         """Note that a slot starts a run; whether that is stored is said by ``give_back``."""
-        self.started.append(due)
+        self.started[due] = None
         settled = self.row.settled
         if len(self.started) >= KEPT_SLOTS + FOLDED_AT_ONCE:
-            older = self.started[:-KEPT_SLOTS]
-            del self.started[:-KEPT_SLOTS]
+            older = list(self.started)[:-KEPT_SLOTS]
+            for one in older:
+                del self.started[one]
             settled = with_slots(settled, older)
         self.row = msgspec.structs.replace(self.row, settled=settled, last_due=due, last_cid=cid, last_at=now)
         self.last_mono = mono
 
     def take_uncleared(self) -> list[tuple[float, float]]:
         """The settled spans that a start is to clear of slots on record: those that have changed since the last one."""
-        spans = [span for span in self.row.settled if span not in self._cleared]
-        self._cleared = frozenset(self.row.settled)
-        return spans
+        settled, cleared = self.row.settled, self._cleared
+        if settled is cleared:
+            return []
+        self._cleared = settled
+        return [span for span in settled if span not in cleared]
 
     def give_back(self, due: float) -> None:
         """The start of a slot was not stored: it has started nothing, and has cleared nothing."""
-        self._cleared = frozenset()
-        if due in self.started:
-            self.started.remove(due)
+        self._cleared = ()
+        self.started.pop(due, None)
 
     def note_start(self, cid: str, now: float, mono: float) -> None:
         """Note that it has started a run, at ``now`` in Unix seconds and ``mono``, monotonic."""
@@ -115,7 +117,9 @@ class LiveItem:
 
     def cooldown_left(self, mono: float) -> float:
         """Seconds for which its triggers do not start it yet."""
-        return 0.0 if self.last_mono is None else max(0.0, self.last_mono + self.item.cooldown - mono)
+        if self.last_mono is None or not self.item.cooldown:
+            return 0.0
+        return max(0.0, self.last_mono + self.item.cooldown - mono)
 
     def note_missed(self, reason: str, detail: str, at: float, count: int = 1) -> None:
         """Note that it did not start."""

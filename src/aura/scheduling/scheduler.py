@@ -49,7 +49,7 @@ from aura.runs.runtime import Runtime
 from aura.schedule import Trigger
 from aura.scheduling.liveitem import Key, LiveItem, says
 from aura.scheduling.starts import LATER, Starts, Wish, why_refused
-from aura.scheduling.watched import Found, Slot, Watched, chosen, told
+from aura.scheduling.watched import Found, Slot, Watched, before, chosen, told
 from aura.store import Ticket, Unit
 
 #: How far the wall clock must have gone back for slots to come again, in seconds.
@@ -262,7 +262,7 @@ class Scheduler:
 
     def _look_again(self, live: LiveItem, due: float) -> None:
         """A slot is not settled after all."""
-        live.row = msgspec.structs.replace(live.row, looked_to=min(live.row.looked_to, _before(due)))
+        live.row = msgspec.structs.replace(live.row, looked_to=min(live.row.looked_to, before(due)))
         live.next_due = due
         self._push(self._clock.wall() + AGAIN, live.key)
 
@@ -359,11 +359,7 @@ def _why_missed(live: LiveItem) -> str:
 
 def _until(starting: list[Slot], now: float) -> float:
     """Up to when all is settled, while these are still to start."""
-    return _before(starting[0].due) if starting else now
-
-
-def _before(due: float) -> float:
-    return math.nextafter(due, -math.inf)
+    return before(starting[0].due) if starting else now
 
 
 def _not_ahead(row: ItemRow, now: float) -> ItemRow:
