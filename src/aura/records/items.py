@@ -50,12 +50,12 @@ def put_slot(row: ItemRow, due: float, cid: str, spans: Sequence[tuple[float, fl
     Raises (when it runs):
         sqlite3.IntegrityError: it has started one before; nothing of the unit is kept.
     """
-    settled = [(row.plan_name, row.name, *span) for span in spans]
+    item = (row.plan_name, row.name)
 
     def unit(execute: Execute) -> None:
-        execute("INSERT INTO slot VALUES (?,?,?,?)", (row.plan_name, row.name, due, cid))
-        for span in settled:
-            execute("DELETE FROM slot WHERE plan_name=? AND item=? AND due BETWEEN ? AND ?", span)
+        execute("INSERT INTO slot VALUES (?,?,?,?)", (*item, due, cid))
+        for span in spans:
+            execute("DELETE FROM slot WHERE plan_name=? AND item=? AND due BETWEEN ? AND ?", (*item, *span))
 
     return unit
 

@@ -117,9 +117,7 @@ class LiveItem:
 
     def cooldown_left(self, mono: float) -> float:
         """Seconds for which its triggers do not start it yet."""
-        if self.last_mono is None or not self.item.cooldown:
-            return 0.0
-        return max(0.0, self.last_mono + self.item.cooldown - mono)
+        return 0.0 if self.last_mono is None else max(0.0, self.last_mono + self.item.cooldown - mono)
 
     def note_missed(self, reason: str, detail: str, at: float, count: int = 1) -> None:
         """Note that it did not start."""

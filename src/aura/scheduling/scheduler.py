@@ -77,7 +77,8 @@ class Scheduler:
         self._items: dict[Key, Watched] = {}
         #: (when, key): looked at then, if that is still the item's ``next_due``, or when it is to be looked at again.
         self._heap: list[tuple[float, Key]] = []
-        self._changed = asyncio.Event()
+        #: What its child awaits until something is due or changes; None before it does.
+        self._idle: asyncio.Future[None] | None = None
         #: The latest that the wall clock has shown since it was last set back.
         self._last_wall = -math.inf
         #: Monotonic time of the last look.
@@ -149,7 +150,7 @@ class Scheduler:
         heapq.heappush(self._heap, (when, key))
         if len(self._heap) > 2 * len(self._items) + MAX_STALE:
             self._refill()
-        self._changed.set()
+        self._wake()
 
     def _refill(self) -> None:
         """Forget what items are not due any more."""
@@ -161,11 +162,11 @@ class Scheduler:
 
     def start(self) -> None:
         self._on, self._began = True, -math.inf
-        self._changed.set()
+        self._wake()
 
     def request_stop(self, _grace: float = float("inf")) -> None:
         self._on = False
-        self._changed.set()
+        self._wake()
 
     def close(self) -> None:
         """It has no timers but its child's own."""
@@ -180,16 +181,20 @@ class Scheduler:
 
     async def _wait(self) -> None:
         """Wait for a change, at most until something is due or the clock is to be looked at."""
-        self._changed = asyncio.Event()
         loop = asyncio.get_running_loop()
+        self._idle = loop.create_future()
         if not self._heap:
-            await self._changed.wait()
+            await self._idle
             return
-        timer = loop.call_later(self._pause(), self._changed.set, context=self._background)
+        timer = loop.call_later(self._pause(), self._wake, context=self._background)
         try:
-            await self._changed.wait()
+            await self._idle
         finally:
             timer.cancel()
+
+    def _wake(self) -> None:
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     def _pause(self) -> float:
         return min(max(0.0, self._heap[0][0] - self._clock.wall()), self._clock.recheck)
@@ -333,12 +338,15 @@ class _Slot:
     """The event of a slot is meant for its item. ``ticket`` is the event's, once that was handed over."""
 
     def __init__(self, wish: Wish, starts: Starts, lost: Callable[[Wish, Exception | None], object]) -> None:
-        self.name = wish.live.name
         self.pattern = ""
         self.ticket: Ticket | None = None
         self._wish = wish
         self._starts = starts
         self._lost = lost
+
+    @property
+    def name(self) -> str:
+        return self._wish.live.name
 
     def offer(self, event: EventEntry) -> Delivery | None:
         delivery = self._starts.open(self._wish, event)
@@ -347,7 +355,7 @@ class _Slot:
             delivery.lost()
             self._lost(self._wish, self.ticket.error if self.ticket else None)
 
-        return delivery._replace(lost=lose)
+        return Delivery(delivery.unit, delivery.committed, lose, delivery.started)
 
     def suspend(self, reason: str) -> None:
         """It is asked once."""
