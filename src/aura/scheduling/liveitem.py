@@ -34,6 +34,10 @@ class LiveItem:
     def __init__(self, plan: Plan, item: Item, row: ItemRow, started: Iterable[float]) -> None:
         self.plan = plan
         self.item = item
+        self.plan_name = plan.name
+        self.key: Key = (plan.name, item.name)
+        #: As circles of events and people name it.
+        self.name = f"item {plan.name}/{item.name}"
         self.row = row
         #: The slots not in ``row.settled`` that have started a run, or are being stored with one, as they were taken.
         self.started = dict.fromkeys(started)
@@ -51,19 +55,6 @@ class LiveItem:
         self.last_mono: float | None = None
         #: When its next slot is due, if it has triggers with times of their own.
         self.next_due: float | None = None
-
-    @property
-    def plan_name(self) -> str:
-        return self.plan.name
-
-    @property
-    def key(self) -> Key:
-        return (self.plan.name, self.item.name)
-
-    @property
-    def name(self) -> str:
-        """As circles of events and people name it."""
-        return f"item {self.plan.name}/{self.item.name}"
 
     @property
     def enabled(self) -> bool:

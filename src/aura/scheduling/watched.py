@@ -76,19 +76,19 @@ class Watched(NamedTuple):
                 more, first, last = more + come.more, min(first, come.first), max(last, come.last)
             is_all = is_all and come.is_all
             for due in come.dues:
-                if not self.live.is_settled(due):
-                    slots.setdefault(due, trigger)
+                slots.setdefault(due, trigger)
         return Found([Slot(due, slots[due]) for due in sorted(slots)], more, first, last, is_all)
 
     def _come(self, trigger: Trigger, anchor: float, now: float) -> Come:
-        """What has come of one trigger, from the first slot on that is not settled."""
+        """What has come of one trigger, and is not settled."""
         first = self._first(trigger, anchor)
         if first is None or first > now:
             return Come([])
         second = next_slot(trigger, anchor, self.timezone, first)
         if second is None or second > now:  # so it is, but after a pause
             return Come([first])
-        return latest_slots(trigger, anchor, self.timezone, before(first), now, MAX_AT_ONCE)
+        come = latest_slots(trigger, anchor, self.timezone, before(first), now, MAX_AT_ONCE)
+        return come._replace(dues=[due for due in come.dues if not self.live.is_settled(due)])
 
     def _first(self, trigger: Trigger, anchor: float) -> float | None:
         """The first slot of a trigger after what was looked at that is not settled."""
