@@ -122,7 +122,7 @@ def _span_at(spans: Sequence[tuple[float, float]], time: float) -> tuple[float, 
     return spans[index] if index >= 0 and time <= spans[index][1] else None
 
 
-def with_slots(spans: Sequence[tuple[float, float]], dues: Iterable[float]) -> Sequence[tuple[float, float]]:
+def with_slots(spans: Sequence[tuple[float, float]], dues: Iterable[float]) -> tuple[tuple[float, float], ...]:
     """Spans with more slots in them. What the clock has leapt over is the last that they join over."""
     found = sorted([*spans, *((due, due) for due in set(dues) if _span_at(spans, due) is None)])
     gaps = sorted((found[later][0] - found[later - 1][1], later) for later in range(1, len(found)))
