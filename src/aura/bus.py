@@ -434,14 +434,20 @@ class Bus:
 
 def joined(deliveries: Sequence[Offered]) -> list[Unit]:
     """The units that join that of their event; each that fails is rolled back alone, its error kept."""
+    if not deliveries:
+        return []
     return [partial(_write_alone, one) for one in deliveries if one.delivery.unit is not None]
 
 
 def _site(deliveries: Sequence[Offered]) -> Site:
     """What an event commits beside itself."""
-    if any(one.delivery.fired for one in deliveries):
-        return Site.FIRING
-    return Site.SLOT if any(one.delivery.started for one in deliveries) else Site.EVENT
+    site = Site.EVENT
+    for one in deliveries:
+        if one.delivery.fired:
+            return Site.FIRING
+        if one.delivery.started:
+            site = Site.SLOT
+    return site
 
 
 def _write_alone(one: Offered, execute: Execute) -> None:

@@ -9,6 +9,8 @@ import time
 from datetime import UTC, datetime
 from typing import Protocol
 
+import msgspec
+
 
 class Clock(Protocol):
     """Wall and monotonic time, both in seconds."""
@@ -53,4 +55,6 @@ def utc(seconds: float) -> datetime:
 
 def rfc3339(seconds: float) -> str:
     """Write Unix seconds in UTC with microseconds, as ``utc`` has them: ``2026-11-22T02:30:00.000000Z``."""
-    return utc(seconds).isoformat(timespec="microseconds")[:-6] + "Z"
+    moment = utc(seconds)
+    text: str = msgspec.to_builtins(moment)  # far quicker than ``isoformat``
+    return text if moment.microsecond else text[:-1] + ".000000Z"

@@ -117,6 +117,8 @@ class Expect(msgspec.Struct, frozen=True):
     within: float
 
 
+#: With times of their own.
+TimedKind = Cron | Every | At
 Kind = Cron | Every | At | OnEvent | OnFile | OnWebhook | Poll | Expect
 
 

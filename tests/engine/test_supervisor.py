@@ -377,10 +377,10 @@ async def warm_processes(live: Live) -> Callable[[], Awaitable[None]]:
 
 async def scheduler(live: Live) -> Callable[[], Awaitable[None]]:
     scheduler = live.server.engine.scheduler
-    before = scheduler._changed
+    before = scheduler._idle
 
     async def check() -> None:  # it waits for the next slot again
-        await until(lambda: scheduler._changed is not before)
+        await until(lambda: scheduler._idle is not before)
 
     return check
 

@@ -14,28 +14,25 @@ from aura.events import Chain, Entry, EventEntry
 from aura.records.columns import decode, decoded, encode, encoded
 from aura.store import Execute, Unit
 
-#: (id, name, at, payload, plan_name, task_name, cid, step, cause, root, depth, via)
-EventRow = tuple[
-    *tuple[int, str, float, bytes | None, str | None, str | None, str | None, str | None],
-    *tuple[str | None, str | None, int, str | None],
-]
-_INSERT = "INSERT INTO event VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
-
-
-def event_row(event: EventEntry) -> EventRow:
-    """An event as the store keeps it."""
-    names = (event.plan_name, event.task_name, event.cid, event.step)
-    via = encode(event.via).decode() if event.via else None
-    chain = (event.cause, event.root, event.depth, via)
-    return (event.id, event.name, event.time, encoded(event.payload), *names, *chain)
+#: What has come by itself is most of them: Python 3.11 takes its time over each NULL that it binds.
+_INSERT_ALONE = "INSERT INTO event (id, name, at, payload, plan_name, root, depth) VALUES (?,?,?,?,?,?,?)"
+_INSERT = """INSERT INTO event (id, name, at, payload, plan_name, root, depth, task_name, cid, step, cause, via)
+ VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"""
+_ALONE = (None,) * 5
 
 
 def insert_event(event: EventEntry) -> Unit:
     """The unit that keeps an event."""
-    row = event_row(event)
+    payload = encoded(event.payload)
+    row = (event.id, event.name, event.time, payload, event.plan_name, event.root, event.depth)
+    via = encode(event.via).decode() if event.via else None
+    origin = (event.task_name, event.cid, event.step, event.cause, via)
 
     def unit(execute: Execute) -> None:
-        execute(_INSERT, row)
+        if origin == _ALONE:
+            execute(_INSERT_ALONE, row)
+        else:
+            execute(_INSERT, (*row, *origin))
 
     return unit
 

@@ -1,6 +1,7 @@
 """Items of schedules and their slots, as they are kept."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -9,6 +10,8 @@ from aura.store import Execute, Unit
 
 #: How many items are kept that are in no file any more, since they may come back.
 MAX_AWAY = 10_000
+#: Of how many items it is kept how their spans are written.
+KEPT_SPANS = 2000
 _PUT = "INSERT OR REPLACE INTO schedule_item VALUES (?,?,?,?,?,?,?,?,?)"
 _COLUMNS = "plan_name, name, anchors, looked_to, settled, last_due, last_cid, last_at"
 
@@ -25,7 +28,7 @@ class ItemRow(msgspec.Struct, frozen=True):
     name: str
     anchors: Mapping[str, float] = {}
     looked_to: float = 0.0
-    settled: Sequence[tuple[float, float]] = ()
+    settled: tuple[tuple[float, float], ...] = ()
     last_due: float | None = None
     last_cid: str | None = None
     last_at: float | None = None
@@ -34,7 +37,7 @@ class ItemRow(msgspec.Struct, frozen=True):
 def put_item(row: ItemRow, now: float) -> Unit:
     """The unit that writes what is known of an item."""
     values = (
-        *(row.plan_name, row.name, encode(row.anchors), row.looked_to, encode(row.settled)),
+        *(row.plan_name, row.name, encode(row.anchors), row.looked_to, _encoded_spans(row.settled)),
         *(row.last_due, row.last_cid, row.last_at, now),
     )
 
@@ -44,18 +47,24 @@ def put_item(row: ItemRow, now: float) -> Unit:
     return unit
 
 
+@lru_cache(KEPT_SPANS)
+def _encoded_spans(spans: tuple[tuple[float, float], ...]) -> bytes:
+    """The same for many starts of an item: they change once in so many."""
+    return encode(spans)
+
+
 def put_slot(row: ItemRow, due: float, cid: str, spans: Sequence[tuple[float, float]] = ()) -> Unit:
     """The unit that notes that a slot of an item has started a run, and forgets those that lie in ``spans``.
 
     Raises (when it runs):
         sqlite3.IntegrityError: it has started one before; nothing of the unit is kept.
     """
-    settled = [(row.plan_name, row.name, *span) for span in spans]
+    item = (row.plan_name, row.name)
 
     def unit(execute: Execute) -> None:
-        execute("INSERT INTO slot VALUES (?,?,?,?)", (row.plan_name, row.name, due, cid))
-        for span in settled:
-            execute("DELETE FROM slot WHERE plan_name=? AND item=? AND due BETWEEN ? AND ?", span)
+        execute("INSERT INTO slot VALUES (?,?,?,?)", (*item, due, cid))
+        for span in spans:
+            execute("DELETE FROM slot WHERE plan_name=? AND item=? AND due BETWEEN ? AND ?", (*item, *span))
 
     return unit
 

@@ -32,10 +32,9 @@ FIRST, LAST = -62_135_596_800 + HORIZON, 253_402_300_799 - HORIZON
 _DAY = 86_400
 _EPOCH = datetime(1970, 1, 1)
 _EPOCH_DAY = _EPOCH.toordinal()
-#: How many expressions are kept as they were read.
+#: How many expressions are kept as they were read, and of how many days it is kept which offset a zone has.
 _KEPT = 10_000
 Step = Literal[1, -1]
-Digits = tuple[int, ...]
 
 
 class CronTimes:
@@ -43,7 +42,9 @@ class CronTimes:
 
     def __init__(self, fields: str) -> None:
         self._sim = CronSim(fields, datetime(2026, 1, 1, tzinfo=UTC))
-        self._units = tuple(tuple(sorted(values)) for values in (self._sim.hours, self._sim.minutes, self._sim.seconds))
+        self._hours = tuple(sorted(self._sim.hours))
+        #: In seconds since the full hour; 3600 at most.
+        self._within_hour = tuple(sorted({60 * m + s for m in self._sim.minutes for s in self._sim.seconds}))
         minute, hour = self._sim.parts[1:3]
         self.is_fixed = not (minute.startswith("*") or hour.startswith("*"))
         #: By zone the last answer of ``first_from``: it holds for each start between the two.
@@ -73,13 +74,25 @@ class CronTimes:
     def nearest(self, local: int, step: Step) -> int | None:
         """The first local time that fits, from one on and that included; None if none comes for 50 years."""
         day, second = divmod(local, _DAY)
-        hour, rest = divmod(second, 3600)
         if self._fits(day):
-            found = _nearest(self._units, (hour, *divmod(rest, 60)), step)
+            found = self._nearest_second(second, step)
             if found is not None:
-                return _joined(day, found)
+                return day * _DAY + found
         other = self._nearest_day(day + step, step)
-        return None if other is None else _joined(other, tuple(_first(values, step) for values in self._units))
+        if other is None:
+            return None
+        return other * _DAY + _first(self._hours, step) * 3600 + _first(self._within_hour, step)
+
+    def _nearest_second(self, bound: int, step: Step) -> int | None:
+        """The first second of a day that fits, from one on; None if all lie before it."""
+        begun, rest = divmod(bound, 3600)
+        hour = _next(self._hours, begun, step)
+        if hour == begun:
+            within = _next(self._within_hour, rest, step)
+            if within is not None:
+                return hour * 3600 + within
+            hour = _next(self._hours, begun + step, step)
+        return None if hour is None else hour * 3600 + _first(self._within_hour, step)
 
     def _fits(self, day: int) -> bool:
         on = date.fromordinal(day + _EPOCH_DAY)
@@ -155,6 +168,18 @@ def zone_of(name: str) -> ZoneInfo:
 
 def offset_at(zone: ZoneInfo, instant: int) -> int:
     """How many seconds local time is ahead of UTC."""
+    steady = _offset_of_day(zone, instant // _DAY)
+    return _offset_at(zone, instant) if steady is None else steady
+
+
+@lru_cache(_KEPT)
+def _offset_of_day(zone: ZoneInfo, day: int) -> int | None:
+    """The offset of a whole day of UTC; None if it changes in it. A slot is often asked for on the day of the last."""
+    first, last = _offset_at(zone, day * _DAY), _offset_at(zone, (day + 1) * _DAY)
+    return first if first == last else None
+
+
+def _offset_at(zone: ZoneInfo, instant: int) -> int:
     offset = datetime.fromtimestamp(instant, zone).utcoffset()
     assert offset is not None  # a ZoneInfo always has one
     return offset.days * _DAY + offset.seconds
@@ -193,22 +218,10 @@ def _change(zone: ZoneInfo, start: int, beyond: int) -> int:
     return beyond
 
 
-# -- hours, minutes, seconds
+# -- hours, days
 
 
-def _nearest(units: tuple[Digits, ...], bound: Digits, step: Step) -> Digits | None:
-    """The first of the times that are made of these units, from ``bound`` on; None if all lie before it."""
-    values, rest = units[0], units[1:]
-    digit = _next(values, bound[0], step)
-    if digit == bound[0] and rest:
-        below = _nearest(rest, bound[1:], step)
-        if below is not None:
-            return (digit, *below)
-        digit = _next(values, digit + step, step)
-    return None if digit is None else (digit, *(_first(one, step) for one in rest))
-
-
-def _next(values: Digits, bound: int, step: Step) -> int | None:
+def _next(values: tuple[int, ...], bound: int, step: Step) -> int | None:
     """The first of these values from ``bound`` on."""
     if step == 1:
         index = bisect_left(values, bound)
@@ -217,13 +230,8 @@ def _next(values: Digits, bound: int, step: Step) -> int | None:
     return values[index - 1] if index else None
 
 
-def _first(values: Digits, step: Step) -> int:
+def _first(values: tuple[int, ...], step: Step) -> int:
     return values[0] if step == 1 else values[-1]
-
-
-def _joined(day: int, digits: Digits) -> int:
-    hour, minute, second = digits
-    return day * _DAY + hour * 3600 + minute * 60 + second
 
 
 def _days_left(on: date, step: Step) -> int:

@@ -66,8 +66,10 @@ class ItemModes:
         if mode is None or mode.kind not in (ModeKind.SINGLE, ModeKind.QUEUED):
             return
         there = self._others(live.key, key)
+        if not there:
+            return
         running = [run.cid for run in there[:NAMED]]
-        if mode.kind is ModeKind.SINGLE and there:
+        if mode.kind is ModeKind.SINGLE:
             detail = f"{live.name} runs already ({', '.join(running[:3])}), and its mode is single"
             raise RequestError("refused_by_mode", detail, extra={"running": running})
         if mode.kind is ModeKind.QUEUED and mode.max is not None and len(there) > mode.max:
@@ -76,8 +78,10 @@ class ItemModes:
 
     def _others(self, item: Key, key: str | None) -> list[LiveRun]:
         """The open runs of an item with a key, in the order of their acceptance."""
-        found = self._open.get(item, {}).values()
-        return [run for run in found if not run.sealed and run.accepted.cause.key == key]
+        found = self._open.get(item)
+        if not found:
+            return []
+        return [run for run in found.values() if not run.sealed and run.accepted.cause.key == key]
 
     def slot(self, run: LiveRun) -> tuple[Slot, int] | None:
         """The slot that a run needs for the mode of its item, and how many there are; None if it needs none."""

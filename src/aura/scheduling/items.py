@@ -103,7 +103,7 @@ class Items:
         live = self.live.pop(key)
         for source in self.sources:
             source.drop(live)
-        self._away[key] = (live.row, live.started)
+        self._away[key] = (live.row, list(live.started))
         store, now = self._runtime.store, self._runtime.clock.wall()
         store.put(put_item(live.row, now), refusable=True, site=Site.ITEM)
         while len(self._away) > MAX_AWAY:  # the one that has been away longest

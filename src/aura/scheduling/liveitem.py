@@ -15,7 +15,7 @@ import msgspec
 from aura.plan import Plan
 from aura.records.items import ItemRow
 from aura.records.switches import Switch
-from aura.schedule import At, Cron, Every, Item, Trigger
+from aura.schedule import Item, TimedKind, Trigger
 from aura.scheduling.refusedslots import RefusedSlots
 from aura.task import Source
 
@@ -31,14 +31,18 @@ Key = tuple[str, str]
 class LiveItem:
     """One item. ``row`` is what the store knows of it, or will know once what was handed over is committed."""
 
-    def __init__(self, plan: Plan, item: Item, row: ItemRow, started: list[float]) -> None:
+    def __init__(self, plan: Plan, item: Item, row: ItemRow, started: Iterable[float]) -> None:
         self.plan = plan
         self.item = item
+        self.plan_name = plan.name
+        self.key: Key = (plan.name, item.name)
+        #: As circles of events and people name it.
+        self.name = f"item {plan.name}/{item.name}"
         self.row = row
         #: The slots not in ``row.settled`` that have started a run, or are being stored with one, as they were taken.
-        self.started = started
+        self.started = dict.fromkeys(started)
         #: The spans of ``row.settled`` in which no slot is on record, or will be when the starts so far are stored.
-        self._cleared = frozenset[tuple[float, float]]()
+        self._cleared: Sequence[tuple[float, float]] = ()
         self.switch: Switch | None = None
         #: By reason: how often it did not start. And the last time: the reason, the detail, when.
         self.missed: Counter[str] = Counter()
@@ -53,26 +57,13 @@ class LiveItem:
         self.next_due: float | None = None
 
     @property
-    def plan_name(self) -> str:
-        return self.plan.name
-
-    @property
-    def key(self) -> Key:
-        return (self.plan.name, self.item.name)
-
-    @property
-    def name(self) -> str:
-        """As circles of events and people name it."""
-        return f"item {self.plan.name}/{self.item.name}"
-
-    @property
     def enabled(self) -> bool:
         """Whether its triggers start it: as somebody has switched it, else as its file says."""
         return self.item.enabled if self.switch is None else self.switch.enabled
 
     def timed(self) -> list[Trigger]:
         """Its triggers with times of their own."""
-        return [one for one in self.item.triggers if isinstance(one.kind, Cron | Every | At)]
+        return [one for one in self.item.triggers if isinstance(one.kind, TimedKind)]
 
     # -- slots
 
@@ -87,26 +78,28 @@ class LiveItem:
 
     def take_slot(self, due: float, cid: str, now: float, mono: float) -> None:
         """Note that a slot starts a run; whether that is stored is said by ``give_back``."""
-        self.started.append(due)
+        self.started[due] = None
         settled = self.row.settled
         if len(self.started) >= KEPT_SLOTS + FOLDED_AT_ONCE:
-            older = self.started[:-KEPT_SLOTS]
-            del self.started[:-KEPT_SLOTS]
+            older = list(self.started)[:-KEPT_SLOTS]
+            for one in older:
+                del self.started[one]
             settled = with_slots(settled, older)
         self.row = msgspec.structs.replace(self.row, settled=settled, last_due=due, last_cid=cid, last_at=now)
         self.last_mono = mono
 
     def take_uncleared(self) -> list[tuple[float, float]]:
         """The settled spans that a start is to clear of slots on record: those that have changed since the last one."""
-        spans = [span for span in self.row.settled if span not in self._cleared]
-        self._cleared = frozenset(self.row.settled)
-        return spans
+        settled, cleared = self.row.settled, self._cleared
+        if settled is cleared:
+            return []
+        self._cleared = settled
+        return [span for span in settled if span not in cleared]
 
     def give_back(self, due: float) -> None:
         """The start of a slot was not stored: it has started nothing, and has cleared nothing."""
-        self._cleared = frozenset()
-        if due in self.started:
-            self.started.remove(due)
+        self._cleared = ()
+        self.started.pop(due, None)
 
     def note_start(self, cid: str, now: float, mono: float) -> None:
         """Note that it has started a run, at ``now`` in Unix seconds and ``mono``, monotonic."""
@@ -129,7 +122,7 @@ def _span_at(spans: Sequence[tuple[float, float]], time: float) -> tuple[float, 
     return spans[index] if index >= 0 and time <= spans[index][1] else None
 
 
-def with_slots(spans: Sequence[tuple[float, float]], dues: Iterable[float]) -> Sequence[tuple[float, float]]:
+def with_slots(spans: Sequence[tuple[float, float]], dues: Iterable[float]) -> tuple[tuple[float, float], ...]:
     """Spans with more slots in them. What the clock has leapt over is the last that they join over."""
     found = sorted([*spans, *((due, due) for due in set(dues) if _span_at(spans, due) is None)])
     gaps = sorted((found[later][0] - found[later - 1][1], later) for later in range(1, len(found)))

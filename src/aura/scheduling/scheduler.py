@@ -49,7 +49,7 @@ from aura.runs.runtime import Runtime
 from aura.schedule import Trigger
 from aura.scheduling.liveitem import Key, LiveItem, says
 from aura.scheduling.starts import LATER, Starts, Wish, why_refused
-from aura.scheduling.watched import Found, Slot, Watched, chosen, told
+from aura.scheduling.watched import Found, Slot, Watched, before, chosen, told
 from aura.store import Ticket, Unit
 
 #: How far the wall clock must have gone back for slots to come again, in seconds.
@@ -77,7 +77,8 @@ class Scheduler:
         self._items: dict[Key, Watched] = {}
         #: (when, key): looked at then, if that is still the item's ``next_due``, or when it is to be looked at again.
         self._heap: list[tuple[float, Key]] = []
-        self._changed = asyncio.Event()
+        #: What its child awaits until something is due or changes; None before it does.
+        self._idle: asyncio.Future[None] | None = None
         #: The latest that the wall clock has shown since it was last set back.
         self._last_wall = -math.inf
         #: Monotonic time of the last look.
@@ -149,7 +150,7 @@ class Scheduler:
         heapq.heappush(self._heap, (when, key))
         if len(self._heap) > 2 * len(self._items) + MAX_STALE:
             self._refill()
-        self._changed.set()
+        self._wake()
 
     def _refill(self) -> None:
         """Forget what items are not due any more."""
@@ -161,11 +162,11 @@ class Scheduler:
 
     def start(self) -> None:
         self._on, self._began = True, -math.inf
-        self._changed.set()
+        self._wake()
 
     def request_stop(self, _grace: float = float("inf")) -> None:
         self._on = False
-        self._changed.set()
+        self._wake()
 
     def close(self) -> None:
         """It has no timers but its child's own."""
@@ -180,16 +181,20 @@ class Scheduler:
 
     async def _wait(self) -> None:
         """Wait for a change, at most until something is due or the clock is to be looked at."""
-        self._changed = asyncio.Event()
         loop = asyncio.get_running_loop()
+        self._idle = loop.create_future()
         if not self._heap:
-            await self._changed.wait()
+            await self._idle
             return
-        timer = loop.call_later(self._pause(), self._changed.set, context=self._background)
+        timer = loop.call_later(self._pause(), self._wake, context=self._background)
         try:
-            await self._changed.wait()
+            await self._idle
         finally:
             timer.cancel()
+
+    def _wake(self) -> None:
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     def _pause(self) -> float:
         return min(max(0.0, self._heap[0][0] - self._clock.wall()), self._clock.recheck)
@@ -262,7 +267,7 @@ class Scheduler:
 
     def _look_again(self, live: LiveItem, due: float) -> None:
         """A slot is not settled after all."""
-        live.row = msgspec.structs.replace(live.row, looked_to=min(live.row.looked_to, _before(due)))
+        live.row = msgspec.structs.replace(live.row, looked_to=min(live.row.looked_to, before(due)))
         live.next_due = due
         self._push(self._clock.wall() + AGAIN, live.key)
 
@@ -335,12 +340,15 @@ class _Slot:
     """The event of a slot is meant for its item. ``ticket`` is the event's, once that was handed over."""
 
     def __init__(self, wish: Wish, starts: Starts, lost: Callable[[Wish, Exception | None], object]) -> None:
-        self.name = wish.live.name
         self.pattern = ""
         self.ticket: Ticket | None = None
         self._wish = wish
         self._starts = starts
         self._lost = lost
+
+    @property
+    def name(self) -> str:
+        return self._wish.live.name
 
     def offer(self, event: EventEntry) -> Delivery | None:
         delivery = self._starts.open(self._wish, event)
@@ -349,7 +357,7 @@ class _Slot:
             delivery.lost()
             self._lost(self._wish, self.ticket.error if self.ticket else None)
 
-        return delivery._replace(lost=lose)
+        return Delivery(delivery.unit, delivery.committed, lose, delivery.started)
 
     def suspend(self, reason: str) -> None:
         """It is asked once."""
@@ -361,11 +369,7 @@ def _why_missed(live: LiveItem) -> str:
 
 def _until(starting: list[Slot], now: float) -> float:
     """Up to when all is settled, while these are still to start."""
-    return _before(starting[0].due) if starting else now
-
-
-def _before(due: float) -> float:
-    return math.nextafter(due, -math.inf)
+    return before(starting[0].due) if starting else now
 
 
 def _not_ahead(row: ItemRow, now: float) -> ItemRow:

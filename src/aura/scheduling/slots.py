@@ -25,9 +25,10 @@ def next_slot(trigger: Trigger, anchor: float, timezone: str, after: float) -> f
     Raises:
         ZoneInfoNotFoundError: there is no such zone on this machine any more.
     """
-    after = max(after, anchor)
-    if isinstance(trigger.kind, Cron):
-        return _first_of_cron(trigger.kind, timezone, after)
+    after, kind = max(after, anchor), trigger.kind
+    if isinstance(kind, Cron):  # to ask again for what lies before the last answer costs nothing
+        first = cron_times(kind.fields).first_from(zone_of(kind.timezone or timezone), math.floor(after) + 1)
+        return None if first is None else float(first)
     return next(slots_after(trigger, timezone, after, anchor), None)
 
 
@@ -61,13 +62,7 @@ def latest_slots(trigger: Trigger, anchor: float, timezone: str, after: float, u
     """The slots after ``after`` and up to ``until``: the latest ``limit`` of them. See ``next_slot``."""
     after = max(after, anchor)
     match trigger.kind:
-        case Cron(fields, zone) as cron:
-            first = _first_of_cron(cron, timezone, after)
-            if first is None or first > until:
-                return Come([])
-            second = _first_of_cron(cron, timezone, first)
-            if second is None or second > until:  # so it is, but after a pause
-                return Come([first])
+        case Cron(fields, zone):
             latest = _cron(fields, zone or timezone, math.floor(until), -1)
             found = list(islice(takewhile(lambda due: due > after, latest), MAX_COUNTED + 1))
             dues, more = found[:limit][::-1], found[limit:]
@@ -90,12 +85,6 @@ def _ends(dues: list[float]) -> tuple[float, float]:
 
 def _cron(fields: str, timezone: str, start: int, step: Step) -> Iterator[float]:
     return map(float, cron_times(fields).instants(zone_of(timezone), start, step))
-
-
-def _first_of_cron(cron: Cron, timezone: str, after: float) -> float | None:
-    """The first slot after a time. To ask again for what lies before it costs nothing."""
-    first = cron_times(cron.fields).first_from(zone_of(cron.timezone or timezone), math.floor(after) + 1)
-    return None if first is None else float(first)
 
 
 # -- every: its slots are numbered, and each is worked out from its number, so that no error grows

@@ -130,7 +130,7 @@ class Starts:
     def refusal(self, wish: Wish) -> Refusal | None:
         """Why its trigger does not start an item now; None if it may, as far as that can be said before it is asked."""
         unfit = self.unfit(wish)
-        if unfit is not None:
+        if unfit is not None or not wish.live.item.cooldown:
             return unfit
         left = wish.live.cooldown_left(self._runtime.clock.monotonic())
         return Refusal("cooldown", f"its cooldown ends in {left:.3g} s") if left > 0 else None
@@ -224,13 +224,13 @@ class Starts:
         """
         live, clock = wish.live, self._runtime.clock
         reserved = self._admission.reserve(*self._asked(wish, event))
-        former, cid = Last.of(live), reserved.run.cid
+        former, cid, now, mono = Last.of(live), reserved.run.cid, clock.wall(), clock.monotonic()
         try:
             if wish.due is None:
-                live.note_start(cid, clock.wall(), clock.monotonic())
+                live.note_start(cid, now, mono)
             else:
-                live.take_slot(wish.due, cid, clock.wall(), clock.monotonic())
-            units = [reserved.unit, put_item(live.row, clock.wall())]
+                live.take_slot(wish.due, cid, now, mono)
+            units = [reserved.unit, put_item(live.row, now)]
             if wish.also is not None:
                 units.append(wish.also(reserved))
         except BaseException as error:

@@ -7,9 +7,9 @@ import math
 from typing import NamedTuple, Self
 
 from aura.clock import rfc3339
-from aura.schedule import At, Cron, Every, Item, Misfire, Timed, Trigger
+from aura.schedule import Item, Misfire, Timed, TimedKind, Trigger
 from aura.scheduling.liveitem import LiveItem, says
-from aura.scheduling.slots import latest_slots, next_slot
+from aura.scheduling.slots import Come, latest_slots, next_slot
 
 #: How late a slot may be and still be on time, in seconds.
 ON_TIME = 5.0
@@ -26,7 +26,7 @@ class Slot(NamedTuple):
     @property
     def timed(self) -> Timed:
         kind = self.trigger.kind
-        assert isinstance(kind, Cron | Every | At)
+        assert isinstance(kind, TimedKind)
         return kind.timed
 
 
@@ -59,34 +59,54 @@ class Watched(NamedTuple):
 
     def next_due(self) -> float | None:
         """When the first slot comes after what was looked at."""
-        looked_to = self.live.row.looked_to
-        dues = (next_slot(trigger, anchor, self.timezone, looked_to) for trigger, anchor in self.triggers)
-        return min((due for due in dues if due is not None), default=None)
+        looked_to, first = self.live.row.looked_to, None
+        for trigger, anchor in self.triggers:
+            due = next_slot(trigger, anchor, self.timezone, looked_to)
+            if due is not None and (first is None or due < first):
+                first = due
+        return first
 
     def found(self, now: float) -> Found:
         """What has come after what was looked at, and is not settled."""
         slots = dict[float, Trigger]()
         more, first, last, is_all = 0, math.inf, -math.inf, True
         for trigger, anchor in self.triggers:
-            after = self._after(trigger, anchor)
-            come = latest_slots(trigger, anchor, self.timezone, after, now, MAX_AT_ONCE)
-            more, is_all = more + come.more, is_all and come.is_all
-            first, last = min(first, come.first), max(last, come.last)
+            come = self._come(trigger, anchor, now)
+            if come.more:
+                more, first, last = more + come.more, min(first, come.first), max(last, come.last)
+            is_all = is_all and come.is_all
             for due in come.dues:
-                if not self.live.is_settled(due):
-                    slots.setdefault(due, trigger)
+                slots.setdefault(due, trigger)
         return Found([Slot(due, slots[due]) for due in sorted(slots)], more, first, last, is_all)
 
-    def _after(self, trigger: Trigger, anchor: float) -> float:
-        """Up to when the slots of a trigger were looked at, or are settled for ever."""
+    def _come(self, trigger: Trigger, anchor: float, now: float) -> Come:
+        """What has come of one trigger, and is not settled."""
+        first = self._first(trigger, anchor)
+        if first is None or first > now:
+            return Come([])
+        second = next_slot(trigger, anchor, self.timezone, first)
+        if second is None or second > now:  # so it is, but after a pause
+            return Come([first])
+        come = latest_slots(trigger, anchor, self.timezone, before(first), now, MAX_AT_ONCE)
+        return come._replace(dues=[due for due in come.dues if not self.live.is_settled(due)])
+
+    def _first(self, trigger: Trigger, anchor: float) -> float | None:
+        """The first slot of a trigger after what was looked at that is not settled."""
         after = self.live.row.looked_to
         while (due := next_slot(trigger, anchor, self.timezone, after)) is not None and self.live.is_settled(due):
             after = self.live.settled_from(due)
-        return after
+        return due
+
+
+def before(due: float) -> float:
+    """The last time before a slot."""
+    return math.nextafter(due, -math.inf)
 
 
 def chosen(slots: list[Slot], now: float) -> tuple[list[Slot], list[Slot]]:
     """Those that start, and those that were missed."""
+    if not slots or now - slots[0].due <= ON_TIME:  # none is late
+        return slots, []
     on_time = [slot for slot in slots if now - slot.due <= ON_TIME]
     late = [slot for slot in slots if now - slot.due > ON_TIME and _may_start(slot, now)]
     chosen = [slot for slot in late if slot.timed.misfire is Misfire.RUN_ALL]
