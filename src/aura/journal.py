@@ -106,7 +106,7 @@ class _Ring:
         self._bytes += entry.size
         while self._bytes > self._max_bytes and self.next - self.first > 1:
             self._evict()
-        if self.visible == position and entry.state != STAGED:
+        if entry.state != STAGED and self.visible == position:
             self.visible = self.next
             if self._waiting:
                 self.wake()
