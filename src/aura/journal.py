@@ -106,7 +106,7 @@ class _Ring:
         self._bytes += entry.size
         while self._bytes > self._max_bytes and self.next - self.first > 1:
             self._evict()
-        if self.visible == position and entry.state != STAGED:
+        if entry.state != STAGED and self.visible == position:
             self.visible = self.next
             if self._waiting:
                 self.wake()
@@ -318,8 +318,9 @@ class Journal:
 
     def settle(self, entries: Sequence[Entry], committed: bool) -> None:
         """Show staged entries whose unit was committed, or drop them for good if it failed."""
+        state = SHOWN if committed else DROPPED
         for entry in entries:
-            entry.state = SHOWN if committed else DROPPED
+            entry.state = state
         self._ring.advance()
         if self._runs:
             for cid in {entry.cid for entry in entries}:

@@ -325,7 +325,10 @@ class Store:
             self.written_at = time()
             self.commit_times.add(self.written_at - began)
             self.batch_sizes.add(len(batch))
-            await self._resolve_in_turns(batch)
+            if len(batch) <= RESOLVED_AT_ONCE:
+                self._resolve(batch)
+            else:
+                await self._resolve_in_turns(batch)
 
     async def _resolve_in_turns(self, batch: Sequence[Ticket]) -> None:
         """Resolve what is committed, so many in a turn: what their owners do then would block the loop otherwise."""

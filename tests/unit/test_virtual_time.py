@@ -109,12 +109,14 @@ async def test_timer_that_is_due_comes_beside_what_goes_on() -> None:
     assert came.is_set()
 
 
-async def test_input_is_taken_beside_what_goes_on() -> None:
+@pytest.mark.parametrize("turns", [1, 10])
+async def test_input_is_taken_beside_what_goes_on(turns: int) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
         read = asyncio.ensure_future(loop().sock_recv(ours, 1))
-        await asyncio.sleep(0)  # it listens
+        for _ in range(turns):
+            await asyncio.sleep(0)  # from the first one on it listens
         theirs.send(b"x")
         for _ in range(3):
             await asyncio.sleep(0)
@@ -452,6 +454,17 @@ async def test_life_may_freeze_whoever_is_to_be_called_in_the_same_turn() -> Non
     for other in others:
         other.cancel()
     await asyncio.wait(others)
+
+
+async def test_timer_that_was_due_while_its_life_was_frozen_comes_beside_what_goes_on() -> None:
+    life, came = Life(1), asyncio.Event()
+    loop().call_later(1, came.set, context=life.context)
+    loop().freeze(life)
+    await asyncio.sleep(60)
+    loop().thaw(life)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert came.is_set()
 
 
 async def _freeze(life: Life) -> None:

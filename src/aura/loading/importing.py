@@ -212,6 +212,8 @@ _awaited: "weakref.WeakSet[asyncio.Future[Any]]" = weakref.WeakSet()
 
 def is_awaited_on(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether somebody on a loop waits for such a call, which goes on; not for one that was abandoned."""
+    if not _awaited:
+        return False
     return any(done.get_loop() is loop and not done.done() for done in list(_awaited))  # a copy: loops share it
 
 

@@ -109,6 +109,8 @@ class VirtualLoop(StayingLoop):
         let_threads_be_left()
         #: How many turns it has gone.
         self.turns = 0
+        #: The turn in which it asks the system again and looks at the timers, though something is to be done.
+        self._asks_at = 0
         #: Until when a lull may last without being a deadlock, and how often time has jumped in it.
         self._lull: tuple[float, int] | None = None
         #: The moment at which anyio cancels again and again, and the turn since which it does.
@@ -183,15 +185,9 @@ class VirtualLoop(StayingLoop):
     def _run_once(self) -> None:
         """Go one turn. Where something is to be done, and no timer is due, there is nothing to ask the system for."""
         ready = self._ready  # type: ignore[attr-defined]  # asyncio's own, here and below
-        timers = self._scheduled  # type: ignore[attr-defined]
         self.turns = turns = self.turns + 1
-        if (
-            not ready
-            or (timers and timers[0]._when <= self._now + self._clock_resolution)
-            or len(self._files) > self._own_files  # as ``_listens`` says, which is asked less often
-            or turns % INPUT_EVERY == 0
-            or self._debug  # type: ignore[attr-defined]
-        ):
+        if not ready or turns >= self._asks_at or self._debug:  # type: ignore[attr-defined]
+            self._asks_at = turns + (1 if self._listens else INPUT_EVERY)
             super()._run_once()  # type: ignore[misc]
             return
         if self._watches:
@@ -201,6 +197,10 @@ class VirtualLoop(StayingLoop):
             handle = take()
             if not handle._cancelled:  # as asyncio's own turn asks
                 handle._run()
+
+    def ask_at_once(self) -> None:
+        """Ask the system, and look at the timers, in the next turn: one may be due, or there is a file to listen to."""
+        self._asks_at = 0
 
     @property
     def is_alone(self) -> bool:
@@ -223,13 +223,15 @@ class VirtualLoop(StayingLoop):
 
     def pass_time(self, timeout: float | None) -> list[Any]:
         """Nothing is ready: hold, tell that it is quiet, jump, or find a deadlock. Gives the input that has come."""
-        if self.in_flight():
+        is_held = self.in_flight()  # asked first: what ends until then has answered before the look
+        if events := self._input.look(0):
+            self.look()
+            return events
+        if self.look():
+            return []
+        if is_held:
             return self._hold(timeout)
         self._held = None
-        if answered := self._input.look(0):  # by what was in flight a moment ago
-            return answered
-        if self.look():  # what a thread has brought about since the last look
-            return []
         if self._quiet:
             self._tell_quiet()
         elif timeout is not None and self.timer_handles[0].when() < inf and self._may_come(timeout):
@@ -242,9 +244,10 @@ class VirtualLoop(StayingLoop):
 
     def _may_come(self, seconds: float) -> bool:
         """Whether the next timer, due in so many seconds, may bring something about."""
-        if any(not _in_background(timer) for timer in self._scheduled):  # type: ignore[attr-defined]  # asyncio's own
-            self._lull = None
-            return True
+        for timer in self.timer_handles:
+            if not _in_background(timer):
+                self._lull = None
+                return True
         until, jumps = self._lull or (max(self._now + LULL, self.outlook()), 0)
         self._lull = until, jumps + 1
         if self._now + seconds <= until or jumps < LULL_JUMPS:
@@ -270,9 +273,9 @@ class VirtualLoop(StayingLoop):
     def in_flight(self) -> bool:
         """Whether a thread or a child process works on something whose answer comes before any timer."""
         return bool(
-            any(_is_going(life) for life in self._executing.values())
+            (self._executing and any(_is_going(life) for life in self._executing.values()))
             or (leftovers.awaited and self._awaited_processes())
-            or any(transport.get_returncode() is None and _is_going(life) for transport, life in self._processes)
+            or (self._processes and self._processes_in_flight())
             or importing.is_awaited_on(self)
             or (threading.active_count() > 1 and self._threads_in_flight() > 0)
         )
@@ -288,6 +291,9 @@ class VirtualLoop(StayingLoop):
             return self._kept_workers
         except LookupError:  # there was none yet
             return (), ()
+
+    def _processes_in_flight(self) -> bool:
+        return any(transport.get_returncode() is None and _is_going(life) for transport, life in self._processes)
 
     def _awaited_processes(self) -> set[int]:
         return leftovers.awaited.difference(self._others, *(life.processes for life in self.frozen))
@@ -390,6 +396,7 @@ class VirtualLoop(StayingLoop):
         """Let a frozen life go on from where it was."""
         self.frozen.remove(life)
         life.thaw(self)
+        self.ask_at_once()
 
     @property
     def ready_handles(self) -> Any:
@@ -449,6 +456,8 @@ class VirtualLoop(StayingLoop):
             timer = asyncio.TimerHandle(when, callback, args, self, context)
             life.park(timer)
             return timer
+        if when <= self._now + self._clock_resolution:
+            self.ask_at_once()
         return super().call_at(when, callback, *args, context=context)
 
     def create_task(self, coro: Any, **keys: Any) -> "asyncio.Task[Any]":
@@ -504,12 +513,17 @@ class _Selector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[Any]:
         """Give the input that is there; if there is none, and nothing else to do, let time pass."""
+        if timeout is None or timeout > 0:
+            return self._loop.pass_time(timeout)
         events = self.look(0)
-        if self._loop.look() or events:
+        if self._loop.look() or events or (seconds := self._loop.until_next()) is None:
             return events
-        if timeout is not None and timeout <= 0 and (timeout := self._loop.until_next()) is None:
-            return events
-        return self._loop.pass_time(timeout)
+        return self._loop.pass_time(seconds)
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """Listen to a file as ever, from the next turn on."""
+        self._loop.ask_at_once()
+        return super().register(fileobj, events, data)
 
     def look(self, timeout: float) -> list[Any]:
         """Wait for input in real time."""
@@ -574,14 +588,18 @@ class VirtualClock(SystemClock):
         """``recheck`` is a clock's: one that never jumps need not be looked at every few seconds of a month."""
         self.recheck = recheck
         self._offset = beginning - START
-        self._loop: VirtualLoop | None = None
+
+    @cached_property
+    def _loop(self) -> VirtualLoop:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        return loop
 
     def wall(self) -> float:
-        if self._loop is None:
-            loop = asyncio.get_running_loop()
-            assert isinstance(loop, VirtualLoop)
-            self._loop = loop
         return self._offset + self._loop._now
+
+    def monotonic(self) -> float:
+        return self._loop._now
 
     def jump(self, seconds: float) -> None:
         """Set the clock, as somebody does who corrects it; who waits for a time sees it within ``recheck`` seconds."""
