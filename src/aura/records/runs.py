@@ -97,7 +97,7 @@ def accept_run(run: Accepted, history: HistoryRow) -> Unit:
     """The unit that makes a request a run."""
     row = (
         *(run.seq, run.cid, run.plan_name, run.task_name, run.generation, run.lane, run.priority),
-        *(encode(run.labels).decode(), run.recovery, run.due, run.not_before, run.accepted_at),
+        *(encode(run.labels).decode() if run.labels else "{}", run.recovery, run.due, run.not_before, run.accepted_at),
         *(encode(run.cause).decode(), run.parent_cid, run.root_cid, run.depth, run.boot, run.inputs),
         *(run.mode_key, encode(run.secret_inputs).decode() if run.secret_inputs else None, run.call),
         encode(run.chain).decode() if run.chain else None,
