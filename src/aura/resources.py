@@ -1,7 +1,7 @@
 """Resources, and who may hold and ask for them: nouns. ``pool`` does the counting, ``claims`` knows runs and steps."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -22,7 +22,7 @@ class Rate(msgspec.Struct, frozen=True):
 Resource = Semaphore | Rate
 
 
-class Slot(NamedTuple):
+class Slot(msgspec.Struct, frozen=True, cache_hash=True):
     """What a task's mode counts: a run of a task, or of those with the same key."""
 
     plan_name: str

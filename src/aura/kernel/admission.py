@@ -15,7 +15,7 @@ Admission works while the engine is stopped. What a crash does: a run is a row o
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -50,7 +50,7 @@ class Admitted(msgspec.Struct, frozen=True):
     ticket: Ticket
 
 
-class Origin(NamedTuple):
+class Origin(msgspec.Struct, frozen=True):
     """Where a request comes from that nobody outside has made: the ``run`` whose step asks, or an event.
 
     ``call``: that run waits for it, and this is which call of its that answers. Such a run is a part of the one that
@@ -73,7 +73,7 @@ class Origin(NamedTuple):
         return self.run if self.call else None
 
 
-class Reserved(NamedTuple):
+class Reserved(msgspec.Struct, frozen=True):
     """A run that is reserved in memory: it stands in its lane, and its unit has not been handed over.
 
     ``replaces``: once it is on record it takes the place of others.
@@ -284,25 +284,25 @@ class Admission:
                 beside[slot] += 1
         now = self._runtime.clock.wall()
         cid = self._runtime.cids.next()
-        accepted = Accepted(
-            seq=self._runtime.seq + 1,
-            cid=cid,
-            plan_name=request.plan_name,
-            task_name=request.task_name,
-            generation=generation.hash,
-            lane=parent.lane if parent else lane,
-            priority=parent.priority if parent else task.priority if request.priority is None else request.priority,
-            labels=labels,
-            recovery=task.recovery.value,
-            due=now if origin.due is None else origin.due,
-            not_before=now + request.delay_s if request.delay_s > 0 else None,
-            accepted_at=now,
-            cause=cause,
-            parent_cid=parent.cid if parent else None,
-            root_cid=asked_by.accepted.root_cid if asked_by else cid,
-            depth=_depth(origin),
-            boot=self._runtime.boot,
-            inputs=encoded,
+        accepted = Accepted(  # what each run has by its place: by name it takes a struct many times as long
+            self._runtime.seq + 1,
+            cid,
+            request.plan_name,
+            request.task_name,
+            generation.hash,
+            parent.lane if parent else lane,
+            parent.priority if parent else task.priority if request.priority is None else request.priority,
+            labels,
+            task.recovery.value,
+            now if origin.due is None else origin.due,
+            now + request.delay_s if request.delay_s > 0 else None,
+            now,
+            cause,
+            parent.cid if parent else None,
+            asked_by.accepted.root_cid if asked_by else cid,
+            _depth(origin),
+            self._runtime.boot,
+            encoded,
             mode_key=slot.key if slot else None,
             secret_inputs=secret_pointers(task, inputs),
             call=origin.call,

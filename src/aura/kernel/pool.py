@@ -261,7 +261,7 @@ class Pool:
     def part(self, holder: Holder, keep_slots: bool = False) -> None:
         """Give back all that a holder and those below it hold, and take it from the one above."""
         self.give_back(holder, keep_slots)
-        if holder.is_idle:
+        if holder.parent is not None and holder.is_idle:
             holder.stand_apart()
 
     def _take(self, claim: Claim) -> None:
