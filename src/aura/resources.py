@@ -1,7 +1,7 @@
 """Resources, and who may hold and ask for them: nouns. ``pool`` does the counting, ``claims`` knows runs and steps."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -22,7 +22,7 @@ class Rate(msgspec.Struct, frozen=True):
 Resource = Semaphore | Rate
 
 
-class Slot(NamedTuple):
+class Slot(msgspec.Struct, frozen=True, cache_hash=True):
     """What a task's mode counts: a run of a task, or of those with the same key."""
 
     plan_name: str
@@ -98,17 +98,16 @@ class Holder:
             yield one
             one = one.parent
 
-    def line(self) -> "Iterator[Holder]":
+    def line(self) -> "list[Holder]":
         """Itself, all above it and all below it."""
-        yield from self.above()
-        for one in list(self.below):
-            yield from one.tree()
+        return [*self.above(), *self.tree()[1:]]
 
-    def tree(self) -> "Iterator[Holder]":
-        """Itself and all below it."""
-        yield self
-        for one in list(self.below):
-            yield from one.tree()
+    def tree(self) -> "list[Holder]":
+        """Itself and all below it, each before what is below it."""
+        found = [self]
+        for one in found:  # it grows meanwhile
+            found += one.below
+        return found
 
 
 class Loan:
@@ -150,23 +149,28 @@ class Timer(Protocol):
 
 
 class Bin:
-    """One resource: how much of it is in use, or when it was how full, and who waits for it in order."""
+    """One resource: how much of it is in use, or when it was how full, and who waits for it in order.
 
-    __slots__ = ("at", "in_use", "inside", "level", "outside", "resource", "timer")
+    ``now`` gives the time in seconds: that of a rate passes.
+    """
 
-    def __init__(self, resource: Resource, now: float) -> None:
+    __slots__ = ("_now", "at", "in_use", "inside", "level", "outside", "resource", "timer")
+
+    def __init__(self, resource: Resource, now: Callable[[], float]) -> None:
         self.resource = resource
         self.in_use = 0
         self.level = float(resource.count)
-        self.at = now
+        self._now = now
+        self.at = now()
         self.inside: list[tuple[Order, Claim]] = []
         self.outside: list[tuple[Order, Claim]] = []
         self.timer: Timer | None = None
 
-    def free(self, now: float) -> float:
+    def free(self) -> float:
         """How much can be taken now."""
         if not isinstance(self.resource, Rate):
             return self.resource.count - self.in_use
+        now = self._now()
         self.level = min(self.resource.count, self.level + (now - self.at) * self.resource.count / self.resource.per)
         self.at = now
         return self.level + _EPSILON

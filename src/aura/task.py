@@ -6,6 +6,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -170,8 +171,11 @@ def inputs_schema(inputs: Mapping[str, Input]) -> dict[str, Any]:
 Steps = Mapping[str, Step]
 
 
-class Task(msgspec.Struct, frozen=True):
-    """A definition that can be run. Durations are in seconds; ``steps`` are in an order that respects the graph."""
+class Task(msgspec.Struct, frozen=True, dict=True):
+    """A definition that can be run. Durations are in seconds; ``steps`` are in an order that respects the graph.
+
+    It has a ``dict`` for what is the same for each of its runs, and found once.
+    """
 
     name: str
     plan_name: str
@@ -198,7 +202,7 @@ class Task(msgspec.Struct, frozen=True):
     finally_: Steps = {}
     returns: Mapping[str, Template] | Template | None = None
 
-    @property
+    @cached_property
     def has_secrets(self) -> bool:
         """Say whether what is given to it may be secret, so that no message may show what was made of its inputs."""
         return any(given.secrets for given in self.inputs.values())
@@ -208,6 +212,7 @@ class Task(msgspec.Struct, frozen=True):
         handlers = (self.on_failure, self.on_cancel, self.on_preempt, self.on_resume, self.finally_)
         return [step for block in (self.steps, *handlers) for step in block.values()]
 
+    @cached_property
     def inputs_schema(self) -> dict[str, Any]:
         """Its inputs as one schema (``inputs_schema``)."""
         return inputs_schema(self.inputs)

@@ -260,15 +260,15 @@ MUTATIONS: Sequence[Mutation] = (
     Mutation(
         "a later claim does not take what an earlier one waits for",
         "kernel/pool.py",
-        "        return any(queue and queue[0][0] < claim.order for queue in queues)",
-        "        return False",
+        "    return bool(queue) and queue[0][0] < claim.order",
+        "    return False",
         "tests/unit/test_pool.py",
     ),
     Mutation(
         "what runs does not wait behind what has yet to start",
         "kernel/pool.py",
-        "queues = (found.inside, found.outside) if claim.outside else (found.inside,)",
-        "queues = (found.inside, found.outside)",
+        "(claim.outside and _stands_before(found.outside, claim))",
+        "_stands_before(found.outside, claim)",
         "tests/unit/test_pool.py tests/engine/test_resources_of_runs.py",
     ),
     Mutation(

@@ -33,7 +33,7 @@ def test_specification_becomes_json_schema(tmp_path: Path) -> None:
         "hosts: {type: array, items: string, max_length: 3, default: []}, "
         "at: {type: object, properties: {x: number, y: {type: number, default: 0}}}}",
     )
-    assert task.inputs_schema() == {
+    assert task.inputs_schema == {
         "type": "object",
         "properties": {
             "day": {"type": "string", "description": "A day", "pattern": "^x"},
@@ -212,7 +212,7 @@ def test_secrets_of_inputs_are_known_by_pointers(
 
 def test_schema_marks_secrets(tmp_path: Path) -> None:
     task = task_with(tmp_path, "{p: {type: string, secret: true}, n: {type: integer, secret: true, default: null}}")
-    assert task.inputs_schema()["properties"] == {
+    assert task.inputs_schema["properties"] == {
         "p": {"type": "string", "writeOnly": True, "format": "password"},
         "n": {"type": ["integer", "null"], "writeOnly": True, "default": None},
     }

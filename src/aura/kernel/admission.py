@@ -15,7 +15,7 @@ Admission works while the engine is stopped. What a crash does: a run is a row o
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -26,6 +26,7 @@ from aura.failpoints import Site
 from aura.kernel.dispatcher import HANDLERS, Dispatcher
 from aura.kernel.modes import Modes, is_bounded
 from aura.kernel.refusals import Refusals
+from aura.loading.generation import Generation
 from aura.loading.inputs import check_inputs, secret_pointers
 from aura.records.columns import encode
 from aura.records.runs import Accepted, accept_run, together
@@ -49,7 +50,7 @@ class Admitted(msgspec.Struct, frozen=True):
     ticket: Ticket
 
 
-class Origin(NamedTuple):
+class Origin(msgspec.Struct, frozen=True):
     """Where a request comes from that nobody outside has made: the ``run`` whose step asks, or an event.
 
     ``call``: that run waits for it, and this is which call of its that answers. Such a run is a part of the one that
@@ -72,7 +73,7 @@ class Origin(NamedTuple):
         return self.run if self.call else None
 
 
-class Reserved(NamedTuple):
+class Reserved(msgspec.Struct, frozen=True):
     """A run that is reserved in memory: it stands in its lane, and its unit has not been handed over.
 
     ``replaces``: once it is on record it takes the place of others.
@@ -210,18 +211,18 @@ class Admission:
             RequestError: it is refused; nothing is reserved.
         """
         try:
-            accepted, task = self._check(request, cause, origin)
+            accepted, generation, task = self._check(request, cause, origin)
         except RequestError as refused:
             self.refusals.note(refused, request.plan_name, request.task_name, cause)
             raise
         run = self._make(accepted)
         run.event = origin.event if origin else None
-        entry = self._announce(run)
+        entry = self._runtime.stage_event(run, "run.accepted")
         self._runtime.open[run.cid] = run
-        if run.accepted.cause.item is not None:
+        if cause.item is not None:
             self._modes.of_items.enter(run)
         if is_bounded(task.mode):
-            self._modes.enter(run, *self._runtime.generations.task(run.plan_name, run.task_name))
+            self._modes.enter(run, generation, task)
         if accepted.call is None:
             self.enter(run, task)
         redactor = self._runtime.redactor
@@ -257,8 +258,11 @@ class Admission:
 
     def _check(
         self, request: Request, cause: Cause, origin: Origin | None = None, beside: Counter[Slot] | None = None
-    ) -> tuple[Accepted, Task]:
-        """Say what is accepted. ``beside`` counts those of one batch that are looked at together, by their slots."""
+    ) -> tuple[Accepted, Generation, Task]:
+        """Say what is accepted, and of which task.
+
+        ``beside`` counts those of one batch that are looked at together, by their slots.
+        """
         origin = origin or Origin()
         parent, asked_by = origin.parent, origin.run
         within = parent is not None or origin.is_handler
@@ -280,32 +284,32 @@ class Admission:
                 beside[slot] += 1
         now = self._runtime.clock.wall()
         cid = self._runtime.cids.next()
-        accepted = Accepted(
-            seq=self._runtime.seq + 1,
-            cid=cid,
-            plan_name=request.plan_name,
-            task_name=request.task_name,
-            generation=generation.hash,
-            lane=parent.lane if parent else lane,
-            priority=parent.priority if parent else task.priority if request.priority is None else request.priority,
-            labels=labels,
-            recovery=task.recovery.value,
-            due=now if origin.due is None else origin.due,
-            not_before=now + request.delay_s if request.delay_s > 0 else None,
-            accepted_at=now,
-            cause=cause,
-            parent_cid=parent.cid if parent else None,
-            root_cid=asked_by.accepted.root_cid if asked_by else cid,
-            depth=_depth(origin),
-            boot=self._runtime.boot,
-            inputs=encoded,
+        accepted = Accepted(  # what each run has by its place: by name it takes a struct many times as long
+            self._runtime.seq + 1,
+            cid,
+            request.plan_name,
+            request.task_name,
+            generation.hash,
+            parent.lane if parent else lane,
+            parent.priority if parent else task.priority if request.priority is None else request.priority,
+            labels,
+            task.recovery.value,
+            now if origin.due is None else origin.due,
+            now + request.delay_s if request.delay_s > 0 else None,
+            now,
+            cause,
+            parent.cid if parent else None,
+            asked_by.accepted.root_cid if asked_by else cid,
+            _depth(origin),
+            self._runtime.boot,
+            encoded,
             mode_key=slot.key if slot else None,
             secret_inputs=secret_pointers(task, inputs),
             call=origin.call,
             chain=_chain(origin),
             event=event,
         )
-        return accepted, task
+        return accepted, generation, task
 
     def check_open(self, within: bool = False) -> None:
         """Say whether anything can be asked for that has to be stored. ``within``: it is a part of a run that runs.
@@ -349,9 +353,6 @@ class Admission:
     def _make(self, accepted: Accepted) -> LiveRun:
         self._runtime.seq = accepted.seq
         return self._runtime.live_run(accepted, msgspec.json.decode(accepted.inputs))
-
-    def _announce(self, run: LiveRun) -> EventEntry:
-        return self._runtime.stage_event(run, "run.accepted")
 
     def undo(self, reserved: Reserved, error: Exception) -> None:
         """The acceptance was not stored: the run never was."""
@@ -415,25 +416,25 @@ def _checked_inputs(task: Task, request: Request) -> dict[str, Any]:
 
 
 def _field_errors(request: Request) -> list[FieldError]:
-    errors = []
+    errors: list[FieldError] = []
     if request.priority is not None and request.priority not in PRIORITIES:
         errors.append(FieldError("/priority", f"{request.priority} is not between -1000 and 1000"))
     if not 0 <= request.delay_s <= MAX_DELAY:
         errors.append(FieldError("/delay_s", f"{request.delay_s:g} is not between 0 and {MAX_DELAY:g} seconds"))
-    if len(request.labels) > MAX_LABELS:
-        errors.append(FieldError("/labels", f"there may be {MAX_LABELS} labels at most"))
-    errors += _long_labels(request.labels)
+    if request.labels:
+        errors += _label_errors(request.labels)
     return errors
 
 
-def _long_labels(labels: Mapping[str, str]) -> list[FieldError]:
-    return [
-        FieldError(
-            f"/labels/{clean(name[:40])}", f"names and values are Unicode text of at most {MAX_LABEL} characters"
-        )
-        for name, value in labels.items()
-        if len(name) > MAX_LABEL or len(value) > MAX_LABEL or clean(name + value) != name + value
-    ]
+def _label_errors(labels: Mapping[str, str]) -> list[FieldError]:
+    errors = []
+    if len(labels) > MAX_LABELS:
+        errors.append(FieldError("/labels", f"there may be {MAX_LABELS} labels at most"))
+    rule = f"names and values are Unicode text of at most {MAX_LABEL} characters"
+    for name, value in labels.items():
+        if len(name) > MAX_LABEL or len(value) > MAX_LABEL or clean(name + value) != name + value:
+            errors.append(FieldError(f"/labels/{clean(name[:40])}", rule))
+    return errors
 
 
 def _within_batch(refused: RequestError, index: int) -> RequestError:

@@ -16,11 +16,11 @@ from aura.resources import Bin, Claim, Holder, Name, Rate
 Bins = Mapping[Name, Bin]
 
 
-def find_left(bins: Bins, holders: Iterable[Holder], now: float, in_order: bool = False) -> dict[Holder, None]:
+def find_left(bins: Bins, holders: Iterable[Holder], in_order: bool = False) -> dict[Holder, None]:
     """Those that can never end, if all others do; ``in_order``: and none goes before an earlier one inside."""
     if not any(_grips(bins, holder) for holder in holders):
         return {}
-    return _Reduction(bins, holders, now, in_order).left
+    return _Reduction(bins, holders, in_order).left
 
 
 def _grips(bins: Bins, holder: Holder) -> bool:
@@ -31,23 +31,23 @@ def _grips(bins: Bins, holder: Holder) -> bool:
     return any(bins[name].waiting or name in claim.needs for one in holder.line() for name in one.held)
 
 
-def circle_text(bins: Bins, claim: Claim, left: Mapping[Holder, None], now: float) -> str:
+def circle_text(bins: Bins, claim: Claim, left: Mapping[Holder, None]) -> str:
     """Say who waits for whom, from the one that asks round to itself."""
     links: list[tuple[str, Name]] = []
     waits: Claim | None = claim
     while waits is not None and all(label != waits.holder.root.label for label, _ in links):
-        name, holder = _held_up(bins, waits, left, now)
+        name, holder = _held_up(bins, waits, left)
         links.append((waits.holder.root.label, name))
         waits = next((h.claim for h in holder.root.tree() if h in left and h.claim), None)
     said = [f"{label} holds {links[index - 1][1]} and waits for {name}" for index, (label, name) in enumerate(links)]
     return f"it would wait for ever: {', '.join(said)}"
 
 
-def _held_up(bins: Bins, claim: Claim, left: Mapping[Holder, None], now: float) -> tuple[Name, Holder]:
+def _held_up(bins: Bins, claim: Claim, left: Mapping[Holder, None]) -> tuple[Name, Holder]:
     """Of what a claim lacks, one resource and one of those that hold it and cannot end."""
     for name in claim.needs:
         for holder in left:
-            if holder.held.get(name) and bins[name].free(now) < bins[name].wanted(claim.needs[name]):
+            if holder.held.get(name) and bins[name].free() < bins[name].wanted(claim.needs[name]):
                 return name, holder
     return next(iter(claim.needs)), claim.holder
 
@@ -55,9 +55,9 @@ def _held_up(bins: Bins, claim: Claim, left: Mapping[Holder, None], now: float) 
 class _Reduction:
     """Lets all holders end that can, again and again. ``left`` are those that cannot."""
 
-    def __init__(self, bins: Mapping[Name, Bin], holders: Iterable[Holder], now: float, in_order: bool) -> None:
+    def __init__(self, bins: Mapping[Name, Bin], holders: Iterable[Holder], in_order: bool) -> None:
         self._bins = bins
-        self._free = {name: found.free(now) for name, found in bins.items()}
+        self._free = {name: found.free() for name, found in bins.items()}
         self._in_order = in_order
         #: By resource how many of those at the head of its line have ended.
         self._ended: dict[Name, int] = {}

@@ -14,7 +14,6 @@ What a run has nothing to do with costs one look at an attribute. What a crash d
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
@@ -80,7 +79,7 @@ class Claims:
             except RequestError as refused:
                 run.found = refused
                 return True
-        if run.claims is None and not (task.resources or is_bounded(task.mode) or run.accepted.cause.item):
+        if run.claims is None and not (run.accepted.cause.item or task.resources or is_bounded(task.mode)):
             return True
         try:
             met = self._ask_start(run, generation, task, told)
@@ -97,15 +96,15 @@ class Claims:
             run.claims.holder.stand_below(self._attempt_above(run, run.parent))
         claims = self._claims_of(run)
         needs = self._needs(generation.plan, task.resources, claims.holder)
-        if is_bounded(task.mode):
-            self._modes.enter(run, generation, task)
-        for slot, number in self._modes.slots(run, task).items():
+        for slot, number in self._modes.slots(run, generation, task):
             self.pool.put(slot, Semaphore(number))
             if slot not in claims.holder.held:
                 needs = {slot: 1, **needs}
         claim = claims.start
-        if claim is None or claim.needs != needs or claim.order[0] != run.rank:
+        if claim is not None and (claim.needs != needs or claim.order[0] != run.rank):
             self.leave(run)
+            claim = None
+        if claim is None:
             if run.parent is not None:
                 told = partial(self._start_met, run, (generation, task), told)
             claims.start = claim = Claim(claims.holder, needs, self._order(run), told, outside=run.parent is None)
@@ -167,9 +166,10 @@ class Claims:
     def release(self, run: LiveRun) -> None:
         """Give back what a run holds, after its seal: all of it if it has ended, all but its slot if not."""
         if run.claims is not None:
-            run.claims.steps.clear()
-            run.claims.waiting.clear()
-            run.claims.met.clear()
+            if run.claims.steps:  # else no step waits or was met either
+                run.claims.steps.clear()
+                run.claims.waiting.clear()
+                run.claims.met.clear()
             run.claims.start = None
             if run.claims.timer is not None:
                 run.claims.timer.cancel()
@@ -200,7 +200,10 @@ class Claims:
 
     def keepers(self) -> list[LiveRun]:
         """The runs that wait in a lane to go on, and hold a slot for which a sub-task waits."""
-        found = (self._runtime.open.get(label.removeprefix("run ")) for label in self.pool.keepers())
+        labels = self.pool.keepers()
+        if not labels:
+            return []
+        found = [self._runtime.open.get(label.removeprefix("run ")) for label in labels]
         return [run for run in found if run is not None and run.waits]
 
     def settle(self) -> None:
@@ -269,12 +272,11 @@ class Claims:
 
     def end_try(self, run: LiveRun, key: str) -> None:
         """Give back what a try took: its attempt has ended, or does not begin."""
-        if run.claims is not None:
-            claim = run.claims.steps.pop(key, None)
+        if run.claims is not None and key in run.claims.steps:
+            claim = run.claims.steps.pop(key)
             run.claims.waiting.pop(key, None)
             run.claims.met.pop(key, None)
-            if claim is not None:
-                self.pool.part(claim.holder, keep_slots=True)  # those of a sub-task that rests are below it
+            self.pool.part(claim.holder, keep_slots=True)  # those of a sub-task that rests are below it
 
     def review(self, run: LiveRun, nothing_starts: bool) -> None:
         """Give back what need not start any more takes or waits for, and let those whose time is over come up."""
@@ -347,13 +349,13 @@ class Claims:
 
     def _needs(self, plan: Plan, needs: Needs, holder: Holder) -> dict[Name, int]:
         """The needs by the names of the pool, without what those above a holder hold."""
-        found: Counter[Name] = Counter()
+        found: dict[Name, int] = {}
         for name, wanted in needs.items():
             known = self._name(plan, name)
             lent = holder.lent(known)
             if wanted > lent:
-                found[known] += wanted - lent
-        return dict(found)
+                found[known] = found.get(known, 0) + wanted - lent
+        return found
 
     def _name(self, plan: Plan, name: str) -> Name:
         own = plan.resources.get(name)

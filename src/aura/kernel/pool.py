@@ -56,9 +56,9 @@ class Pool:
         """Make a resource known, or change how much there is of it."""
         found = self._bins.get(name)
         if found is None:
-            self._bins[name] = Bin(resource, self._now())
+            self._bins[name] = Bin(resource, self._now)
         elif found.resource != resource:
-            found.free(self._now())
+            found.free()
             found.resource = resource
             if isinstance(resource, Rate):
                 found.level = min(found.level, resource.count)
@@ -68,7 +68,7 @@ class Pool:
     def __iter__(self) -> Iterator[tuple[Name, Resource, int, int]]:
         """Every resource with how much of it is in use, and how many claims wait for it."""
         for name, found in self._bins.items():
-            used = found.resource.count - int(found.free(self._now()))
+            used = found.resource.count - int(found.free())
             yield name, found.resource, used, found.waiting
 
     def held(self) -> Iterator[tuple[str, Mapping[Name, int]]]:
@@ -137,7 +137,7 @@ class Pool:
         return tuple(claim.needs)
 
     def _left(self, in_order: bool = False) -> dict[Holder, None]:
-        return find_left(self._bins, self._holders, self._now(), in_order)
+        return find_left(self._bins, self._holders, in_order)
 
     def _is_like_the_last(self, claim: Claim) -> bool:
         """Whether one that waits already is met whenever this one could be: another item of the same loop."""
@@ -154,7 +154,7 @@ class Pool:
         if claim.holder in left:
             claim.holder.claim = None
             self._forget(claim.holder)
-            raise ResourceCircle(circle_text(self._bins, claim, left, self._now()))
+            raise ResourceCircle(circle_text(self._bins, claim, left))
 
     def withdraw(self, claim: Claim) -> None:
         """Let a claim wait no longer. Harmless for one that does not: it may have been refused."""
@@ -237,7 +237,8 @@ class Pool:
     def give_back(self, holder: Holder, keep_slots: bool = False) -> None:
         """Give back what a holder and all below it hold, and let none of them wait."""
         freed: dict[Name, None] = {}
-        for one in holder.tree():
+        tree = holder.tree()
+        for one in tree:
             if one.claim is not None:
                 freed |= dict.fromkeys(one.claim.needs)
                 self._leave(one.claim)
@@ -246,12 +247,13 @@ class Pool:
             kept: dict[Name, int] = {}
             if keep_slots:
                 kept = {name: held for name, held in one.held.items() if isinstance(name, Slot)}
-            for name in one.held.keys() - kept.keys():
-                self._bins[name].in_use -= one.held[name]
-                freed[name] = None
+            for name, held in one.held.items():
+                if name not in kept:
+                    self._bins[name].in_use -= held
+                    freed[name] = None
             one.held = kept
             self._forget(one)
-        for one in list(holder.tree()):  # what keeps its slot stays below it, and nothing else
+        for one in tree:  # what keeps its slot stays below it, and nothing else
             if one is not holder and one.is_idle:
                 one.stand_apart()
         self._look(freed)
@@ -259,7 +261,7 @@ class Pool:
     def part(self, holder: Holder, keep_slots: bool = False) -> None:
         """Give back all that a holder and those below it hold, and take it from the one above."""
         self.give_back(holder, keep_slots)
-        if holder.is_idle:
+        if holder.parent is not None and holder.is_idle:
             holder.stand_apart()
 
     def _take(self, claim: Claim) -> None:
@@ -299,7 +301,7 @@ class Pool:
 
     def _free(self, claim: Claim, name: Name) -> float:
         """How much of a resource a claim could have, beside what is kept for an earlier one."""
-        free = self._bins[name].free(self._now())
+        free = self._bins[name].free()
         if self._set_aside:
             before = (c for c in self._set_aside if c.set_aside and c.order < claim.order and c is not claim)
             free -= sum(c.needs.get(name, 0) for c in before)
@@ -314,8 +316,7 @@ class Pool:
     def _behind(self, claim: Claim, name: Name) -> bool:
         """Whether an earlier one waits for the same: nobody inside waits for one that is outside."""
         found = self._bins[name]
-        queues = (found.inside, found.outside) if claim.outside else (found.inside,)
-        return any(queue and queue[0][0] < claim.order for queue in queues)
+        return _stands_before(found.inside, claim) or (claim.outside and _stands_before(found.outside, claim))
 
     def _must_pass(self, claim: Claim) -> bool:
         """Whether a claim could be met now, and would wait for ever behind the earlier ones."""
@@ -344,9 +345,10 @@ class Pool:
                 self._tell(name, found.outside[0][1])
                 for claim in self._resting(name) if found.inside else ():
                     self._tell(name, claim)
-            for claim in self._met(found):
-                todo |= dict.fromkeys(claim.needs)
-            if found.waiting:
+            if found.inside:
+                for claim in self._met(found):
+                    todo |= dict.fromkeys(claim.needs)
+            if found.inside or found.outside:
                 self._arm(name, found)
             elif isinstance(name, Slot) and not found.in_use:
                 del self._bins[name]
@@ -367,7 +369,7 @@ class Pool:
     def _met(self, found: Bin) -> Iterator[Claim]:
         """Meet those inside that can be met, in order."""
         for _, claim in list(found.inside):
-            if found.free(self._now()) < 1:
+            if found.free() < 1:
                 return
             if claim.holder.claim is claim and (self._may_take(claim) or self._must_pass(claim)):
                 self._leave(claim)
@@ -379,7 +381,7 @@ class Pool:
         """Look again when a rate has filled up for the first who waits for it."""
         if not isinstance(found.resource, Rate) or self._call_later is None:
             return
-        free = found.free(self._now())
+        free = found.free()
         first = [claim for queue in (found.inside, found.outside) for _, claim in queue[:1]]
         lacks = [found.wanted(claim.needs[name]) - free for claim in first]
         if any(lack > 0 for lack in lacks):
@@ -406,6 +408,11 @@ def _change(held: dict[Name, int], name: Name, by: int) -> None:
 def _keeps_something(holder: Holder) -> bool:
     """Whether a run that waits to start, or a sub-task of it that rests, holds something: its slot."""
     return bool(holder.held) or any(one.held for one in holder.tree())
+
+
+def _stands_before(queue: list[tuple[Order, Claim]], claim: Claim) -> bool:
+    """Whether somebody in a line is to go before a claim."""
+    return bool(queue) and queue[0][0] < claim.order
 
 
 def _position(queue: list[tuple[Order, Claim]], claim: Claim) -> int:

@@ -227,7 +227,7 @@ def _check_inputs(reader: Reader, task: Task, path: Path, given: Mapping[str, An
     if missing:
         place = path if given else (*path[:-1], "task")
         reader.key_problem(place, f"the task {label} needs the input {', '.join(missing)}")
-    schemas = task.inputs_schema()["properties"]
+    schemas = task.inputs_schema["properties"]
     for name, value in given.items():
         if name in schemas and template(value, "").constant:
             check = Check()

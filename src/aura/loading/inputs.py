@@ -28,8 +28,10 @@ def check_inputs(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RequestError: ``inputs_invalid``, with every bad field at once; paths begin with ``/inputs``.
     """
+    if not (task.inputs or given):
+        return {}
     check = Check()
-    schema = task.inputs_schema()
+    schema = task.inputs_schema
     checked: dict[str, Any] = check.members("/inputs", schema, given)
     if check.errors:
         names = ", ".join(dict.fromkeys(error.path.removeprefix("/inputs/") for error in check.errors))
@@ -43,6 +45,8 @@ def check_inputs(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def secret_pointers(task: Task, inputs: Mapping[str, Any]) -> tuple[str, ...]:
     """The pointers to the secrets among the checked inputs of a task; see ``masking``."""
+    if not task.has_secrets:
+        return ()
     return tuple(
         pointer for given in task.inputs.values() if inputs[given.name] is not None for pointer in given.secrets
     )
