@@ -1,12 +1,12 @@
 """The dispatcher: the one consumer of what admission accepted; it owns a heap per lane and the places.
 
-Theory of operation. Accepted runs arrive in a queue. In its own turn the dispatcher moves what has arrived into the
-lanes' heaps and starts from there, as long as a lane has a place. All changes of lanes happen on the event loop without
-an await in between: there is no lock, and no moment in which a run is in two places. Other parts wake it by ``kick``;
-kicks coalesce.
+Theory of operation. Accepted runs arrive on a memory object stream. A stream cannot be re-ordered, so the dispatcher
+moves what has arrived into the lanes' heaps and starts from there, as long as a lane has a place. All changes of lanes
+happen on the event loop without an await in between: there is no lock, and no moment in which a run is in two places.
+Other parts wake it by ``kick``; kicks coalesce.
 
-It is stopped by a message and not by a cancellation. While it is stopped, runs are accepted and wait; ``take_in`` moves
-them to their heaps for whoever wants to look.
+It is stopped by a message and not by a cancellation, so that nothing is lost between the stream and a heap. While it is
+stopped, runs are accepted and wait; ``take_in`` moves them to their heaps for whoever wants to look.
 
 Before a run gets a place it takes all that it needs (``claims``): its task's resources, and its slot of the task's
 mode. One that cannot have them is set aside: it keeps its position, holds no place, and does not hold up those of its
@@ -22,7 +22,6 @@ What a crash does: nothing here is stored. Queued runs are rows; the boot puts t
 
 import asyncio
 import heapq
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -61,9 +60,10 @@ class Dispatcher:
         self._barred: dict[LiveRun, None] = {}
         #: A hold has ended, and not all that it has kept from starting has been looked at.
         self._returning = False
-        #: Bounded by admission: it refuses what would make a lane's queue longer than its limit.
-        self._arrived: deque[LiveRun] = deque()
-        #: Rung with each run and each kick. ``serve`` waits for it with nothing in hand: an error there loses no run.
+        # Unbounded as a stream, bounded by admission: it refuses what would make a lane's queue longer than its limit.
+        self._send, self._receive = anyio.create_memory_object_stream[LiveRun](float("inf"))
+        #: Rung with each run and each kick. ``serve`` waits for it with nothing in hand: a run that is handed to one
+        #: who waits in ``receive`` is lost with it if an error comes up there.
         self._bell = asyncio.Event()
         self._stopping = True
         #: By time. As in a lane's heap, an entry counts while its run points to it: one that was paused and resumed
@@ -83,9 +83,9 @@ class Dispatcher:
         """Take a run that may start: accepted, or to run again at its old position."""
         self.lanes[run.lane].count(run)
         run.waits = True
-        self._arrived.append(run)
+        self._send.send_nowait(run)
         self._bell.set()
-        if self._stopping:  # nobody serves: what is cancelled meanwhile must not pile up in the queue
+        if self._stopping:  # nobody serves: what is cancelled meanwhile must not pile up in the stream
             self.take_in()
 
     def leave(self, run: LiveRun) -> None:
@@ -116,10 +116,13 @@ class Dispatcher:
 
     def take_in(self) -> None:
         """Move what has arrived into the heaps."""
-        while self._arrived:
-            run = self._arrived.popleft()
-            if run.waits:
-                self._place_in_heap(run)
+        try:
+            while True:
+                run = self._receive.receive_nowait()
+                if run.waits:
+                    self._place_in_heap(run)
+        except anyio.WouldBlock:
+            return
 
     def _place_in_heap(self, run: LiveRun) -> None:
         if run.not_before is not None and run.not_before > self._runtime.clock.wall():
@@ -411,11 +414,8 @@ class Dispatcher:
         self._freed()
 
     def _freed(self) -> None:
-        if self.holds.open or self._returning:
-            self.kick()
-        for lane in self._in_urgency:
-            if not lane.is_empty:
-                self.kick()  # else nobody is there who could start, or for whom anything is kept
+        if self.holds.open or self._returning or not all(lane.is_empty for lane in self._in_urgency):
+            self.kick()  # else nobody is there who could start, or for whom anything is kept
         if self._idle is not None and not self._busy():
             self._idle.set()
             self._idle = None
@@ -474,7 +474,9 @@ class Dispatcher:
         return (1, *entry[:2])
 
     def close(self) -> None:
-        """End the timers, when the server ends."""
+        """End the stream and the timer, when the server ends."""
         self._claims.close()
         if self._timer:
             self._timer.cancel()
+        self._send.close()
+        self._receive.close()
