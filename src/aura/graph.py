@@ -336,9 +336,12 @@ class Graph:
         """What the graph came to: succeeded or failed; None if not every step has ended, or one was cut off."""
         if self.ended_early_by:
             return RunState.SUCCEEDED if self.ended else None
-        if not self.ended or any(p.state is P.CANCELLED for p in self):
+        if not self.ended:
             return None
-        return RunState.FAILED if self.first_failure() else RunState.SUCCEEDED
+        states = {p.state for p in self.steps.values()}
+        if P.CANCELLED in states:
+            return None
+        return RunState.SUCCEEDED if states.isdisjoint(BAD) or self.first_failure() is None else RunState.FAILED
 
     def first_failure(self) -> StepProgress | None:
         """The step whose failure makes the run fail, the earliest one; None if there is none."""

@@ -19,6 +19,7 @@ What a crash does: a step's start is committed and its finish is not; the boot t
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -54,6 +55,8 @@ from aura.task import Task
 MIN_SWEEP = 0.1
 #: How much of what a grace leaves to ``on_preempt`` is for the clean-up of its own steps, at most ``HANDLER_GRACE``.
 OWN_PART = 0.25
+#: What a run is that was stopped to come back.
+_COMES_BACK = frozenset({RunState.PREEMPTED, RunState.QUEUED})
 #: Why a run cannot begin, or go on, that needs what is not there.
 NO_RESOURCES = "no_resources"
 #: Why a run that was accepted cannot begin, by the code of what its plan answers now.
@@ -118,9 +121,10 @@ class Executor:
         self._stops.start_timeout(run)
         starts = run.begun_starts
         decisive = await self._work(run, goes_on)
-        await _end_background(run)
+        if run.stop is not None:
+            await _end_background(run)
         run.ending = self._ending(run, decisive)
-        if run.ending not in (*FINAL, RunState.WAITING) and run.begun_starts > starts:
+        if run.ending in _COMES_BACK and run.begun_starts > starts:
             await self._preempt(run)
         if run.children and run.ending in FINAL:
             await self._children.end_all(run)
@@ -231,7 +235,7 @@ class Executor:
     async def _handle(self, run: LiveRun, phase: Phase) -> None:
         """Drive one of the handlers. Its failure is the run's ``cleanup_error``, not its outcome."""
         graph = run.enter(phase)
-        run.graces_end = float("inf")  # it has a time of its own
+        run.graces_end = math.inf  # it has a time of its own
         run.columns_changed = True  # ``ending`` is on record before the first clean-up begins
         if run.bounded:
             self._bound_cleanup(run, run.cleanup_timeout)
@@ -270,6 +274,8 @@ class Executor:
                 await self._attempt(run, graph, attempts[0])
                 if run.fault is not None:
                     raise run.fault
+                if graph.ended:  # and nothing else was there
+                    return
             else:
                 for attempt in attempts:
                     # in ``runs``, as the run itself; ends with its step, or is left behind with it as stuck
@@ -310,11 +316,11 @@ class Executor:
         grace = handler_grace(run) if run.bounded else run.cleanup_timeout
         attempt = Attempt(run, progress, grace, partial(self._on_stuck, run))
         run.live[progress.key] = attempt
-        seconds = min(time_left(run), progress.step.timeout or float("inf"))
+        seconds = min(time_left(run), progress.step.timeout or math.inf)
         if progress.times_out_at is not None:
             seconds = min(seconds, max(0.0, progress.times_out_at - self._runtime.clock.wall()))
             progress.times_out_at = None
-        if seconds != float("inf"):
+        if seconds != math.inf:
             attempt.time_out_after(seconds)
         return attempt
 
@@ -362,7 +368,7 @@ def _end_of_stop(run: LiveRun) -> RunState:
 def _left_of_graces(run: LiveRun) -> float:
     """Seconds that the grace of an interrupt leaves to ``on_preempt``: its steps have the last of it for themselves."""
     left = max(0.0, run.graces_end - asyncio.get_running_loop().time())
-    return left if left == float("inf") else left - min(HANDLER_GRACE, left * OWN_PART)
+    return left if left == math.inf else left - min(HANDLER_GRACE, left * OWN_PART)
 
 
 def _note_cleanup_error(run: LiveRun, graph: Graph) -> None:

@@ -98,6 +98,8 @@ class Generation:
         Raises:
             ActionMissing: that plan is not served.
         """
+        if not self.plan.uses:
+            return self
         family = full_name.rpartition(".")[0]
         if family not in self.plan.uses:
             return self

@@ -13,6 +13,7 @@ ended.
 """
 
 import asyncio
+import math
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -141,7 +142,7 @@ class Attempt:
         self.edge = Edge()
         self.cause: EdgeCause | None = None
         #: Loop time at which the grace is over.
-        self.deadline = float("inf")
+        self.deadline = math.inf
         #: The edge that waits until it has ended by itself, or what it waits for rests; None while none does.
         self.held_back: HeldBack | None = None
         self.over = False
@@ -215,15 +216,17 @@ class Attempt:
     @property
     def timeout_at(self) -> float:
         """The loop time at which its own time-out strikes; infinite if it has none."""
-        return self._timeout_timer.when() if self._timeout_timer else float("inf")
+        return self._timeout_timer.when() if self._timeout_timer else math.inf
 
     def finish(self) -> None:
         """End its timers; from now on its ``ctx`` refuses."""
         self.over = True
-        self._drop_held_back()
-        for timer in (self._timer, self._timeout_timer):
-            if timer:
-                timer.cancel()
+        if self.held_back is not None:
+            self._drop_held_back()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._timeout_timer is not None:
+            self._timeout_timer.cancel()
 
     def _arm(self, deadline: float) -> None:
         if self._timer:

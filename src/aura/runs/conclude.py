@@ -312,7 +312,7 @@ class Conclusions:
             cancel_items(run, progress.loop, progress.finished_at)
         self._runtime.note_step(progress)
         payload: dict[str, Any] | None = {"error": failure.shown()} if failure else None
-        run.mark(progress, f"step.{state.value}", payload)
+        run.mark(progress, f"step.{state}", payload)
 
     def end_rest(self, run: LiveRun, graph: Graph) -> None:
         """End what a stop has left of a graph that ``stop`` had ended: there is nothing to come back for."""

@@ -289,8 +289,9 @@ class LiveRun(msgspec.Struct, eq=False):
 
     def _graph(self, steps: Steps) -> Graph:
         graph = Graph(steps)
-        for progress in graph:
-            progress.starts = self.starts.get(progress.name, 0)
+        for name, starts in self.starts.items():
+            if name in graph.steps:
+                graph.steps[name].starts = starts
         return graph
 
     @property
@@ -346,14 +347,16 @@ class LiveRun(msgspec.Struct, eq=False):
 
     def handlers(self, ending: RunState | None) -> list[Phase]:
         """The handlers that it goes through if it ends so, in their order; none while its code is not known."""
+        found: list[Phase] = []
         if self.task is None:
-            return []
-        wanted = [
-            (Phase.ON_FAILURE, ending in (RunState.FAILED, RunState.TIMED_OUT) and bool(self.task.on_failure)),
-            (Phase.ON_CANCEL, ending is RunState.CANCELLED and bool(self.task.on_cancel)),
-            (Phase.FINALLY, bool(self.task.finally_)),
-        ]
-        return [phase for phase, applies in wanted if applies]
+            return found
+        if self.task.on_failure and ending in (RunState.FAILED, RunState.TIMED_OUT):
+            found.append(Phase.ON_FAILURE)
+        if self.task.on_cancel and ending is RunState.CANCELLED:
+            found.append(Phase.ON_CANCEL)
+        if self.task.finally_:
+            found.append(Phase.FINALLY)
+        return found
 
     @property
     def cleanup_timeout(self) -> float:
@@ -504,16 +507,12 @@ class LiveRun(msgspec.Struct, eq=False):
 
     def columns(self, boot: int) -> RunColumns:
         """The columns that change, as they are now."""
-        columns = self._columns(boot)
-        return hidden_columns(self.redactor, columns) if self.redactor.knows else columns
-
-    def _columns(self, boot: int) -> RunColumns:
-        return RunColumns(
-            state=self.row.value,
+        columns = RunColumns(
+            state=str(self.row),  # not ``value``: that is a property, of two calls
             stop=self.stop.label if self.stop else None,
             reason=self.reason,
             generation=self.generation.hash if self.generation else self.accepted.generation,
-            ending=self.ending.value if self.ending in FINAL else None,
+            ending=str(self.ending) if self.ending in FINAL else None,
             stuck=self.stuck,
             held=self.held is not None,
             attempt=self.attempt,
@@ -528,6 +527,7 @@ class LiveRun(msgspec.Struct, eq=False):
             preempted_by=encode(self.preempted_by) if self.preempted_by else None,
             preemptions=self.preemptions,
         )
+        return hidden_columns(self.redactor, columns) if self.redactor.knows else columns
 
     def take_step_rows(self) -> list[StepRow]:
         """The rows of the steps that have changed since the last call."""
@@ -633,7 +633,7 @@ def step_row(seq: int, progress: StepProgress) -> StepRow:
     return (
         seq,
         progress.name,
-        progress.state.value,
+        str(progress.state),
         progress.attempt,
         progress.starts,
         progress.started_at,
@@ -652,7 +652,7 @@ def item_row(seq: int, item: ItemProgress) -> ItemRow:
         seq,
         item.name,
         item.index,
-        item.state.value,
+        str(item.state),
         item.attempt,
         item.starts,
         item.started_at,

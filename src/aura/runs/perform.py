@@ -142,6 +142,8 @@ def checked_output(output: Any) -> tuple[Any, bytes]:
 
 def _parameters(runtime: Runtime, run: LiveRun, attempt: Attempt) -> dict[str, Any]:
     given = attempt.step.step.params
+    if not given:
+        return {}
     constant = all(value.constant for value in given.values())
     scope = {} if constant else scope_for(run, attempt.step, runtime.clock)
     params = {name: value.render(scope) for name, value in given.items()}

@@ -36,6 +36,8 @@ def wait_before_next(
         ExpressionError: ``when`` has no value.
     """
     retry = progress.step.retry
+    if failure is None and retry.when is None:
+        return None
     if progress.attempt >= retry.attempts or not run.graphs[run.phase].goes_on(progress):
         return None
     if not _is_wanted(run, progress, clock, result, failure):
@@ -57,8 +59,7 @@ def _is_wanted(run: LiveRun, progress: Progress, clock: Clock, result: Any, fail
     if retry.when is not None:
         error = failure.shown() if failure else None
         return retry.when.test({**scope_for(run, progress, clock), "result": result, "error": error})
-    if failure is None:
-        return False
+    assert failure is not None
     return not retry.errors or not retry.errors.isdisjoint((failure.type, *failure.bases))
 
 

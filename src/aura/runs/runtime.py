@@ -29,7 +29,7 @@ from aura.loading.generations import Generations
 from aura.logs import Logs
 from aura.progress import ProgressBell
 from aura.records.checkpoints import CheckpointUnit
-from aura.records.columns import encoded
+from aura.records.columns import encode
 from aura.records.loops import LoopUnit
 from aura.records.runs import Accepted, HistoryRow, change_run, together
 from aura.records.waits import WaitUnit
@@ -165,8 +165,10 @@ class Runtime:
             run.row = former  # nothing was handed over
             raise
         deliveries = self.bus.deliver(entries)
-        unit = change_run(run.seq, steps, history, former.value, columns)
-        others = [other for other in (loops, waits, checkpoints, also, *joined(deliveries)) if other is not None]
+        unit = change_run(run.seq, steps, history, str(former), columns)
+        others = [other for other in (loops, waits, checkpoints, also) if other is not None]
+        if deliveries:
+            others += joined(deliveries)
         return self.store.put(
             together([unit, *others]) if others else unit,
             partial(self._committed, entries, deliveries, after),
@@ -179,13 +181,16 @@ class Runtime:
     def _stage(self, run: LiveRun) -> tuple[list[EventEntry], list[HistoryRow]]:
         happened, run.happened = run.happened, []
         entries: list[EventEntry] = []
+        history: list[HistoryRow] = []
         try:
             for name, step, payload in happened:
-                entries.append(self.stage_event(run, name, step, payload))
-            return entries, [history_row(run.seq, entry) for entry in entries]
+                entry = self.stage_event(run, name, step, payload)
+                entries.append(entry)
+                history.append(history_row(run.seq, entry))
         except BaseException:
             self.journal.settle(entries, False)  # else they would hold back all that stands behind them
             raise
+        return entries, history
 
     def stage_event(self, run: LiveRun, name: str, step: str | None = None, payload: Any = None) -> EventEntry:
         """Give an event of a run its id and its place on the streams; it must be settled after its commit."""
@@ -279,4 +284,5 @@ class Runtime:
 
 def history_row(seq: int, entry: EventEntry) -> HistoryRow:
     """An event of a run as the store keeps it."""
-    return (entry.id, seq, entry.name, entry.step, entry.time, encoded(entry.payload))
+    payload = entry.payload
+    return (entry.id, seq, entry.name, entry.step, entry.time, None if payload is None else encode(payload))

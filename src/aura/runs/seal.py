@@ -145,7 +145,7 @@ class Seal:
         end_cut_off(self._runtime, run, now)
         if run.attempt > 1 or not run.graphs:
             run.end_former_steps(now)
-        run.happened.append((f"run.{outcome.value}", None, _payload(run, outcome)))
+        run.happened.append((f"run.{outcome}", None, _payload(run, outcome)))
         waits = partial(forget_waits, seq=run.seq) if run.has_waited else None  # those whose end was lost as well
         concerns_none = run.firing is run.stopped_by is run.ended_by is None
         also = waits if concerns_none else self._with_firings(run, outcome, waits)

@@ -15,6 +15,7 @@ What a crash does: a stop that was told to somebody is a ``stopping`` row, and t
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from enum import Enum, auto
 
@@ -124,7 +125,7 @@ class Stops:
                     attempt.request_stop(EdgeCause.RUN, reason, grace)
                 else:
                     attempt.hold_back(reason, grace, ends=preempt is Preempt.AT_STEP_END)
-            elif left != float("inf"):
+            elif left != math.inf:
                 attempt.time_out_after(max(0.0, left))
 
     def start_timeout(self, run: LiveRun) -> None:
@@ -200,13 +201,13 @@ def _left_to_handlers(run: LiveRun, kind: Stop, grace: float) -> float:
     """Seconds that a stop leaves to handlers that it does not cut; infinite if it changes nothing for them."""
     if kind is Stop.SHUTDOWN:
         return grace - HANDLER_GRACE
-    return grace if kind is Stop.INTERRUPT and run.phase is Phase.ON_PREEMPT else float("inf")
+    return grace if kind is Stop.INTERRUPT and run.phase is Phase.ON_PREEMPT else math.inf
 
 
 def time_left(run: LiveRun) -> float:
     """Seconds that the present graph may still take; infinite for the main one, whose time-out is a stop."""
     if not run.bounded:
-        return float("inf")
+        return math.inf
     return run.cleanup_deadline - asyncio.get_running_loop().time()
 
 
