@@ -11,28 +11,32 @@ import msgspec
 from aura.errors import StoreError
 from aura.eventnames import matches
 from aura.events import Chain, Entry, EventEntry
-from aura.records.columns import decode, decoded, encode, encoded
+from aura.records.columns import Insert, decode, decoded, encode, encoded
 from aura.store import Execute, Unit
 
-#: What has come by itself is most of them: Python 3.11 takes its time over each NULL that it binds.
-_INSERT_ALONE = "INSERT INTO event (id, name, at, payload, plan_name, root, depth) VALUES (?,?,?,?,?,?,?)"
-_INSERT = """INSERT INTO event (id, name, at, payload, plan_name, root, depth, task_name, cid, step, cause, via)
- VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"""
-_ALONE = (None,) * 5
+#: Most have come by themselves: from no run, and by no other event.
+_insert = Insert("event", "id, name, at, payload, plan_name, root, depth, task_name, cid, step, cause, via")
 
 
 def insert_event(event: EventEntry) -> Unit:
     """The unit that keeps an event."""
-    payload = encoded(event.payload)
-    row = (event.id, event.name, event.time, payload, event.plan_name, event.root, event.depth)
-    via = encode(event.via).decode() if event.via else None
-    origin = (event.task_name, event.cid, event.step, event.cause, via)
+    row = (
+        event.id,
+        event.name,
+        event.time,
+        encoded(event.payload),
+        event.plan_name,
+        event.root,
+        event.depth,
+        event.task_name,
+        event.cid,
+        event.step,
+        event.cause,
+        encode(event.via).decode() if event.via else None,
+    )
 
     def unit(execute: Execute) -> None:
-        if origin == _ALONE:
-            execute(_INSERT_ALONE, row)
-        else:
-            execute(_INSERT, (*row, *origin))
+        _insert(execute, row)
 
     return unit
 

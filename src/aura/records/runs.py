@@ -7,7 +7,7 @@ import msgspec
 
 from aura.errors import Lost
 from aura.events import Chain
-from aura.records.columns import FINAL_STATES, encode
+from aura.records.columns import FINAL_STATES, Insert, encode
 from aura.store import Execute, Unit
 
 
@@ -45,27 +45,27 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class RunColumns(msgspec.Struct, frozen=True):
-    """The columns of a run that change with its moves."""
+    """The columns of a run that change with its moves: those of every move, and then those that most have not."""
 
     state: str
-    stop: str | None
-    reason: str | None
     generation: str | None
     ending: str | None
-    stuck: bool
-    held: bool
     attempt: int
     crashes: int
     started_at: float | None
     finished_at: float | None
     active_s: float
     boot: int
-    result: bytes | None
-    error: bytes | None
-    cleanup_error: bytes | None
-    #: Who stopped it last, as JSON (``run.PreemptedBy``), and how often somebody did.
-    preempted_by: bytes | None = None
+    #: How often somebody has stopped it, and who did last, as JSON (``run.PreemptedBy``).
     preemptions: int = 0
+    preempted_by: bytes | None = None
+    stop: str | None = None
+    reason: str | None = None
+    stuck: bool = False
+    held: bool = False
+    result: bytes | None = None
+    error: bytes | None = None
+    cleanup_error: bytes | None = None
 
 
 #: (seq, name, state, attempt, starts, started_at, finished_at, output, outputs, error, skipped_because, explained)
@@ -79,16 +79,27 @@ ItemRow = tuple[
 ]
 #: (id, seq, name, step, at, payload)
 HistoryRow = tuple[int, int, str, str | None, float, bytes | None]
-_INSERT_RUN = """INSERT INTO run (seq, cid, plan_name, task_name, generation, lane, priority, labels, state, recovery,
- due, not_before, accepted_at, cause, parent_cid, root_cid, depth, boot, inputs, mode_key, secret_inputs, call,
- chain, event) VALUES (?,?,?,?,?,?,?,?,'queued',?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"""
-_MOVE_RUN = """UPDATE run SET state=?, stop=?, reason=?, generation=?, ending=?, stuck=?, held=?, attempt=?, crashes=?,
- started_at=?, finished_at=?, active_s=?, boot=?, result=?, error=?, cleanup_error=?,
- preempted_by=?, preemptions=? WHERE seq=? AND state=?"""
-_PUT_STEP = """INSERT INTO step VALUES (?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET state=excluded.state,
- attempt=excluded.attempt, starts=excluded.starts, started_at=excluded.started_at, finished_at=excluded.finished_at,
- output=excluded.output, outputs=excluded.outputs, error=excluded.error, skipped_because=excluded.skipped_because,
- explained=excluded.explained"""
+_insert_run = Insert(
+    "run",
+    "seq, cid, plan_name, task_name, generation, lane, priority, labels, state, recovery, due, accepted_at, cause, "
+    "root_cid, depth, boot, inputs, not_before, parent_cid, mode_key, secret_inputs, call, chain, event",
+)
+_MOVE = """UPDATE run SET state=?, generation=?, ending=?, attempt=?, crashes=?, started_at=?, finished_at=?,
+ active_s=?, boot=?, preemptions=?, {others} WHERE seq=? AND state=?"""
+#: How many columns every move has; the others of most moves, and the statement that has them in it.
+_OF_EVERY_MOVE = 10
+_OF_MOST_MOVES = (None, None, None, False, False, None, None, None)
+_MOVE_MOST = _MOVE.format(
+    others="preempted_by=NULL, stop=NULL, reason=NULL, stuck=0, held=0, result=NULL, error=NULL, cleanup_error=NULL"
+)
+_MOVE_ANY = _MOVE.format(others="preempted_by=?, stop=?, reason=?, stuck=?, held=?, result=?, error=?, cleanup_error=?")
+_put_step = Insert(
+    "step",
+    "seq, name, state, attempt, starts, started_at, finished_at, output, outputs, error, skipped_because, explained",
+    """ON CONFLICT DO UPDATE SET state=excluded.state, attempt=excluded.attempt, starts=excluded.starts,
+ started_at=excluded.started_at, finished_at=excluded.finished_at, output=excluded.output, outputs=excluded.outputs,
+ error=excluded.error, skipped_because=excluded.skipped_because, explained=excluded.explained""",
+)
 _INSERT_LABEL = "INSERT INTO label VALUES (?,?,?)"
 _INSERT_HISTORY = "INSERT INTO history VALUES (?,?,?,?,?,?)"
 
@@ -104,16 +115,17 @@ def accept_run(run: Accepted, history: HistoryRow) -> Unit:
         run.lane,
         run.priority,
         encode(run.labels).decode() if run.labels else "{}",
+        "queued",
         run.recovery,
         run.due,
-        run.not_before,
         run.accepted_at,
         encode(run.cause).decode(),
-        run.parent_cid,
         run.root_cid,
         run.depth,
         run.boot,
         run.inputs,
+        run.not_before,
+        run.parent_cid,
         run.mode_key,
         encode(run.secret_inputs).decode() if run.secret_inputs else None,
         run.call,
@@ -124,7 +136,7 @@ def accept_run(run: Accepted, history: HistoryRow) -> Unit:
     labels = [(name, value, run.seq) for name, value in run.labels.items()] if run.labels else ()
 
     def unit(execute: Execute) -> None:
-        execute(_INSERT_RUN, row)
+        _insert_run(execute, row)
         execute(_INSERT_HISTORY, history)
         for label in labels:
             execute(_INSERT_LABEL, label)
@@ -137,7 +149,7 @@ def put_steps(rows: Sequence[StepRow]) -> Unit:
 
     def unit(execute: Execute) -> None:
         for row in rows:
-            execute(_PUT_STEP, row)
+            _put_step(execute, row)
 
     return unit
 
@@ -168,17 +180,24 @@ def change_run(
     Raises (when it runs):
         Lost: the run is not in ``former``; nothing of the unit is kept.
     """
-    move = None if to is None else (*msgspec.structs.astuple(to), seq, former)
 
     def unit(execute: Execute) -> None:
-        if move is not None and execute(_MOVE_RUN, move).rowcount != 1:
-            raise Lost(f"run {seq} was not {former} when it was to become {move[0]}")
+        if to is not None and _move(execute, seq, former, to) != 1:
+            raise Lost(f"run {seq} was not {former} when it was to become {to.state}")
         for step in steps:
-            execute(_PUT_STEP, step)
+            _put_step(execute, step)
         for event in history:
             execute(_INSERT_HISTORY, event)
 
     return unit
+
+
+def _move(execute: Execute, seq: int, former: str | None, to: RunColumns) -> int:
+    """Move a run if it is in ``former``; say how many rows that has changed."""
+    values = msgspec.structs.astuple(to)
+    if values[_OF_EVERY_MOVE:] == _OF_MOST_MOVES:
+        return execute(_MOVE_MOST, (*values[:_OF_EVERY_MOVE], seq, former)).rowcount
+    return execute(_MOVE_ANY, (*values, seq, former)).rowcount
 
 
 def change_priority(seq: int, priority: int) -> Unit:

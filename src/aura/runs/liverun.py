@@ -507,25 +507,25 @@ class LiveRun(msgspec.Struct, eq=False):
 
     def columns(self, boot: int) -> RunColumns:
         """The columns that change, as they are now."""
-        columns = RunColumns(
-            state=str(self.row),  # not ``value``: that is a property, of two calls
-            stop=self.stop.label if self.stop else None,
-            reason=self.reason,
-            generation=self.generation.hash if self.generation else self.accepted.generation,
-            ending=str(self.ending) if self.ending in FINAL else None,
-            stuck=self.stuck,
-            held=self.held is not None,
-            attempt=self.attempt,
-            crashes=self.crashes,
-            started_at=self.started_at,
-            finished_at=self.finished_at,
-            active_s=round(self.active_s, 6),
-            boot=boot,
-            result=self.result,
-            error=encoded(self.error.shown()) if self.error else None,
-            cleanup_error=encoded(self.cleanup_error.shown()) if self.cleanup_error else None,
-            preempted_by=encode(self.preempted_by) if self.preempted_by else None,
-            preemptions=self.preemptions,
+        columns = RunColumns(  # by their places: a third of the time that their names take
+            str(self.row),  # not ``value``: that is a property, of two calls
+            self.generation.hash if self.generation else self.accepted.generation,
+            str(self.ending) if self.ending in FINAL else None,
+            self.attempt,
+            self.crashes,
+            self.started_at,
+            self.finished_at,
+            round(self.active_s, 6),
+            boot,
+            self.preemptions,
+            encode(self.preempted_by) if self.preempted_by else None,
+            self.stop.label if self.stop else None,
+            self.reason,
+            self.stuck,
+            self.held is not None,
+            self.result,
+            encoded(self.error.shown()) if self.error else None,
+            encoded(self.cleanup_error.shown()) if self.cleanup_error else None,
         )
         return hidden_columns(self.redactor, columns) if self.redactor.knows else columns
 

@@ -2,7 +2,7 @@
 
 A commit makes a promise, and in memory nothing can break it. So a unit that cannot fail (``Ticket.certain``) is only
 kept, and its statements run when somebody looks into the database, when a unit comes that may fail, or when there are
-``MOST_KEPT``. In a year that nobody looks at this is one transaction for some fifty runs instead of two for each, while
+``MOST_KEPT``. In a year that nobody looks at this is one transaction for some eight runs instead of two for each, while
 SQLite's code and pages are still in the processor's caches ("Worlds" in docs/figures.md).
 
 If a unit that was certain fails it is a fault of Aura's own, and somebody was told that it is on record: who looks
@@ -19,8 +19,8 @@ from aura.stores.memory import MemoryBackend
 
 T = TypeVar("T")
 
-#: How many units may be kept unwritten.
-MOST_KEPT = 200
+#: How many units may be kept unwritten. With many more Python's collector finds so much that lives that it comes often.
+MOST_KEPT = 32
 
 
 class WriteBehind(MemoryBackend):
