@@ -398,7 +398,7 @@ async def test_stop_of_one_that_waits(tmp_path: Path, wait: Any, beside: bool) -
 async def test_stop_of_one_that_waits_for_a_process(tmp_path: Path, wait: Any) -> None:
     async with watching(tmp_path, Probe(wait)) as world:
         run = await world.kit.begin_run("t")
-        await until(lambda: world.kit.loop.in_flight())
+        await until(lambda: world.kit.loop.flight.is_any())
         world.kit.stop(run, Stop.CANCEL, grace=0.2)  # anyio's own kills at the pulse only
         record = await world.kit.ended(run)
         assert (record.state, world.probe.log) == ("cancelled", ["clean"])

@@ -187,7 +187,7 @@ async def test_executor_that_is_shut_down_holds_nothing() -> None:
     executor.shutdown()
     with pytest.raises(RuntimeError, match="shutdown"):
         loop().run_in_executor(executor, int)
-    assert not loop().in_flight()
+    assert not loop().flight.is_any()
 
 
 async def test_thread_that_waits_for_the_loop_holds_nothing() -> None:

@@ -114,8 +114,8 @@ class _Worker(_anyio.WorkerThread):
             self.daemon = True
 
     def _report_result(self, *args: Any) -> None:
-        if (note_answer := getattr(self.loop, "note_answer", None)) is not None:
-            note_answer()
+        if (flight := getattr(self.loop, "flight", None)) is not None:
+            flight.note_answer()
         super()._report_result(*args)
 
 

@@ -5,10 +5,8 @@ input, and if there is none it does not wait: the loop's clock *is* moved to the
 microseconds, two timers fire in the order of their times, and a test gives the same result on every machine.
 
 The ties.
-- *Work in flight holds the clock.* A worker thread that computes, a child process that runs: no timer may overtake
-  them, since their answer would have come first. The loop then waits in real time. A thread that waits for the loop
-  (``from_thread.run``) is not in flight, nor one that stands at a ``ThreadGate`` or listens for changes of folders, nor
-  what a frozen life has started: it answers nobody.
+- *Work in flight holds the clock* (``inflight``). A worker thread that computes, a child process that runs: no timer
+  may overtake them, since their answer would have come first. The loop then waits in real time.
   What does not come to an end lets time go on after a while, no faster than real time (``holding``). A ``def`` action
   that never returns is given up (``hangs``).
 - *Quiet* is the moment in which no turn of the loop has anything to do and nothing is in flight that is still waited
@@ -32,26 +30,21 @@ import asyncio
 import selectors
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Sized
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from functools import cached_property
 from math import inf
 from typing import Any
 
-from anyio._backends import _asyncio as _anyio
-
 from aura.clock import SystemClock
 from aura.eventloop import IN_BACKGROUND, StayingLoop
-from aura.loading import importing
-from aura.processes import leftovers
-from aura.runs.edge import suspended_in
 from aura.testing import holding
 from aura.testing.hangs import Hangs, let_threads_be_left
 from aura.testing.holding import Hold
+from aura.testing.inflight import InFlight
 from aura.testing.lives import LIFE, Life
 from aura.testing.whereabouts import describe_children, describe_threads
-from aura.watching import folders
 
 #: The loop's time at its start, in seconds; any number that is not 0, so that a forgotten offset shows.
 START = 1000.0
@@ -104,8 +97,6 @@ class VirtualLoop(StayingLoop):
         #: How work in flight holds the clock now; None while nothing is in flight.
         self._held: Hold | None = None
         self._hangs = Hangs()
-        #: How often a worker thread has answered.
-        self._answers = 0
         let_threads_be_left()
         #: How many turns it has gone.
         self.turns = 0
@@ -118,19 +109,13 @@ class VirtualLoop(StayingLoop):
         self._quiet: list[asyncio.Future[None]] = []
         self._watches: list[_Watch] = []
         self._told_of_deadlocks: list[Callable[[Deadlock], object]] = []
-        self._gates: list[ThreadGate] = []
-        #: What an executor computes, and for which life.
-        self._executing: dict[object, Life | None] = {}
-        #: The processes that run, and of which life; asyncio has a ``_transports`` of its own.
-        self._processes: list[tuple[asyncio.SubprocessTransport, Life | None]] = []
         #: Gives what runs in place of a child's coroutine; asked in the context and under the frames of who makes it.
         self.around_child: Callable[[Any], Any] | None = None
         #: Told of each child in the context and under the frames of who makes it.
         self.on_child: Callable[[asyncio.Task[Any]], object] | None = None
-        #: The processes that an earlier loop has left: nobody here waits for their end.
-        self._others = frozenset(leftovers.awaited)
         #: The lives that are frozen: nothing is called for them.
         self.frozen: list[Life] = []
+        self.flight = InFlight(self, self.frozen, self._hangs.abandoned)
         #: The last time at which something is sure to happen by a timer in the background, such as a slot.
         self.outlook: Callable[[], float] = lambda: self._now
         self._input = _Selector(self)
@@ -223,7 +208,7 @@ class VirtualLoop(StayingLoop):
 
     def pass_time(self, timeout: float | None) -> list[Any]:
         """Nothing is ready: hold, tell that it is quiet, jump, or find a deadlock. Gives the input that has come."""
-        is_held = self.in_flight()  # asked first: what ends until then has answered before the look
+        is_held = self.flight.is_any()  # asked first: what ends until then has answered before the look
         if events := self._input.look(0):
             self.look()
             return events
@@ -270,62 +255,11 @@ class VirtualLoop(StayingLoop):
         for watch in self._watches:
             watch.give_up(self._now)
 
-    def in_flight(self) -> bool:
-        """Whether a thread or a child process works on something whose answer comes before any timer."""
-        return bool(
-            (self._executing and any(_is_going(life) for life in self._executing.values()))
-            or (leftovers.awaited and self._awaited_processes())
-            or (self._processes and self._processes_in_flight())
-            or importing.is_awaited_on(self)
-            or (threading.active_count() > 1 and self._threads_in_flight() > 0)
-        )
-
-    @cached_property
-    def _kept_workers(self) -> tuple[Collection[Any], Sized]:
-        """Anyio's worker threads for this loop, and those of them that are idle: the same two from the first one on."""
-        return _anyio._threadpool_workers.get(), _anyio._threadpool_idle_workers.get()
-
-    @property
-    def _workers(self) -> tuple[Collection[Any], Sized]:
-        try:
-            return self._kept_workers
-        except LookupError:  # there was none yet
-            return (), ()
-
-    def _processes_in_flight(self) -> bool:
-        return any(transport.get_returncode() is None and _is_going(life) for transport, life in self._processes)
-
-    def _awaited_processes(self) -> set[int]:
-        return leftovers.awaited.difference(self._others, *(life.processes for life in self.frozen))
-
-    def _threads_in_flight(self) -> int:
-        """Anyio's busy worker threads, less those that wait for this loop."""
-        workers, idle = self._workers
-        busy = len(workers) - len(idle) + self._told_to_end(workers)
-        if not busy:
-            return 0
-        frozen = {child for life in self.frozen for child in life.children}
-        calling = sum(_calls_from_a_thread(task) for task in asyncio.all_tasks(self) - frozen)
-        silent = {task for task in folders.hearing() if task.get_loop() is self}  # whose threads hold nothing
-        silent |= {child for child in frozen if _awaits_a_thread(child)}
-        return busy - calling - len(silent) - sum(gate.waiting for gate in self._gates)
-
-    def _told_to_end(self, workers: Collection[Any]) -> int:
-        """Worker threads that anyio does not count any more, since the child that it had them from has ended.
-
-        In a test runner that may be one life's server, while the thread works for another's.
-        """
-        if threading.active_count() == 1 + len(workers):
-            return 0
-        others = (thread for thread in threading.enumerate() if isinstance(thread, _anyio.WorkerThread))
-        left = self._hangs.abandoned
-        return sum(thread.loop is self and thread not in workers and thread not in left for thread in others)
-
     def _hold(self, timeout: float | None) -> list[Any]:
         if self._held is None:
             self._held = Hold()
         events = self._input.look(LOOK_EVERY)
-        passed = self._held.look(bool(events), self._work())
+        passed = self._held.look(bool(events), self.flight.work())
         if self._held.is_to_be_told():
             self._tell_of_silence()
         if self._held.is_over and not events:
@@ -335,19 +269,10 @@ class VirtualLoop(StayingLoop):
             self._jump(min(timeout, passed))
         return events
 
-    def note_answer(self) -> None:
-        """A worker thread has answered; what is in flight after that is other work."""
-        self._answers += 1
-
-    def _work(self) -> object:
-        """What is another thing once any of the work in flight has ended."""
-        running = tuple(transport.get_pid() for transport, _ in self._processes if transport.get_returncode() is None)
-        return self._answers, frozenset(self._executing), frozenset(leftovers.awaited), running
-
     def _abandon_threads(self) -> None:
         """Give up what never returns, and tell whoever waits. A frozen life's holds nobody up."""
         frozen = {getattr(child, "_fut_waiter", None) for life in self.frozen for child in life.children}
-        for hang in self._hangs.look(list(self._workers[0]), self.thread_timeout):
+        for hang in self._hangs.look(list(self.flight.workers), self.thread_timeout):
             if hang.future not in frozen:
                 head = f"a `def` action has not returned for {self.thread_timeout:g} s of real time, and was given up:"
                 deadlock = Deadlock(f"{head} {hang}\n  {_HINT}")
@@ -474,34 +399,25 @@ class VirtualLoop(StayingLoop):
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
         """Run in a thread as ever; it holds the clock."""
         future = super().run_in_executor(executor, copy_context().run, func, *args)
-        self._executing[future] = LIFE.get()  # not before: an executor that is shut down raises
-        future.add_done_callback(self._executing.pop, context=Context())  # also of a life that is frozen by then
+        self.flight.note_computing(future)  # not before: an executor that is shut down raises
         return future
 
     async def shutdown_default_executor(self, *args: Any, **kwargs: Any) -> None:
         """End the executor's threads as ever; that a thread waits for them holds the clock as well."""
-        shutdown = object()
-        self._executing[shutdown] = None
-        try:
+        with self.flight.waiting():
             await super().shutdown_default_executor(*args, **kwargs)
-        finally:
-            del self._executing[shutdown]
 
     async def subprocess_exec(self, *args: Any, **kwargs: Any) -> Any:
         """Start a process as ever; it holds the clock until it has ended."""
         made = await super().subprocess_exec(*args, **kwargs)
-        self._watch_process(made[0])
+        self.flight.note_process(made[0])
         return made
 
     async def subprocess_shell(self, *args: Any, **kwargs: Any) -> Any:
         """Start a process as ever; it holds the clock until it has ended."""
         made = await super().subprocess_shell(*args, **kwargs)
-        self._watch_process(made[0])
+        self.flight.note_process(made[0])
         return made
-
-    def _watch_process(self, transport: asyncio.SubprocessTransport) -> None:
-        self._processes = [one for one in self._processes if one[0].get_returncode() is None]
-        self._processes.append((transport, LIFE.get()))
 
 
 class _Selector(selectors.DefaultSelector):
@@ -563,7 +479,7 @@ class ThreadGate:
         self._lock = threading.Lock()
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
-        loop._gates.append(self)
+        loop.flight.gates.append(self)
 
     def wait(self, timeout: float = 30.0) -> None:
         """Wait in a worker thread until it is opened; fail after ``timeout`` real seconds."""
@@ -616,24 +532,6 @@ def _in_background(timer: asyncio.TimerHandle) -> bool:
     return timer.cancelled() or timer._context.get(IN_BACKGROUND, False)  # type: ignore[attr-defined]  # asyncio's own
 
 
-def _is_going(life: Life | None) -> bool:
-    return life is None or not life.frozen
-
-
 def _life_in(context: Context | None) -> Life | None:
     """The life that a context is of, the present one if it is None."""
     return LIFE.get() if context is None else context.get(LIFE)
-
-
-def _calls_from_a_thread(task: "asyncio.Task[Any]") -> bool:
-    """Whether a child runs what a worker thread asked for with ``from_thread.run``, and waits for."""
-    return "run_async_from_thread" in getattr(task.get_coro(), "__qualname__", "")
-
-
-def _awaits_a_thread(task: "asyncio.Task[Any]") -> bool:
-    """Whether a child waits for what one of anyio's worker threads does for it."""
-    waiter = getattr(task, "_fut_waiter", None)
-    if waiter is None or waiter.done():
-        return False
-    frames = suspended_in(task.get_coro())
-    return bool(frames) and frames[-1].f_code.co_name == "run_sync_in_worker_thread"
