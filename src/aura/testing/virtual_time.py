@@ -252,6 +252,7 @@ class VirtualLoop(StayingLoop):
 
     def _jump(self, seconds: float) -> None:
         self._now += seconds
+        self.ask_at_once()  # also if it is not the selector that lets time pass
         for watch in self._watches:
             watch.give_up(self._now)
 
