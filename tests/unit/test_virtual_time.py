@@ -22,6 +22,7 @@ from aura.loading.importing import call_abandonable
 from aura.processes import leftovers
 from aura.testing import holding
 from aura.testing.lives import Life
+from aura.testing.sweeping.following import HeldWhile
 from aura.testing.virtual_time import START, Deadlock, NotReached, ThreadGate, VirtualClock, VirtualLoop
 
 
@@ -543,6 +544,21 @@ async def test_work_of_a_frozen_life_holds_nothing(
     loop().thaw(life)
     working.cancel()
     await asyncio.wait([working])
+
+
+async def test_child_of_a_frozen_life_that_is_held_with_its_answer_hides_no_other_work() -> None:
+    """A sweep holds the child that a crash freezes, when its thread may have answered."""
+    gate, held = loop().create_future(), list[asyncio.Future[None]]()
+    held_child = HeldWhile(lambda: held[0] if held else None, to_thread.run_sync(lambda: held.append(gate)))
+    life = Life(1)
+    child = loop().create_task(held_child, context=life.context.copy())
+    await loop().wait_until(lambda: held and not loop().flight.is_any())
+    loop().freeze(life)
+    with anyio.fail_after(0.001):
+        assert await in_a_worker_thread() == "answer"
+    loop().thaw(life)
+    gate.set_result(None)
+    await child
 
 
 def test_process_that_an_earlier_loop_has_left_holds_no_time(monkeypatch: pytest.MonkeyPatch) -> None:

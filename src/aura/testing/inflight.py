@@ -147,9 +147,9 @@ def _calls_from_a_thread(task: "asyncio.Task[Any]") -> bool:
 
 
 def _awaits_a_thread(task: "asyncio.Task[Any]") -> bool:
-    """Whether a child waits for what one of anyio's worker threads does for it."""
-    waiter = getattr(task, "_fut_waiter", None)
-    if waiter is None or waiter.done():
-        return False
+    """Whether one of anyio's worker threads works for a child; not if it has answered and the child is held."""
     frames = suspended_in(task.get_coro())
-    return bool(frames) and frames[-1].f_code.co_name == "run_sync_in_worker_thread"
+    if not frames or frames[-1].f_code.co_name != "run_sync_in_worker_thread":
+        return False
+    answer = frames[-1].f_locals.get("future")  # a sweep may have it wait for something else by now
+    return answer is not None and not answer.done()
