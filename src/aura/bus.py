@@ -63,7 +63,7 @@ class Delivery(NamedTuple):
     """What an event brings about at one subscriber: a unit that is stored with it, and what follows from its fate.
 
     ``started`` is the ``cid`` of the run that it starts, if it does; ``fired`` is the interrupt rule that it fires, of
-    which that run is the handler.
+    which that run is the handler. ``certain``: so is the unit (``Ticket.certain``).
     """
 
     unit: Unit | None
@@ -71,6 +71,7 @@ class Delivery(NamedTuple):
     lost: Callable[[], object]
     started: str | None = None
     fired: Fired | None = None
+    certain: bool = False
 
 
 class Subscriber(Protocol):
@@ -321,14 +322,11 @@ class Bus:
         entry = self._stage(name, payload, origin, plan_name=plan_name)
         return self._hand_over(entry, also=also, after=after, failed=failed, owner=owner).ticket
 
-    def address(
-        self, to: Subscriber, name: str, payload: Any = None, *, plan_name: str, certain: bool = False
-    ) -> Emitted:
+    def address(self, to: Subscriber, name: str, payload: Any = None, *, plan_name: str) -> Emitted:
         """Hand over an event of Aura's own that is meant for one subscriber; the others hear of it as of any other.
 
         It is stored with what it brings about there, or not at all. The payload is plain JSON. Does not wait. What the
-        subscriber raises is raised, and nothing was handed over. ``certain``: so is what it brings about there
-        (``Ticket.certain``).
+        subscriber raises is raised, and nothing was handed over.
         """
         entry = self._stage(name, payload, plan_name=plan_name)
         try:
@@ -336,8 +334,7 @@ class Bus:
         except BaseException:
             self._journal.settle([entry], False)
             raise
-        meant = Offered(to, delivery) if delivery else None
-        return self._hand_over(entry, meant=meant, refusable=True, certain=certain)
+        return self._hand_over(entry, meant=Offered(to, delivery) if delivery else None, refusable=True)
 
     def _stage(
         self,
@@ -381,7 +378,6 @@ class Bus:
         refusable: bool = False,
         owner: Owner | None = None,
         meant: Offered | None = None,
-        certain: bool = False,
     ) -> Emitted:
         others = self.deliver([entry])
         deliveries = others if meant is None else [meant, *others]
@@ -411,7 +407,7 @@ class Bus:
             refusable=refusable,
             site=_site(deliveries),
             owner=owner,
-            certain=certain and not others,
+            certain=meant is not None and meant.delivery.certain and not others,
         )
         return Emitted(entry, ticket, deliveries)
 

@@ -8,7 +8,7 @@ import pytest
 from tests.fakes.kernel import FaultyBackend
 from tests.scheduling.schedule_kit import Lab, clock_at, open_lab, schedule, write_plan
 
-from aura.errors import StoreReadOnly
+from aura.errors import StoreLocked, StoreReadOnly
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +30,22 @@ async def filled(world: Lab, backend: FaultyBackend) -> None:
 
 async def failing(world: Lab, backend: FaultyBackend) -> None:
     backend.error, backend.failing = StoreReadOnly("the disk is full"), 10**6
+
+
+async def test_start_that_is_refused_after_its_item_has_left_and_come_back_gives_its_slot_back(tmp_path: Path) -> None:
+    backend = FaultyBackend()
+    async with open_lab(tmp_path, items=TICK, backend=backend, clock=clock_at("00:00", recheck=5.0)) as world:
+        await world.advance(minutes=4)
+        backend.error, backend.failing = StoreLocked("another process has it"), 10**6
+        await world.advance(minutes=1, seconds=1)  # the slot is being stored
+        await world.rewrite(tmp_path, items=NONE)
+        await world.rewrite(tmp_path, items=TICK)
+        await world.advance(seconds=20)  # it is refused
+        backend.failing = 0
+        await world.advance(seconds=10)
+        world.jump(-300)  # the slot comes again, and nothing of it is on record
+        await world.advance(minutes=6)
+        assert world.dues() == ["00:05:00"]
 
 
 @pytest.mark.parametrize(

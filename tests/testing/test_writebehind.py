@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.testing.kit import write_plan
 
-from aura.errors import StoreIOError
+from aura.bus import Delivery
+from aura.errors import StoreFull, StoreIOError
+from aura.events import EventEntry
 from aura.store import Execute, Ticket, Unit
 from aura.stores.memory import MemoryBackend
 from aura.testing.virtual_time import VirtualLoop
@@ -181,6 +183,77 @@ def test_two_hours_of_a_plan_leave_the_same_rows_in_both(tmp_path: Path) -> None
         "log",
         "slot",
     }
+
+
+LOGS = {
+    "tasks/often.yaml": "steps:\n  a: {action: log, params: {message: hi}}\n",
+    "schedule.yaml": "items:\n  often: {task: often, triggers: [{every: 10m}]}\n",
+}
+
+
+@pytest.mark.parametrize("kind", [MemoryBackend, WriteBehind])
+async def test_store_that_is_full_for_a_while_loses_nothing_that_was_told(
+    tmp_path: Path, kind: type[MemoryBackend]
+) -> None:
+    async with open_world(write_plan(tmp_path / "lab", LOGS), backend=kind()) as world:
+        await world.advance(minutes=25)
+        assert isinstance(world.backend, MemoryBackend)
+        db = world.backend.connection
+        (most,) = db.execute("PRAGMA max_page_count").fetchone()
+        db.execute("PRAGMA max_page_count=1")
+        await world.advance(hours=5)
+        db.execute(f"PRAGMA max_page_count={most}")
+        await world.advance(hours=1)
+        assert not world.engine.runtime.faults
+        assert len(world.runs()) > 2
+        world.assert_all_succeeded()
+
+
+def test_what_was_told_is_written_once_it_can_be_again() -> None:
+    below = MemoryBackend().connection  # the same database, without what waits
+    backend = WriteBehind(below)
+    commit(backend, [ticket("a", True), ticket("b", True)])
+    (most,) = below.execute("PRAGMA max_page_count").fetchone()
+    below.execute("PRAGMA max_page_count=1")
+    big = Ticket(lambda execute: execute("INSERT INTO meta VALUES ('big', zeroblob(100000))"), None, None, False)  # type: ignore[arg-type]
+    with pytest.raises(StoreFull):
+        backend.commit_now([big])
+    below.execute(f"PRAGMA max_page_count={most}")
+    assert {"a", "b"} <= set(keys(backend))
+    assert "big" not in keys(backend)
+
+
+class Accepts:
+    """Hears of each run that is accepted, and has something written with it that fails the second time."""
+
+    name, pattern = "mine", "run.accepted"
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def offer(self, event: EventEntry) -> Delivery:
+        return Delivery(inserts("once"), lambda: self.told.append("stored"), lambda: self.told.append("lost"))
+
+    def suspend(self, reason: str) -> None:
+        raise AssertionError(reason)
+
+
+@pytest.mark.parametrize("kind", [MemoryBackend, WriteBehind])
+async def test_what_others_have_written_with_a_slot_may_fail(tmp_path: Path, kind: type[MemoryBackend]) -> None:
+    async with open_world(write_plan(tmp_path / "lab", LOGS), backend=kind()) as world:
+        accepts = Accepts()
+        world.engine.runtime.bus.subscribe(accepts)
+        await world.advance(minutes=25)
+        assert (accepts.told, world.engine.runtime.bus.failures) == (["stored", "lost"], 1)
+
+
+@pytest.mark.parametrize("kind", [MemoryBackend, WriteBehind])
+async def test_read_sees_what_was_told_before_its_query_ran(kind: type[MemoryBackend]) -> None:
+    backend = kind()
+    read = asyncio.ensure_future(backend.read(lambda x: x("SELECT count(*) FROM meta WHERE key = 'a'").fetchone()[0]))
+    await asyncio.sleep(0)  # it waits for its turn
+    commit(backend, [ticket("a", True)])
+    assert await read == 1
 
 
 async def test_looking_is_never_behind(tmp_path: Path) -> None:

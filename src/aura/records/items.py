@@ -79,14 +79,18 @@ def drop_item(key: tuple[str, str]) -> Unit:
     return unit
 
 
-def read_items(execute: Execute) -> dict[tuple[str, str], tuple[ItemRow, list[float]]]:
+#: The slots of an item that have started a run, in the order in which they were taken.
+Started = dict[float, None]
+
+
+def read_items(execute: Execute) -> dict[tuple[str, str], tuple[ItemRow, Started]]:
     """By plan and name all items, the oldest first, each with its started slots that are not in ``settled``."""
     found = {}
     sql = f"SELECT {_COLUMNS} FROM schedule_item ORDER BY seen_at"  # noqa: S608 - our own words
     for plan_name, name, anchors, looked_to, settled, *last in execute(sql).fetchall():
         spans = tuple((first, end) for first, end in decode(settled))
-        found[plan_name, name] = (ItemRow(plan_name, name, decode(anchors), looked_to, spans, *last), list[float]())
+        found[plan_name, name] = (ItemRow(plan_name, name, decode(anchors), looked_to, spans, *last), Started())
     for plan_name, name, due in execute("SELECT plan_name, item, due FROM slot ORDER BY due").fetchall():
         if (plan_name, name) in found:
-            found[plan_name, name][1].append(due)
+            found[plan_name, name][1][due] = None
     return found

@@ -16,7 +16,7 @@ Invariant: within ``HORIZON`` a zone changes at most once; its offsets lie less 
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Literal
@@ -44,7 +44,7 @@ class CronTimes:
         self._sim = CronSim(fields, datetime(2026, 1, 1, tzinfo=UTC))
         self._hours = tuple(sorted(self._sim.hours))
         #: In seconds since the full hour; 3600 at most.
-        self._within_hour = tuple(sorted({60 * m + s for m in self._sim.minutes for s in self._sim.seconds}))
+        self._within_hour = _compact(sorted({60 * m + s for m in self._sim.minutes for s in self._sim.seconds}))
         minute, hour = self._sim.parts[1:3]
         self.is_fixed = not (minute.startswith("*") or hour.startswith("*"))
         #: By zone the last answer of ``first_from``: it holds for each start between the two.
@@ -221,7 +221,14 @@ def _change(zone: ZoneInfo, start: int, beyond: int) -> int:
 # -- hours, days
 
 
-def _next(values: tuple[int, ...], bound: int, step: Step) -> int | None:
+def _compact(values: Sequence[int]) -> Sequence[int]:
+    """The same numbers, as a range if they lie evenly: each second of an hour would be 3600."""
+    spread = values[1] - values[0] if len(values) > 1 else 1
+    even = range(values[0], values[-1] + 1, spread)
+    return even if len(even) == len(values) and list(even) == list(values) else tuple(values)
+
+
+def _next(values: Sequence[int], bound: int, step: Step) -> int | None:
     """The first of these values from ``bound`` on."""
     if step == 1:
         index = bisect_left(values, bound)
@@ -230,7 +237,7 @@ def _next(values: tuple[int, ...], bound: int, step: Step) -> int | None:
     return values[index - 1] if index else None
 
 
-def _first(values: tuple[int, ...], step: Step) -> int:
+def _first(values: Sequence[int], step: Step) -> int:
     return values[0] if step == 1 else values[-1]
 
 

@@ -19,7 +19,7 @@ from aura.errors import RequestError
 from aura.failpoints import Site
 from aura.kernel.admission import Admitted
 from aura.plan import Plan
-from aura.records.items import MAX_AWAY, ItemRow, drop_item, put_item
+from aura.records.items import MAX_AWAY, ItemRow, Started, drop_item, put_item
 from aura.records.switches import Switch, drop_switch, put_switch
 from aura.run import CauseKind
 from aura.runs.liverun import LiveRun
@@ -43,11 +43,11 @@ class Items:
         self.live: dict[Key, LiveItem] = {}
         self._switches: dict[Key, Switch] = {}
         #: What is known of those that are not served now: they may come back.
-        self._away: dict[Key, tuple[ItemRow, list[float]]] = {}
+        self._away: dict[Key, tuple[ItemRow, Started]] = {}
 
     # -- which there are
 
-    def take_over(self, switches: Sequence[Switch], rows: Mapping[Key, tuple[ItemRow, list[float]]]) -> None:
+    def take_over(self, switches: Sequence[Switch], rows: Mapping[Key, tuple[ItemRow, Started]]) -> None:
         """Take what an older boot has kept of items, before they are first loaded."""
         self._switches = {(one.plan_name, one.name): one for one in switches if one.kind == "item"}
         self._away = dict(rows)
@@ -83,7 +83,7 @@ class Items:
             source.keep(live)
 
     def _come_back(self, key: Key, plan: Plan, item: Item) -> LiveItem:
-        row, started = self._away.pop(key, (ItemRow(*key), []))
+        row, started = self._away.pop(key, (ItemRow(*key), Started()))
         live = LiveItem(plan, item, row, started)
         if row.last_at is not None:  # a wall clock that was set back meanwhile makes no cooldown longer
             clock = self._runtime.clock
@@ -103,7 +103,7 @@ class Items:
         live = self.live.pop(key)
         for source in self.sources:
             source.drop(live)
-        self._away[key] = (live.row, list(live.started))
+        self._away[key] = (live.row, live.started)  # the same: a start that is refused later gives its slot back
         store, now = self._runtime.store, self._runtime.clock.wall()
         store.put(put_item(live.row, now), refusable=True, site=Site.ITEM)
         while len(self._away) > MAX_AWAY:  # the one that has been away longest

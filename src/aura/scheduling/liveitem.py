@@ -13,7 +13,7 @@ from math import inf
 import msgspec
 
 from aura.plan import Plan
-from aura.records.items import ItemRow
+from aura.records.items import ItemRow, Started
 from aura.records.switches import Switch
 from aura.schedule import Item, TimedKind, Trigger
 from aura.scheduling.refusedslots import RefusedSlots
@@ -31,7 +31,7 @@ Key = tuple[str, str]
 class LiveItem:
     """One item. ``row`` is what the store knows of it, or will know once what was handed over is committed."""
 
-    def __init__(self, plan: Plan, item: Item, row: ItemRow, started: Iterable[float]) -> None:
+    def __init__(self, plan: Plan, item: Item, row: ItemRow, started: Started) -> None:
         self.plan = plan
         self.item = item
         self.plan_name = plan.name
@@ -40,7 +40,7 @@ class LiveItem:
         self.name = f"item {plan.name}/{item.name}"
         self.row = row
         #: The slots not in ``row.settled`` that have started a run, or are being stored with one, as they were taken.
-        self.started = dict.fromkeys(started)
+        self.started = started
         #: The spans of ``row.settled`` in which no slot is on record, or will be when the starts so far are stored.
         self._cleared: Sequence[tuple[float, float]] = ()
         self.switch: Switch | None = None

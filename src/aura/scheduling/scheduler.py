@@ -288,9 +288,7 @@ class Scheduler:
             payload = {"plan": live.plan_name, "item": live.item.name, "due": rfc3339(slot.due)}
             meant = _Slot(wish, self._starts, self._lost)
             try:
-                # that the slot has not started is known: the store does not find it out
-                addressed = self._bus.address(meant, DUE, payload, plan_name=live.plan_name, certain=True)
-                meant.ticket = addressed.ticket
+                meant.ticket = self._bus.address(meant, DUE, payload, plan_name=live.plan_name).ticket
                 return True
             except RequestError as refused:
                 if refused.code in LATER:
@@ -357,7 +355,7 @@ class _Slot:
             delivery.lost()
             self._lost(self._wish, self.ticket.error if self.ticket else None)
 
-        return Delivery(delivery.unit, delivery.committed, lose, delivery.started)
+        return delivery._replace(lost=lose)
 
     def suspend(self, reason: str) -> None:
         """It is asked once."""

@@ -194,7 +194,10 @@ class Starts:
             RequestError: the run is refused; nothing has changed.
         """
         begun = self._begin(wish, event)
-        return Delivery(begun.unit, begun.stored, partial(self._lost_by_trigger, begun), begun.reserved.run.cid)
+        lose = partial(self._lost_by_trigger, begun)
+        # that a slot has not started yet is known: the store does not find it out
+        certain = wish.due is not None and not begun.reserved.deliveries
+        return Delivery(begun.unit, begun.stored, lose, begun.reserved.run.cid, certain=certain)
 
     def by_hand(self, wish: Wish, also: Callable[[LiveRun], Unit] | None = None) -> Admitted:
         """Start an item because somebody asks for it, whatever its switch and its cooldown say. Does not wait.

@@ -75,7 +75,7 @@ class MemoryBackend:
 
     async def read(self, query: Callable[[Execute], T]) -> T:
         await checkpoint()
-        return query(self._db.execute)
+        return query(self.execute)
 
     def copied(self) -> Self:
         """What a crash at this moment would leave: a store with what is committed."""

@@ -10,14 +10,12 @@ next, or the server that writes next, gets that as an error.
 """
 
 import sqlite3
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from aura.errors import StoreIOError
 from aura.store import Execute, Ticket, commit_batch
 from aura.stores.memory import MemoryBackend
-
-T = TypeVar("T")
 
 #: How many units may be kept unwritten. With many more Python's collector finds so much that lives that it comes often.
 MOST_KEPT = 32
@@ -37,12 +35,8 @@ class WriteBehind(MemoryBackend):
 
     @property
     def connection(self) -> sqlite3.Connection:
-        self._write()
+        self._write()  # up to now: who keeps it does not see what is committed later
         return super().connection
-
-    async def read(self, query: Callable[[Execute], T]) -> T:
-        self._write()
-        return await super().read(query)
 
     def commit_now(self, batch: Sequence[Ticket]) -> None:
         self._kept += batch
@@ -57,14 +51,19 @@ class WriteBehind(MemoryBackend):
         """Write what is kept.
 
         Raises:
-            StoreIOError: what somebody was told to be on record could not be written.
+            StoreIOError: what somebody was told to be on record could not be written. Another ``StoreError``: nothing
+            can be written now; what was told is kept until it can.
         """
         if not self._kept:
             return
-        kept, self._kept = self._kept, []
+        kept, told = self._kept, [ticket for ticket in self._kept if ticket.done]
+        for ticket in told:
+            ticket.error = None  # of an earlier try, which came to nothing as a whole
+        self._kept = told  # if this one does: the store hands over its batch again
         commit_batch(self._db.cursor().execute, kept)  # the connection would make a cursor each time
-        for ticket in kept:
-            if ticket.done and ticket.error is not None:
+        self._kept = []
+        for ticket in told:
+            if ticket.error is not None:
                 raise StoreIOError(f"a unit that was certain has failed: {ticket.error!r}") from ticket.error
 
 
