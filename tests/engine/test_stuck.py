@@ -66,7 +66,7 @@ async def spins(hang: Hang) -> None:
     loop = virtual_loop()
     limit = loop.time() + LET_GO
     while not hang.free and loop.time() < limit:
-        loop._jump(0.001)  # a turn of the loop takes time
+        loop.jump(0.001)  # a turn of the loop takes time
         try:
             await asyncio.sleep(0)  # HERE: spins
         except asyncio.CancelledError:
@@ -294,7 +294,7 @@ async def test_action_that_blocks_the_loop_for_a_moment_is_not_stuck(tmp_path: P
         try:
             await hang.edge()
         finally:
-            virtual_loop()._jump(blocked)  # all that the loop sees of a call that blocks it
+            virtual_loop().jump(blocked)  # all that the loop sees of a call that blocks it
 
     hang = Hang()
     async with opened(tmp_path, task("t", step("a", action_of(body, hang)))) as kit:
@@ -315,7 +315,7 @@ async def test_clean_up_of_another_run_while_the_loop_was_blocked(tmp_path: Path
 
     async def blocks() -> None:
         await blocker.event.wait()
-        virtual_loop()._jump(GRACE - 1)
+        virtual_loop().jump(GRACE - 1)
 
     made = [task("t", step("a", action_of(cleans_up, hang))), task("u", step("b", blocks))]
     async with opened(tmp_path, *made) as kit:

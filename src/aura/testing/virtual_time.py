@@ -250,9 +250,13 @@ class VirtualLoop(StayingLoop):
             return max(0.0, float(self.timer_handles[0].when()) - self._now)
         return None
 
+    def jump(self, seconds: float) -> None:
+        """Let time pass in the middle of a turn, as a call does that takes long."""
+        self._jump(seconds)
+        self.ask_at_once()
+
     def _jump(self, seconds: float) -> None:
         self._now += seconds
-        self.ask_at_once()  # also if it is not the selector that lets time pass
         for watch in self._watches:
             watch.give_up(self._now)
 
