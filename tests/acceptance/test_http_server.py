@@ -271,14 +271,16 @@ async def test_requests_under_way_are_answered_while_it_stops(tmp_path: Path) ->
 
 
 async def test_answer_does_not_wait_for_an_acknowledgement(tmp_path: Path) -> None:
-    """Without TCP_NODELAY each of these would take 40 ms."""
+    """Without TCP_NODELAY each of these would take 40 ms. A busy machine makes some of them slow, but not all."""
+    took = []
     async with open_web(tmp_path) as web:
         with open_client(web.port, b"") as client:
-            began = SystemClock().monotonic()
             for _ in range(20):
+                began = SystemClock().monotonic()
                 client.sendall(web.head("GET", "/api/system/status"))
                 await received(client, b"reasons")
-            assert SystemClock().monotonic() - began < 20 * 0.03
+                took.append(SystemClock().monotonic() - began)
+    assert sorted(took)[len(took) // 4] < 0.03
 
 
 async def test_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
