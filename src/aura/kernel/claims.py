@@ -96,7 +96,9 @@ class Claims:
             run.claims.holder.stand_below(self._attempt_above(run, run.parent))
         claims = self._claims_of(run)
         needs = self._needs(generation.plan, task.resources, claims.holder)
-        for slot, number in self._modes.slots(run, generation, task):
+        if is_bounded(task.mode):
+            self._modes.enter(run, generation, task)
+        for slot, number in self._modes.slots(run, task):
             self.pool.put(slot, Semaphore(number))
             if slot not in claims.holder.held:
                 needs = {slot: 1, **needs}

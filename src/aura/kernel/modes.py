@@ -167,11 +167,10 @@ class Modes:
     def _add(self, run: LiveRun) -> None:
         self._groups.setdefault(slot_of(run), {})[run.seq] = run
 
-    def slots(self, run: LiveRun, generation: Generation, task: Task) -> list[tuple[Slot, int]]:
+    def slots(self, run: LiveRun, task: Task) -> list[tuple[Slot, int]]:
         """The slots that a run needs to start, by its task's mode and by its item's, and how many there are of each."""
         found: list[tuple[Slot, int]] = []
         if is_bounded(task.mode):
-            self.enter(run, generation, task)
             found.append((slot_of(run), at_once(task.mode)))
         if run.accepted.cause.item is not None and (of_item := self.of_items.slot(run)) is not None:
             found.append(of_item)

@@ -29,7 +29,7 @@ from aura.loading.generations import Generations
 from aura.logs import Logs
 from aura.progress import ProgressBell
 from aura.records.checkpoints import CheckpointUnit
-from aura.records.columns import encode
+from aura.records.columns import encoded
 from aura.records.loops import LoopUnit
 from aura.records.runs import Accepted, HistoryRow, change_run, together
 from aura.records.waits import WaitUnit
@@ -166,9 +166,7 @@ class Runtime:
             raise
         deliveries = self.bus.deliver(entries)
         unit = change_run(run.seq, steps, history, str(former), columns)
-        others = [other for other in (loops, waits, checkpoints, also) if other is not None]
-        if deliveries:
-            others += joined(deliveries)
+        others = [other for other in (loops, waits, checkpoints, also, *joined(deliveries)) if other is not None]
         return self.store.put(
             together([unit, *others]) if others else unit,
             partial(self._committed, entries, deliveries, after),
@@ -284,5 +282,4 @@ class Runtime:
 
 def history_row(seq: int, entry: EventEntry) -> HistoryRow:
     """An event of a run as the store keeps it."""
-    payload = entry.payload
-    return (entry.id, seq, entry.name, entry.step, entry.time, None if payload is None else encode(payload))
+    return (entry.id, seq, entry.name, entry.step, entry.time, encoded(entry.payload))
